@@ -1,0 +1,318 @@
+/**
+ * The control plane's HTTP API: one table of routes with their schemas, used by the server to
+ * register them, by the OpenAPI page, and by every client through `#libs/api/control-client.ts`.
+ *
+ * Names (branches, endpoints) are unique within a tenant. LSNs are strings (`0/1609610`). Creates
+ * are idempotent where the caller names the id; what exists already with other contents is a 409.
+ */
+import { type Static, type TSchema, Type } from 'typebox'
+
+/** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
+export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
+
+export const IdText = Type.String({ pattern: '^[0-9a-f]{32}$', description: '32 hex digits' })
+export const LsnText = Type.String({
+  pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$',
+  description: 'WAL position, as Postgres prints it: 0/1609610',
+})
+const Port = Type.Integer({ minimum: 1, maximum: 65535 })
+const Time = Type.String({ description: 'ISO 8601, UTC' })
+const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+
+/** A pageserver or safekeeper, as computes and other services reach it. */
+export const NodeInfo = Type.Object({
+  id: Type.Integer({ minimum: 1 }),
+  host: Type.String({ minLength: 1 }),
+  pgPort: Port,
+  httpPort: Port,
+})
+export type NodeInfo = Static<typeof NodeInfo>
+
+const NodeAddress = Type.Object({
+  host: Type.String({ minLength: 1 }),
+  pgPort: Port,
+  httpPort: Port,
+})
+
+export const TenantInfo = Type.Object({
+  tenantId: IdText,
+  state: Type.Union([Type.Literal('creating'), Type.Literal('active')]),
+  /** Raised and stored durably each time a pageserver (re-)attaches the tenant. */
+  generation: Type.Integer(),
+  /** Timeline of branch `main`. */
+  mainTimelineId: IdText,
+  createdAt: Time,
+})
+export type TenantInfo = Static<typeof TenantInfo>
+
+export const BranchInfo = Type.Object({
+  name: Type.String(),
+  timelineId: IdText,
+  state: Type.Union([Type.Literal('creating'), Type.Literal('active')]),
+  /** Name of the branch this one was made from; null for `main`. */
+  parent: Nullable(Type.String()),
+  /** The parent's LSN at which this branch starts; null for `main`. */
+  branchLsn: Nullable(LsnText),
+  createdAt: Time,
+})
+export type BranchInfo = Static<typeof BranchInfo>
+
+export const TimelineInfo = Type.Object({
+  timelineId: IdText,
+  branch: Type.String(),
+  ancestorTimelineId: Nullable(IdText),
+  ancestorLsn: Nullable(LsnText),
+  startLsn: Nullable(LsnText),
+  /** The four LSNs below come from the pageserver; null while it cannot be reached. */
+  lastRecordLsn: Nullable(LsnText),
+  diskConsistentLsn: Nullable(LsnText),
+  remoteConsistentLsn: Nullable(LsnText),
+  /** Largest commit LSN among the safekeepers that answered; null when none did. */
+  commitLsn: Nullable(LsnText),
+  safekeepers: Type.Array(Type.Integer()),
+  membershipGeneration: Type.Integer(),
+})
+export type TimelineInfo = Static<typeof TimelineInfo>
+
+export const EndpointStatus = Type.Union([
+  Type.Literal('stopped'),
+  Type.Literal('starting'),
+  Type.Literal('running'),
+  Type.Literal('stopping'),
+  Type.Literal('crashed'),
+  Type.Literal('fenced'),
+])
+export type EndpointStatus = Static<typeof EndpointStatus>
+
+export const EndpointInfo = Type.Object({
+  name: Type.String(),
+  branch: Type.String(),
+  timelineId: IdText,
+  status: EndpointStatus,
+  host: Type.String(),
+  /** Postgres port: the one in use, or the one last used; null before the first start. */
+  port: Nullable(Port),
+  /** The port its owner asked for; then it is never replaced by another. */
+  requestedPort: Nullable(Port),
+  /** Port of the compute supervisor's own HTTP API while it runs. */
+  httpPort: Nullable(Port),
+  pid: Nullable(Type.Integer()),
+  /** Commit LSN: live while running, else as last reported. */
+  lsn: Nullable(LsnText),
+  /** Counts starts; status reports of an earlier start are ignored. */
+  attempt: Type.Integer(),
+  /** Why it crashed or was fenced. */
+  error: Nullable(Type.String()),
+  createdAt: Time,
+  startedAt: Nullable(Time),
+})
+export type EndpointInfo = Static<typeof EndpointInfo>
+
+/**
+ * All that a compute process needs; written to `spec.json` beside its data folder. It names no
+ * LSN: where the compute starts is decided by the election among the safekeepers.
+ */
+export const ComputeSpec = Type.Object({
+  tenantId: IdText,
+  timelineId: IdText,
+  branch: Type.String(),
+  endpoint: Type.String(),
+  attempt: Type.Integer(),
+  host: Type.String(),
+  port: Port,
+  controlPlaneUrl: Type.String(),
+  pageserver: NodeInfo,
+  safekeepers: Type.Array(NodeInfo, { minItems: 1 }),
+  membershipGeneration: Type.Integer(),
+  pgVersion: Type.Integer(),
+  systemId: Type.String({ description: 'system identifier, decimal' }),
+  /** Postgres install prefix; filled by whoever starts the process when it knows better. */
+  postgresPrefix: Type.Optional(Type.String()),
+  /** Extra postgresql.conf settings, applied last but before the ones that safety needs. */
+  settings: Type.Optional(Type.Record(Type.String(), Type.String())),
+})
+export type ComputeSpec = Static<typeof ComputeSpec>
+
+/** What a compute reports about itself; `attempt` must be that of its spec. */
+export const EndpointReport = Type.Object({
+  attempt: Type.Integer(),
+  status: EndpointStatus,
+  pid: Type.Optional(Type.Integer()),
+  httpPort: Type.Optional(Port),
+  lsn: Type.Optional(LsnText),
+  error: Type.Optional(Type.String()),
+})
+export type EndpointReport = Static<typeof EndpointReport>
+
+export const ReAttachResponse = Type.Object({
+  tenants: Type.Array(
+    Type.Object({
+      tenantId: IdText,
+      generation: Type.Integer(),
+      timelines: Type.Array(Type.Object({ timelineId: IdText, safekeepers: Type.Array(NodeInfo) })),
+    }),
+  ),
+})
+export type ReAttachResponse = Static<typeof ReAttachResponse>
+
+const TenantParams = Type.Object({ tenantId: IdText })
+const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
+const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
+const None = Type.Object({})
+
+interface Route {
+  method: 'GET' | 'PUT' | 'POST' | 'DELETE'
+  /** Path with `:param` places, as fastify writes them. */
+  path: string
+  summary: string
+  params: TSchema
+  body?: TSchema
+  response: TSchema
+}
+
+const routes = <const T extends Record<string, Route>>(table: T): T => table
+
+export const controlRoutes = routes({
+  listNodes: {
+    method: 'GET',
+    path: '/v1/node',
+    summary: 'Registered pageservers and safekeepers',
+    params: None,
+    response: Type.Object({
+      pageservers: Type.Array(NodeInfo),
+      safekeepers: Type.Array(NodeInfo),
+    }),
+  },
+  registerPageserver: {
+    method: 'PUT',
+    path: '/v1/pageserver/:id',
+    summary: 'Register a pageserver, or give it a new address',
+    params: NodeParams,
+    body: NodeAddress,
+    response: NodeInfo,
+  },
+  registerSafekeeper: {
+    method: 'PUT',
+    path: '/v1/safekeeper/:id',
+    summary: 'Register a safekeeper, or give it a new address',
+    params: NodeParams,
+    body: NodeAddress,
+    response: NodeInfo,
+  },
+  reAttach: {
+    method: 'POST',
+    path: '/v1/re-attach',
+    summary: 'A pageserver started: raises the generation of each of its tenants, durably',
+    params: None,
+    body: Type.Object({ pageserverId: Type.Integer({ minimum: 1 }) }),
+    response: ReAttachResponse,
+  },
+  listTenants: {
+    method: 'GET',
+    path: '/v1/tenant',
+    summary: 'Tenants, oldest first',
+    params: None,
+    response: Type.Array(TenantInfo),
+  },
+  createTenant: {
+    method: 'POST',
+    path: '/v1/tenant',
+    summary: 'Create a tenant with its first timeline, branch main',
+    params: None,
+    body: Type.Object({ tenantId: Type.Optional(IdText) }),
+    response: TenantInfo,
+  },
+  getTenant: {
+    method: 'GET',
+    path: '/v1/tenant/:tenantId',
+    summary: 'One tenant',
+    params: TenantParams,
+    response: TenantInfo,
+  },
+  listTimelines: {
+    method: 'GET',
+    path: '/v1/tenant/:tenantId/timeline',
+    summary: 'Timelines with their positions on pageserver and safekeepers',
+    params: TenantParams,
+    response: Type.Array(TimelineInfo),
+  },
+  listBranches: {
+    method: 'GET',
+    path: '/v1/tenant/:tenantId/branch',
+    summary: 'Branches, each with its parent, parents before children',
+    params: TenantParams,
+    response: Type.Array(BranchInfo),
+  },
+  createBranch: {
+    method: 'POST',
+    path: '/v1/tenant/:tenantId/branch',
+    summary: 'Branch from another branch (default main), at its end or at an LSN',
+    params: TenantParams,
+    body: Type.Object({
+      name: Type.String(),
+      from: Type.Optional(Type.String()),
+      lsn: Type.Optional(LsnText),
+    }),
+    response: BranchInfo,
+  },
+  listEndpoints: {
+    method: 'GET',
+    path: '/v1/tenant/:tenantId/endpoint',
+    summary: 'Endpoints with status, address and LSN; the state is checked with each compute',
+    params: TenantParams,
+    response: Type.Array(EndpointInfo),
+  },
+  createEndpoint: {
+    method: 'POST',
+    path: '/v1/tenant/:tenantId/endpoint',
+    summary: 'Create an endpoint on a branch; its name defaults to the branch name',
+    params: TenantParams,
+    body: Type.Object({
+      name: Type.Optional(Type.String()),
+      branch: Type.String(),
+      port: Type.Optional(Port),
+    }),
+    response: EndpointInfo,
+  },
+  getEndpoint: {
+    method: 'GET',
+    path: '/v1/tenant/:tenantId/endpoint/:name',
+    summary: 'One endpoint, its state checked with its compute',
+    params: NameParams,
+    response: EndpointInfo,
+  },
+  startEndpoint: {
+    method: 'POST',
+    path: '/v1/tenant/:tenantId/endpoint/:name/start',
+    summary: 'Mark an endpoint starting and return the spec to start its compute process with',
+    params: NameParams,
+    body: Type.Object({ port: Type.Optional(Port) }),
+    response: ComputeSpec,
+  },
+  reportEndpoint: {
+    method: 'POST',
+    path: '/v1/tenant/:tenantId/endpoint/:name/status',
+    summary: 'A compute tells its state',
+    params: NameParams,
+    body: EndpointReport,
+    response: EndpointInfo,
+  },
+  stopEndpoint: {
+    method: 'POST',
+    path: '/v1/tenant/:tenantId/endpoint/:name/stop',
+    summary: 'Stop the compute cleanly and wait for it; no error when it is stopped already',
+    params: NameParams,
+    body: None,
+    response: EndpointInfo,
+  },
+  deleteEndpoint: {
+    method: 'DELETE',
+    path: '/v1/tenant/:tenantId/endpoint/:name',
+    summary: 'Forget a stopped endpoint; its branch and data stay',
+    params: NameParams,
+    response: EndpointInfo,
+  },
+})
+
+export type ControlRoutes = typeof controlRoutes
+export type ControlRouteName = keyof ControlRoutes

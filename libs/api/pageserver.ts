@@ -1,0 +1,217 @@
+/**
+ * The pageserver's HTTP API: one table of routes with their schemas, used by the server to register
+ * them, by the OpenAPI page, and by clients through `callPageserver`.
+ *
+ * Creates are idempotent: the same request twice gives the same answer, a different one for an id
+ * that exists is a 409. LSNs are strings (`0/1609610`), the system identifier a decimal string.
+ */
+import { requestJson } from '#libs/http/client.ts'
+import { type Static, type TSchema, Type } from 'typebox'
+import { IdText, LsnText, NodeInfo } from './control.ts'
+
+const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+const None = Type.Object({})
+const TenantParams = Type.Object({ tenantId: IdText })
+const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
+
+export const PageserverStatus = Type.Object({ id: Type.Integer(), tenants: Type.Integer() })
+export type PageserverStatus = Static<typeof PageserverStatus>
+
+export const AttachRequest = Type.Object({ generation: Type.Integer({ minimum: 1 }) })
+export type AttachRequest = Static<typeof AttachRequest>
+
+export const AttachedTenant = Type.Object({ tenantId: IdText, generation: Type.Integer() })
+export type AttachedTenant = Static<typeof AttachedTenant>
+
+/** `bootstrap` makes a new cluster with initdb; `branch` starts as the ancestor was at an LSN. */
+export const TimelineMode = Type.Union([
+  Type.Object({ kind: Type.Literal('bootstrap') }),
+  Type.Object({
+    kind: Type.Literal('branch'),
+    ancestorTimelineId: IdText,
+    ancestorLsn: LsnText,
+  }),
+])
+export type TimelineMode = Static<typeof TimelineMode>
+
+export const CreatePageserverTimeline = Type.Object({
+  mode: TimelineMode,
+  /** May be empty: then no WAL is received until `PUT .../safekeepers` names some. */
+  safekeepers: Type.Array(NodeInfo),
+})
+export type CreatePageserverTimeline = Static<typeof CreatePageserverTimeline>
+
+export const WalReceiverState = Type.Union([
+  Type.Literal('connecting'),
+  Type.Literal('streaming'),
+  Type.Literal('waiting'),
+  Type.Literal('broken'),
+  Type.Literal('stopped'),
+])
+export type WalReceiverState = Static<typeof WalReceiverState>
+
+export const WalReceiverInfo = Type.Object({
+  state: WalReceiverState,
+  /** Id of the safekeeper that WAL comes from, null while there is none. */
+  safekeeperId: Nullable(Type.Integer()),
+  /** Commit LSN that it last told. */
+  commitLsn: Nullable(LsnText),
+  /** End of the bytes received; may be inside a record, so beyond lastRecordLsn. */
+  receivedLsn: LsnText,
+  reconnects: Type.Integer(),
+  lastError: Nullable(Type.String()),
+})
+export type WalReceiverInfo = Static<typeof WalReceiverInfo>
+
+export const PageserverTimeline = Type.Object({
+  timelineId: IdText,
+  ancestorTimelineId: Type.Optional(IdText),
+  ancestorLsn: Type.Optional(LsnText),
+  state: Type.Union([Type.Literal('active'), Type.Literal('broken')]),
+  /** Why the timeline is broken; it serves reads up to lastRecordLsn but takes in no more WAL. */
+  brokenReason: Nullable(Type.String()),
+  /** The oldest LSN of this timeline; its WAL starts here. */
+  startLsn: LsnText,
+  lastRecordLsn: LsnText,
+  diskConsistentLsn: LsnText,
+  remoteConsistentLsn: LsnText,
+  systemId: Type.String({ description: 'system identifier, decimal' }),
+  pgVersion: Type.Integer({ description: 'as server_version_num: 170011' }),
+  /** Sum of all relation forks at lastRecordLsn; only when asked for with ?size=true. */
+  logicalSizeBytes: Type.Optional(Type.Integer()),
+  walReceiver: Nullable(WalReceiverInfo),
+})
+export type PageserverTimeline = Static<typeof PageserverTimeline>
+
+export const WaitLsnRequest = Type.Object({
+  lsn: LsnText,
+  timeoutMs: Type.Integer({ minimum: 0, maximum: 600_000 }),
+})
+export type WaitLsnRequest = Static<typeof WaitLsnRequest>
+
+const Positions = Type.Object({
+  lastRecordLsn: LsnText,
+  diskConsistentLsn: LsnText,
+  remoteConsistentLsn: LsnText,
+})
+
+interface Route {
+  method: 'GET' | 'PUT' | 'POST' | 'DELETE'
+  /** Path with `:param` places, as fastify writes them. */
+  path: string
+  summary: string
+  params: TSchema
+  querystring?: TSchema
+  body?: TSchema
+  response: TSchema
+}
+
+const routes = <const T extends Record<string, Route>>(table: T): T => table
+const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
+
+export const pageserverRoutes = routes({
+  status: {
+    method: 'GET',
+    path: '/v1/status',
+    summary: 'Which pageserver this is',
+    params: None,
+    response: PageserverStatus,
+  },
+  attachTenant: {
+    method: 'PUT',
+    path: '/v1/tenant/:tenantId',
+    summary: 'Attach a tenant: load its timelines from object storage under this generation',
+    params: TenantParams,
+    body: AttachRequest,
+    response: AttachedTenant,
+  },
+  listTenants: {
+    method: 'GET',
+    path: '/v1/tenant',
+    summary: 'Attached tenants',
+    params: None,
+    response: Type.Array(AttachedTenant),
+  },
+  createTimeline: {
+    method: 'PUT',
+    path: TIMELINE_PATH,
+    summary: 'Create a timeline with initdb or as a branch; answers when it is durable',
+    params: TimelineParams,
+    body: CreatePageserverTimeline,
+    response: PageserverTimeline,
+  },
+  listTimelines: {
+    method: 'GET',
+    path: '/v1/tenant/:tenantId/timeline',
+    summary: 'Timelines of a tenant',
+    params: TenantParams,
+    response: Type.Array(PageserverTimeline),
+  },
+  getTimeline: {
+    method: 'GET',
+    path: TIMELINE_PATH,
+    summary: 'One timeline',
+    params: TimelineParams,
+    querystring: Type.Object({ size: Type.Optional(Type.Boolean()) }),
+    response: PageserverTimeline,
+  },
+  waitLsn: {
+    method: 'POST',
+    path: `${TIMELINE_PATH}/wait_lsn`,
+    summary: 'Wait until WAL up to an LSN has been taken in',
+    params: TimelineParams,
+    body: WaitLsnRequest,
+    response: Positions,
+  },
+  checkpoint: {
+    method: 'POST',
+    path: `${TIMELINE_PATH}/checkpoint`,
+    summary: 'Freeze the open layer, write it out and upload it now',
+    params: TimelineParams,
+    response: Positions,
+  },
+  compact: {
+    method: 'POST',
+    path: `${TIMELINE_PATH}/compact`,
+    summary: 'Make image layers now',
+    params: TimelineParams,
+    response: Positions,
+  },
+  setSafekeepers: {
+    method: 'PUT',
+    path: `${TIMELINE_PATH}/safekeepers`,
+    summary: 'Replace the list of safekeepers that WAL is received from',
+    params: TimelineParams,
+    body: Type.Object({ safekeepers: Type.Array(NodeInfo) }),
+    response: PageserverTimeline,
+  },
+})
+
+export type PageserverRoutes = typeof pageserverRoutes
+export type PageserverRouteName = keyof PageserverRoutes
+
+type Body<R> = R extends { body: infer S extends TSchema } ? Static<S> : undefined
+
+export interface PageserverCallOptions<N extends PageserverRouteName> {
+  params?: Static<PageserverRoutes[N]['params']>
+  query?: Record<string, string>
+  body?: Body<PageserverRoutes[N]>
+  timeoutMs?: number
+}
+
+/** Calls one route; a problem answer becomes the ZenithError it stands for. Default limit 60 s. */
+export async function callPageserver<N extends PageserverRouteName>(
+  baseUrl: string,
+  name: N,
+  options: PageserverCallOptions<N> = {},
+): Promise<Static<PageserverRoutes[N]['response']>> {
+  const route = pageserverRoutes[name]
+  const params = (options.params ?? {}) as Record<string, string>
+  const path = route.path.replace(/:(\w+)/g, (_, key: string) =>
+    encodeURIComponent(String(params[key])),
+  )
+  const url = new URL(path, baseUrl)
+  for (const [key, value] of Object.entries(options.query ?? {})) url.searchParams.set(key, value)
+  const body = options.body ?? (route.method === 'GET' ? undefined : {})
+  return requestJson(route.method, url.href, body, { timeoutMs: options.timeoutMs ?? 60_000 })
+}

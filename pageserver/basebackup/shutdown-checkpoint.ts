@@ -1,0 +1,175 @@
+/**
+ * The shutdown checkpoint that a base backup ends with. A server started from the backup finds it,
+ * believes that it was stopped cleanly, and goes on writing right behind it; no recovery runs.
+ *
+ * The record is the one that Postgres itself writes after crash recovery (CreateCheckPoint in
+ * xlog.c), placed at the backup's LSN S as XLogInsert would place it: across page and segment ends.
+ * Whoever streams the server's WAL starts at S, so the record becomes ordinary WAL.
+ *
+ * Record, 114 bytes: 24 header | 0xFF, 88 (short main data) | 88 CheckPoint. Page headers it runs
+ * across come on top, and the next record starts at the next multiple of 8.
+ */
+import { assert } from '#libs/errors.ts'
+import {
+  alignLsn,
+  type Lsn,
+  segmentNumber,
+  segmentOffset,
+  skipWalHeader,
+  WAL_PAGE_SIZE,
+  WAL_SEGMENT_SIZE,
+  walHeaderSize,
+  walPageOffset,
+  writeLsnLE,
+} from '#libs/lsn.ts'
+import { CHECKPOINT_SIZE, type Checkpoint, writeCheckpoint } from '#libs/pg/checkpoint.ts'
+import { recordCrc } from '#libs/wal/crc32c.ts'
+import {
+  BLOCK_ID_DATA_SHORT,
+  RECORD_CRC_OFFSET,
+  RECORD_HEADER_SIZE,
+  RMGR,
+  XLOG_INFO,
+} from '#libs/wal/format.ts'
+import { writePageHeader } from '#libs/wal/page-header.ts'
+
+const RECORD_SIZE = RECORD_HEADER_SIZE + 2 + CHECKPOINT_SIZE
+
+/** Whole WAL pages at a place of a segment file; everything else in the segment is zero. */
+export interface WalPart {
+  segment: number
+  offset: number
+  bytes: Buffer
+}
+
+export interface ShutdownCheckpoint {
+  /** Where the record starts: S, or behind the page header when S is a page boundary. */
+  recordLsn: Lsn
+  /** Where the next record will be inserted. */
+  endLsn: Lsn
+  /** The contents of the record, for pg_control. */
+  checkpoint: Checkpoint
+  /** Ordered by position; one or two segments. */
+  parts: WalPart[]
+}
+
+export interface ShutdownCheckpointInput {
+  /** S. A multiple of 8, not inside a page header. */
+  lsn: Lsn
+  /** Start of the record before S, or 0 when unknown; readers that come from before S check it. */
+  previousRecordLsn: Lsn
+  systemId: bigint
+  /** Counters as of S; redo and WAL timelines are replaced. */
+  checkpoint: Checkpoint
+}
+
+/** True when a record (or the page header before one) can start at `lsn`. */
+export function isRecordBoundary(lsn: Lsn): boolean {
+  const offset = walPageOffset(lsn)
+  return lsn % 8 === 0 && (offset === 0 || offset >= walHeaderSize(lsn - offset))
+}
+
+/**
+ * The largest possible record boundary at or below `lsn`. No record ends between the two, so the
+ * database is the same at both.
+ */
+export function floorToRecordBoundary(lsn: Lsn): Lsn {
+  const aligned = lsn - (lsn % 8)
+  return isRecordBoundary(aligned) ? aligned : aligned - walPageOffset(aligned)
+}
+
+/** Position after `length` bytes of a record that starts at `lsn`, page headers stepped over. */
+export function walAdvance(lsn: Lsn, length: number): Lsn {
+  let at = lsn
+  let left = length
+  while (left > 0) {
+    at = skipWalHeader(at)
+    const taken = Math.min(left, WAL_PAGE_SIZE - walPageOffset(at))
+    at += taken
+    left -= taken
+  }
+  return at
+}
+
+/** Where the WAL continues behind a shutdown checkpoint record that starts at `recordLsn`. */
+export function shutdownCheckpointEnd(recordLsn: Lsn): Lsn {
+  return alignLsn(walAdvance(recordLsn, RECORD_SIZE))
+}
+
+/** Makes the record and the WAL pages around it. */
+export function makeShutdownCheckpoint(input: ShutdownCheckpointInput): ShutdownCheckpoint {
+  assert(isRecordBoundary(input.lsn), `${input.lsn} is not a place where a record can start`)
+  const recordLsn = skipWalHeader(input.lsn)
+  const checkpoint: Checkpoint = {
+    ...input.checkpoint,
+    redo: recordLsn,
+    walTimeline: 1,
+    previousWalTimeline: 1,
+    oldestActiveXid: 0,
+  }
+  const record = encodeRecord(checkpoint, input.previousRecordLsn)
+  const pages = new Map<Lsn, Buffer>()
+  const segmentStart = recordLsn - segmentOffset(recordLsn)
+  const firstPage = recordLsn - walPageOffset(recordLsn)
+
+  // Readers check the first page of a segment before any other page of it.
+  if (segmentStart !== firstPage) pages.set(segmentStart, newPage(segmentStart, input.systemId, 0))
+  const before = walPageOffset(recordLsn) - walHeaderSize(firstPage)
+  pages.set(firstPage, newPage(firstPage, input.systemId, before))
+
+  let at = recordLsn
+  let written = 0
+  while (written < record.length) {
+    const pageLsn = at - walPageOffset(at)
+    let page = pages.get(pageLsn)
+    if (page === undefined) {
+      page = newPage(pageLsn, input.systemId, record.length - written)
+      pages.set(pageLsn, page)
+      at = pageLsn + walHeaderSize(pageLsn)
+    }
+    const taken = record.copy(page, walPageOffset(at), written)
+    written += taken
+    at += taken
+  }
+  return { recordLsn, endLsn: alignLsn(at), checkpoint, parts: toParts(pages) }
+}
+
+/** `remainingLength` bytes at the page's start are marked as the tail of an earlier record. */
+function newPage(pageLsn: Lsn, systemId: bigint, remainingLength: number): Buffer {
+  const page = Buffer.alloc(WAL_PAGE_SIZE)
+  writePageHeader(page, 0, { pageLsn, systemId, remainingLength })
+  return page
+}
+
+function encodeRecord(checkpoint: Checkpoint, previousRecordLsn: Lsn): Buffer {
+  const record = Buffer.alloc(RECORD_SIZE)
+  record.writeUInt32LE(RECORD_SIZE, 0)
+  writeLsnLE(record, previousRecordLsn, 8)
+  record[16] = XLOG_INFO.CHECKPOINT_SHUTDOWN
+  record[17] = RMGR.XLOG
+  record[RECORD_HEADER_SIZE] = BLOCK_ID_DATA_SHORT
+  record[RECORD_HEADER_SIZE + 1] = CHECKPOINT_SIZE
+  writeCheckpoint(checkpoint, record, RECORD_HEADER_SIZE + 2)
+  record.writeUInt32LE(recordCrc(record, 0, RECORD_SIZE), RECORD_CRC_OFFSET)
+  return record
+}
+
+function toParts(pages: ReadonlyMap<Lsn, Buffer>): WalPart[] {
+  const sorted = [...pages].toSorted(([left], [right]) => left - right)
+  return sorted.map(([pageLsn, bytes]) => ({
+    segment: segmentNumber(pageLsn),
+    offset: segmentOffset(pageLsn),
+    bytes,
+  }))
+}
+
+/** The whole 16 MiB segment files that the parts describe, for servers that get a plain backup. */
+export function wholeSegments(parts: readonly WalPart[]): Map<number, Buffer> {
+  const segments = new Map<number, Buffer>()
+  for (const part of parts) {
+    const segment = segments.get(part.segment) ?? Buffer.alloc(WAL_SEGMENT_SIZE)
+    part.bytes.copy(segment, part.offset)
+    segments.set(part.segment, segment)
+  }
+  return segments
+}

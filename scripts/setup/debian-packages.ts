@@ -1,0 +1,72 @@
+/** The Debian packages that building Postgres and pgxn/ needs. */
+import { spawnSync } from 'node:child_process'
+import { ZenithError } from '#libs/errors.ts'
+import { runLogged } from './command.ts'
+
+const PACKAGES = [
+  'gcc',
+  'libc6-dev',
+  'make',
+  'patch',
+  'bison',
+  'flex',
+  'perl',
+  'pkg-config',
+  'bzip2',
+  'xz-utils',
+  'ca-certificates',
+  'debian-archive-keyring',
+  'libicu-dev',
+  'liblz4-dev',
+  'libreadline-dev',
+  'libssl-dev',
+  'libxml2-dev',
+  'libzstd-dev',
+  'uuid-dev',
+  'zlib1g-dev',
+]
+
+/** The packages that are not installed; none on a system without dpkg, where configure will tell. */
+export function missingPackages(): string[] {
+  const format = '--showformat=${Package}\\t${db:Status-Status}\\t${Provides}\\n'
+  const query = spawnSync('dpkg-query', ['--show', format], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  })
+  if (query.error !== undefined) return []
+  const installed = new Set<string>()
+  for (const line of query.stdout.split('\n')) {
+    const [name = '', status, provides = ''] = line.split('\t')
+    if (status !== 'installed') continue
+    installed.add(name)
+    // A virtual name counts too: newer releases provide pkg-config by pkgconf.
+    for (const virtual of provides.split(',')) installed.add(virtual.trim().split(' ')[0] ?? '')
+  }
+  return PACKAGES.filter((name) => !installed.has(name))
+}
+
+/** What a user without root rights is told; nothing is asked, nothing is changed. */
+export function packagesNeeded(missing: readonly string[]): ZenithError {
+  const many = missing.length === 1 ? 'a Debian package' : `${missing.length} Debian packages`
+  const those = missing.length === 1 ? 'is' : 'are'
+  return new ZenithError(
+    'precondition_failed',
+    `Building Postgres needs ${many} that ${those} not installed:\n\n` +
+      `    sudo apt-get install ${missing.join(' ')}\n`,
+    { hint: 'Run that line, then repeat the command.' },
+  )
+}
+
+export async function installPackages(
+  missing: readonly string[],
+  logFile: string,
+  lockFd: number,
+): Promise<void> {
+  const env = { DEBIAN_FRONTEND: 'noninteractive' }
+  // Another apt (unattended upgrades) may be at work: wait for it.
+  const apt = ['apt-get', '-q', '-o', 'DPkg::Lock::Timeout=300']
+  const what = 'Installing Debian packages'
+  await runLogged({ what, command: [...apt, 'update'], env, logFile, lockFd })
+  const install = [...apt, 'install', '-y', '--no-install-recommends', ...missing]
+  await runLogged({ what, command: install, env, logFile, lockFd })
+}

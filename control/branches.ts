@@ -1,0 +1,201 @@
+/** Branches: names for timelines, and the making of new ones at an LSN of an old one. */
+import type { BranchInfo, TimelineInfo } from '#libs/api/control.ts'
+import { ZenithError } from '#libs/errors.ts'
+import { newTimelineId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
+import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
+import { alignBranchLsn, checkBranchLsn } from './branch-point.ts'
+import { checkName } from './names.ts'
+import { type BranchRecord, recordKey, type TimelineRecord } from './records.ts'
+import type { Registry } from './registry.ts'
+import { pageserverApi, safekeeperApi } from './remote.ts'
+import { FIRST_BRANCH } from './tenants.ts'
+import type { Timelines } from './timelines.ts'
+import type { TipFinder } from './tip.ts'
+
+export interface BranchRequest {
+  name: string
+  from?: string | undefined
+  lsn?: string | undefined
+}
+
+export class Branches {
+  readonly #registry: Registry
+  readonly #timelines: Timelines
+  readonly #tips: TipFinder
+  readonly #log: Logger
+
+  constructor(options: { registry: Registry; timelines: Timelines; tips: TipFinder; log: Logger }) {
+    this.#registry = options.registry
+    this.#timelines = options.timelines
+    this.#tips = options.tips
+    this.#log = options.log
+  }
+
+  /** All branches, each after its parent. */
+  async list(tenantId: string): Promise<BranchInfo[]> {
+    await this.#registry.tenant(tenantId)
+    const timelines = await this.#registry.timelines(tenantId)
+    const states = new Map(timelines.map(({ timelineId, state }) => [timelineId, state]))
+    return (await this.#registry.branches(tenantId)).map((branch) =>
+      infoOf(branch, states.get(branch.timelineId) ?? 'creating'),
+    )
+  }
+
+  /**
+   * Creates a branch. Throws `invalid_argument` for a bad name, `not_found` for an unknown parent,
+   * `already_exists` for a name in use and `out_of_range` for an LSN that the parent does not have.
+   */
+  async create(tenantId: string, request: BranchRequest): Promise<BranchInfo> {
+    const { name, from = FIRST_BRANCH } = request
+    checkName('branch', name)
+    const parent = await this.#registry.branch(tenantId, from)
+    const parentTimeline = await this.#registry.timeline(tenantId, parent.timelineId)
+    await this.#checkFree(tenantId, name)
+    if (parentTimeline.state !== 'active') {
+      throw new ZenithError('conflict', `Branch "${from}" is still being created.`, {
+        hint: 'Try again in a moment.',
+      })
+    }
+    const startedAt = performance.now()
+    const lsn = await this.#branchLsn(parentTimeline, request.lsn)
+    const foundAt = performance.now()
+    const branch = await this.#intend(parentTimeline, { name, parent: from, lsn })
+    const timeline = await this.#finish(tenantId, branch)
+    const ms = (from: number, to: number) => Math.round((to - from) * 10) / 10
+    this.#log.info(
+      {
+        tenantId,
+        branch: name,
+        timelineId: branch.timelineId,
+        lsn: branch.branchLsn,
+        findEndMs: ms(startedAt, foundAt),
+        makeMs: ms(foundAt, performance.now()),
+      },
+      'branch created',
+    )
+    return infoOf(branch, timeline.state)
+  }
+
+  /** Completes what a crash left behind. */
+  async resume(): Promise<void> {
+    for (const timeline of await this.#registry.timelines()) {
+      if (timeline.state === 'active' || timeline.ancestorTimelineId === null) continue
+      this.#log.info({ timelineId: timeline.timelineId }, 'completing the creation of a branch')
+      await this.#timelines.complete(timeline.tenantId, timeline.timelineId)
+    }
+  }
+
+  async #checkFree(tenantId: string, name: string): Promise<void> {
+    const taken = await this.#registry.findBranch(tenantId, name)
+    if (taken === null) return
+    throw new ZenithError('already_exists', `There is a branch named "${name}" already.`, {
+      hint: 'Choose another name; zenith branch shows the names in use.',
+    })
+  }
+
+  async #branchLsn(parent: TimelineRecord, lsnText: string | undefined): Promise<Lsn> {
+    if (lsnText === undefined) return this.#tips.find(parent)
+    const asked = parseLsn(lsnText)
+    const startLsn = parseLsn(parent.startLsn as string)
+    const lsn = asked >= startLsn ? Math.max(startLsn, alignBranchLsn(asked)) : asked
+    const tipLsn = await this.#tips.find(parent, lsn)
+    checkBranchLsn({ parent: parent.branch, lsn, startLsn, tipLsn })
+    return lsn
+  }
+
+  async #intend(
+    parent: TimelineRecord,
+    options: { name: string; parent: string; lsn: Lsn },
+  ): Promise<BranchRecord> {
+    const { tenantId } = parent
+    const branchLsn = formatLsn(options.lsn)
+    const timelineId = newTimelineId()
+    const createdAt = new Date().toISOString()
+    const timeline: TimelineRecord = {
+      ...parent,
+      timelineId,
+      branch: options.name,
+      state: 'creating',
+      ancestorTimelineId: parent.timelineId,
+      ancestorLsn: branchLsn,
+      startLsn: branchLsn,
+      pendingSafekeepers: [],
+      membershipGeneration: 1,
+      createdAt,
+    }
+    const branch: BranchRecord = {
+      name: options.name,
+      timelineId,
+      parent: options.parent,
+      branchLsn,
+      createdAt,
+    }
+    const stored = await this.#registry.swap([
+      { key: recordKey.branch(tenantId, branch.name), expectedVersion: 0, value: branch },
+      { key: recordKey.timeline(tenantId, timelineId), expectedVersion: 0, value: timeline },
+    ])
+    if (!stored) await this.#checkFree(tenantId, branch.name)
+    return branch
+  }
+
+  /**
+   * Completes the branch. A refusal takes the name back; when a service just did not answer, the
+   * branch stays `creating` and is completed as soon as it does.
+   */
+  async #finish(tenantId: string, branch: BranchRecord): Promise<TimelineRecord> {
+    try {
+      return await this.#timelines.complete(tenantId, branch.timelineId)
+    } catch (error) {
+      const code = error instanceof ZenithError ? error.code : 'internal'
+      if (code !== 'unavailable' && code !== 'timeout') {
+        await this.#registry.update(recordKey.branch(tenantId, branch.name), () => null)
+        await this.#registry.update(recordKey.timeline(tenantId, branch.timelineId), () => null)
+      }
+      throw error
+    }
+  }
+
+  /** Timelines with their positions; what cannot be asked is null. */
+  async timelines(tenantId: string): Promise<TimelineInfo[]> {
+    const tenant = await this.#registry.tenant(tenantId)
+    const timelines = await this.#registry.timelines(tenantId)
+    const pageserver = await this.#registry.node('pageserver', tenant.pageserverId)
+    const remote = await pageserverApi.timelines(pageserver, tenantId).catch(() => [])
+    const positions = new Map(remote.map((one) => [one.timelineId, one]))
+    return Promise.all(
+      timelines.map(async (timeline) => {
+        const position = positions.get(timeline.timelineId)
+        return {
+          timelineId: timeline.timelineId,
+          branch: timeline.branch,
+          ancestorTimelineId: timeline.ancestorTimelineId,
+          ancestorLsn: timeline.ancestorLsn,
+          startLsn: timeline.startLsn,
+          lastRecordLsn: position?.lastRecordLsn ?? null,
+          diskConsistentLsn: position?.diskConsistentLsn ?? null,
+          remoteConsistentLsn: position?.remoteConsistentLsn ?? null,
+          commitLsn: await this.#commitLsn(timeline),
+          safekeepers: timeline.safekeepers,
+          membershipGeneration: timeline.membershipGeneration,
+        }
+      }),
+    )
+  }
+
+  async #commitLsn(timeline: TimelineRecord): Promise<string | null> {
+    const members = await this.#registry.members(timeline)
+    const answers = await Promise.allSettled(
+      members.map((node) => safekeeperApi.timeline(node, timeline)),
+    )
+    const commits = answers.flatMap((answer) =>
+      answer.status === 'fulfilled' ? [parseLsn(answer.value.commitLsn)] : [],
+    )
+    return commits.length === 0 ? null : formatLsn(Math.max(...commits))
+  }
+}
+
+function infoOf(branch: BranchRecord, state: 'creating' | 'active'): BranchInfo {
+  const { name, timelineId, parent, branchLsn, createdAt } = branch
+  return { name, timelineId, state, parent, branchLsn, createdAt }
+}

@@ -1,0 +1,18 @@
+/** Settings of the control plane (`control.toml`; its folder holds the store). */
+import { Type } from 'typebox'
+
+const Port = Type.Integer({ minimum: 0, maximum: 65535 })
+
+export const ControlConfig = Type.Object(
+  {
+    id: Type.Integer({ minimum: 1 }),
+    listen_http_host: Type.String(),
+    listen_http_port: Port,
+    /** First Postgres port to try for an endpoint whose owner named none. */
+    first_endpoint_port: Type.Optional(Port),
+    // The control plane speaks HTTP alone; the keys are common to all services.
+    listen_pg_host: Type.Optional(Type.String()),
+    listen_pg_port: Type.Optional(Port),
+  },
+  { additionalProperties: false },
+)

@@ -1,0 +1,302 @@
+/**
+ * Endpoints: addresses at which a compute serves a branch. The control plane decides who may start
+ * and what with; the process itself is started by whoever asked (the CLI), and reports back.
+ *
+ * One writer per branch is kept here for people's sake; for the data's sake the safekeepers'
+ * election keeps it, so a stale record can cost a restart and never a row.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ComputeSpec, EndpointInfo, EndpointReport } from '#libs/api/control.ts'
+import { ZenithError } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import { isActive, reported, startIsOverdue, started, vanished } from './endpoint-state.ts'
+import { portIsFree } from './free-port.ts'
+import { checkName } from './names.ts'
+import { candidatePorts } from './placement.ts'
+import { type EndpointRecord, recordKey, type TimelineRecord } from './records.ts'
+import type { Registry } from './registry.ts'
+import { computeApi } from './remote.ts'
+
+const HOST = '127.0.0.1'
+/** A clean stop streams and commits the shutdown checkpoint; safekeepers may be slow. */
+const STOP_TIMEOUT_MS = 60_000
+const STOP_POLL_MS = 20
+const STOP_CHECK_MS = 500
+
+export class Endpoints {
+  readonly #registry: Registry
+  readonly #log: Logger
+  readonly #controlPlaneUrl: () => string
+  readonly #firstPort: number
+  /** The last start of each timeline, so that two starts on one branch come one after the other. */
+  readonly #starts = new Map<string, Promise<unknown>>()
+
+  constructor(options: {
+    registry: Registry
+    log: Logger
+    controlPlaneUrl: () => string
+    firstPort: number
+  }) {
+    this.#registry = options.registry
+    this.#log = options.log
+    this.#controlPlaneUrl = options.controlPlaneUrl
+    this.#firstPort = options.firstPort
+  }
+
+  async list(tenantId: string): Promise<EndpointInfo[]> {
+    await this.#registry.tenant(tenantId)
+    const records = await this.#registry.endpoints(tenantId)
+    return Promise.all(records.map(async (record) => infoOf(await this.#checked(record))))
+  }
+
+  async get(tenantId: string, name: string): Promise<EndpointInfo> {
+    return infoOf(await this.#checked(await this.#registry.endpoint(tenantId, name)))
+  }
+
+  /** Throws `already_exists` for a name in use and `conflict` for a port that is taken. */
+  async create(
+    tenantId: string,
+    request: { branch: string; name?: string | undefined; port?: number | undefined },
+  ): Promise<EndpointInfo> {
+    const branch = await this.#registry.branch(tenantId, request.branch)
+    const name = request.name ?? branch.name
+    checkName('endpoint', name)
+    if (request.port !== undefined) await this.#checkPort(request.port, null)
+    const record: EndpointRecord = {
+      name,
+      tenantId,
+      timelineId: branch.timelineId,
+      branch: branch.name,
+      status: 'stopped',
+      host: HOST,
+      port: request.port ?? null,
+      requestedPort: request.port ?? null,
+      httpPort: null,
+      pid: null,
+      lsn: null,
+      attempt: 0,
+      error: null,
+      createdAt: new Date().toISOString(),
+      startedAt: null,
+    }
+    const stored = await this.#registry.swap([
+      { key: recordKey.endpoint(tenantId, name), expectedVersion: 0, value: record },
+    ])
+    if (stored) return infoOf(record)
+    throw new ZenithError('already_exists', `There is an endpoint named "${name}" already.`, {
+      hint: `Choose another name, or remove it: zenith pg destroy ${name}.`,
+    })
+  }
+
+  /** Marks it starting and says what to start. Throws `conflict` when the branch has a writer. */
+  async start(
+    tenantId: string,
+    name: string,
+    request: { port?: number | undefined } = {},
+  ): Promise<ComputeSpec> {
+    const { timelineId } = await this.#registry.endpoint(tenantId, name)
+    const before = this.#starts.get(timelineId) ?? Promise.resolve()
+    const start = before
+      .catch(() => undefined)
+      .then(() => this.#start(tenantId, name, request.port))
+    this.#starts.set(timelineId, start)
+    try {
+      return await start
+    } finally {
+      if (this.#starts.get(timelineId) === start) this.#starts.delete(timelineId)
+    }
+  }
+
+  async #start(tenantId: string, name: string, port: number | undefined): Promise<ComputeSpec> {
+    const record = await this.#checked(await this.#registry.endpoint(tenantId, name))
+    if (isActive(record.status)) {
+      const address = record.port === null ? '' : ` at ${record.host}:${record.port}`
+      throw new ZenithError(
+        'conflict',
+        `Endpoint "${name}" is ${record.status} already${address}.`,
+        {
+          hint: `Stop it first: zenith pg stop ${name}.`,
+        },
+      )
+    }
+    await this.#checkOnlyWriter(record)
+    const timeline = await this.#registry.timeline(tenantId, record.timelineId)
+    const tenant = await this.#registry.tenant(tenantId)
+    if (timeline.state !== 'active') {
+      throw new ZenithError('conflict', `Branch "${record.branch}" is still being created.`, {
+        hint: 'Try again in a moment.',
+      })
+    }
+    const chosen = await this.#choosePort(record, port)
+    const now = new Date()
+    const key = recordKey.endpoint(tenantId, name)
+    const next = await this.#registry.change<EndpointRecord>(key, (current) => ({
+      ...started(current, chosen, now),
+      requestedPort: port ?? current.requestedPort,
+    }))
+    this.#log.info({ endpoint: name, port: chosen, attempt: next.attempt }, 'endpoint starting')
+    return {
+      tenantId,
+      timelineId: timeline.timelineId,
+      branch: record.branch,
+      endpoint: name,
+      attempt: next.attempt,
+      host: HOST,
+      port: chosen,
+      controlPlaneUrl: this.#controlPlaneUrl(),
+      pageserver: await this.#registry.node('pageserver', tenant.pageserverId),
+      safekeepers: await this.#registry.members(timeline),
+      membershipGeneration: timeline.membershipGeneration,
+      ...versionOf(timeline),
+    }
+  }
+
+  async #checkOnlyWriter(record: EndpointRecord): Promise<void> {
+    for (const other of await this.#registry.endpoints(record.tenantId)) {
+      if (other.name === record.name || other.timelineId !== record.timelineId) continue
+      const checked = await this.#checked(other)
+      if (!isActive(checked.status)) continue
+      throw new ZenithError(
+        'conflict',
+        `Branch "${record.branch}" has a writer already: endpoint "${other.name}" is ${checked.status} at ${other.host}:${other.port}.`,
+        { hint: `Stop it first (zenith pg stop ${other.name}), or make a branch of your own.` },
+      )
+    }
+  }
+
+  /** A report of a compute about itself. */
+  async report(tenantId: string, name: string, report: EndpointReport): Promise<EndpointInfo> {
+    await this.#registry.endpoint(tenantId, name)
+    const key = recordKey.endpoint(tenantId, name)
+    const next = await this.#registry.change<EndpointRecord>(key, (current) =>
+      reported(current, report),
+    )
+    return infoOf(next)
+  }
+
+  /** Stops the compute and waits until it has ended. */
+  async stop(tenantId: string, name: string): Promise<EndpointInfo> {
+    const key = recordKey.endpoint(tenantId, name)
+    const found = await this.#checked(await this.#registry.endpoint(tenantId, name))
+    await this.#registry.change<EndpointRecord>(key, (current) =>
+      isActive(current.status)
+        ? { ...current, status: 'stopping' }
+        : { ...current, status: 'stopped', error: null },
+    )
+    const deadline = Date.now() + STOP_TIMEOUT_MS
+    let told = false
+    for (let checkAt = 0; ; ) {
+      let record = await this.#registry.endpoint(tenantId, name)
+      if (isActive(record.status) && Date.now() >= checkAt) {
+        record = await this.#checked(record)
+        checkAt = Date.now() + STOP_CHECK_MS
+      }
+      if (!isActive(record.status) || record.attempt !== found.attempt) return infoOf(record)
+      if (!told && record.httpPort !== null) {
+        told = await computeApi.stop(record.host, record.httpPort).then(
+          () => true,
+          () => false,
+        )
+      }
+      if (Date.now() > deadline) {
+        throw new ZenithError('timeout', `Endpoint "${name}" has not stopped within a minute.`, {
+          hint: 'A clean stop needs a majority of the safekeepers: see zenith status.',
+        })
+      }
+      await sleep(STOP_POLL_MS)
+    }
+  }
+
+  async delete(tenantId: string, name: string): Promise<EndpointInfo> {
+    const record = await this.#checked(await this.#registry.endpoint(tenantId, name))
+    const key = recordKey.endpoint(tenantId, name)
+    await this.#registry.update<EndpointRecord>(key, (current) => {
+      if (current === null || !isActive(current.status)) return null
+      throw new ZenithError('conflict', `Endpoint "${name}" is ${current.status}.`, {
+        hint: `Stop it first: zenith pg stop ${name}.`,
+      })
+    })
+    return infoOf(record)
+  }
+
+  /**
+   * Compares the record with the compute's own word. A process that has gone is stored as such; one
+   * that is only slow is left alone. The live LSN is in the answer, not in the store.
+   */
+  async #checked(record: EndpointRecord): Promise<EndpointRecord> {
+    if (!isActive(record.status)) return record
+    const key = recordKey.endpoint(record.tenantId, record.name)
+    const gone = () =>
+      this.#registry.change<EndpointRecord>(key, (current) =>
+        current.attempt === record.attempt && isActive(current.status)
+          ? vanished(current)
+          : current,
+      )
+    if (record.httpPort === null) return startIsOverdue(record, new Date()) ? gone() : record
+    try {
+      const status = await computeApi.status(record.host, record.httpPort)
+      if (status.timelineId !== record.timelineId || status.attempt !== record.attempt) {
+        return await gone()
+      }
+      return { ...record, lsn: status.commitLsn ?? record.lsn }
+    } catch (error) {
+      const refused = error instanceof ZenithError && error.code === 'unavailable'
+      return refused ? gone() : record
+    }
+  }
+
+  async #choosePort(record: EndpointRecord, asked: number | undefined): Promise<number> {
+    const wanted = asked ?? record.requestedPort
+    if (wanted !== null) {
+      await this.#checkPort(wanted, record)
+      return wanted
+    }
+    const reserved = await this.#reservedPorts(record)
+    const candidates = candidatePorts({
+      lastPort: record.port,
+      firstPort: this.#firstPort,
+      reserved,
+    })
+    for (const port of candidates) {
+      if (await portIsFree(HOST, port)) return port
+    }
+    throw new ZenithError('unavailable', `There is no free port from ${this.#firstPort} upward.`)
+  }
+
+  /** Throws `conflict` that says who has the port. */
+  async #checkPort(port: number, own: EndpointRecord | null): Promise<void> {
+    for (const other of await this.#registry.endpoints()) {
+      if (other.name === own?.name && other.tenantId === own.tenantId) continue
+      if (other.requestedPort !== port && !(isActive(other.status) && other.port === port)) continue
+      throw new ZenithError('conflict', `Port ${port} belongs to endpoint "${other.name}".`, {
+        hint: 'Choose another port, or leave it out to get a free one.',
+      })
+    }
+    if (await portIsFree(HOST, port)) return
+    throw new ZenithError('conflict', `Port ${port} is taken by another program.`, {
+      hint: 'Choose another port, or leave it out to get a free one.',
+    })
+  }
+
+  async #reservedPorts(own: EndpointRecord): Promise<Set<number>> {
+    const others = (await this.#registry.endpoints()).filter(
+      ({ name, tenantId }) => name !== own.name || tenantId !== own.tenantId,
+    )
+    return new Set(
+      others.flatMap((other) =>
+        isActive(other.status) || other.requestedPort !== null ? [other.port ?? 0] : [],
+      ),
+    )
+  }
+}
+
+function versionOf(timeline: TimelineRecord): { pgVersion: number; systemId: string } {
+  const { pgVersion, systemId } = timeline
+  if (pgVersion !== null && systemId !== null) return { pgVersion, systemId }
+  throw new ZenithError('internal', `timeline ${timeline.timelineId} has no version`)
+}
+
+function infoOf(record: EndpointRecord): EndpointInfo {
+  const { tenantId: _, ...info } = record
+  return info
+}

@@ -1,0 +1,50 @@
+/** The control plane: `node control/main.ts --config control.toml`. */
+import { configPath, loadConfig } from '#libs/config.ts'
+import { createHttp } from '#libs/http/server.ts'
+import { createMetrics } from '#libs/metrics.ts'
+import { runProcess } from '#libs/service.ts'
+import { Branches } from './branches.ts'
+import { ControlConfig } from './config.ts'
+import { Endpoints } from './endpoints.ts'
+import { addRoutes } from './http.ts'
+import { countRecords } from './record-metrics.ts'
+import { Registry } from './registry.ts'
+import { runResumer } from './resumer.ts'
+import { LmdbStore } from './store/lmdb-store.ts'
+import { Tenants } from './tenants.ts'
+import { Timelines } from './timelines.ts'
+import { TipFinder } from './tip.ts'
+
+const DEFAULT_FIRST_ENDPOINT_PORT = 55432
+
+runProcess('control', async (self) => {
+  const config = loadConfig(ControlConfig, configPath())
+  const { log } = self
+  const store = LmdbStore.open(config.dataDir)
+  self.onStop(() => store.close())
+
+  const registry = new Registry(store)
+  const timelines = new Timelines(registry, log)
+  const tenants = new Tenants(registry, timelines, log)
+  const tips = new TipFinder(registry, log)
+  const branches = new Branches({ registry, timelines, tips, log })
+  const host = config.listen_http_host
+  const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
+  let port = config.listen_http_port
+  const endpoints = new Endpoints({
+    registry,
+    log,
+    controlPlaneUrl: () => `http://${reachable}:${port}`,
+    firstPort: config.first_endpoint_port ?? DEFAULT_FIRST_ENDPOINT_PORT,
+  })
+
+  const metrics = createMetrics('control')
+  countRecords(metrics, registry)
+  const app = await createHttp({ service: 'control', log, metrics })
+  addRoutes(app, { registry, tenants, branches, endpoints })
+  await app.listen({ host, port })
+  self.onStop(() => app.close())
+  port = (app.server.address() as { port: number }).port
+  self.onStop(runResumer({ tenants, branches, timelines, log }))
+  log.info({ host, port }, 'listening')
+})

@@ -1,0 +1,73 @@
+/** What the control plane stores, and under which key. Each record changes by compare-and-swap. */
+import type { EndpointStatus, NodeInfo } from '#libs/api/control.ts'
+
+export type NodeKind = 'pageserver' | 'safekeeper'
+export type NodeRecord = NodeInfo
+
+export interface TenantRecord {
+  tenantId: string
+  state: 'creating' | 'active'
+  /** Raised and durable before a pageserver may use it; never lowered, never given out twice. */
+  generation: number
+  pageserverId: number
+  mainTimelineId: string
+  createdAt: string
+}
+
+export interface TimelineRecord {
+  tenantId: string
+  timelineId: string
+  branch: string
+  state: 'creating' | 'active'
+  ancestorTimelineId: string | null
+  ancestorLsn: string | null
+  /** Known once the pageserver has made the timeline. */
+  startLsn: string | null
+  systemId: string | null
+  pgVersion: number | null
+  /** Members of the quorum, by id. */
+  safekeepers: number[]
+  /** Members on which the timeline has not been made yet, since they were down. */
+  pendingSafekeepers: number[]
+  membershipGeneration: number
+  createdAt: string
+}
+
+export interface BranchRecord {
+  name: string
+  timelineId: string
+  parent: string | null
+  branchLsn: string | null
+  createdAt: string
+}
+
+export interface EndpointRecord {
+  name: string
+  tenantId: string
+  timelineId: string
+  branch: string
+  status: EndpointStatus
+  host: string
+  port: number | null
+  requestedPort: number | null
+  httpPort: number | null
+  pid: number | null
+  lsn: string | null
+  attempt: number
+  error: string | null
+  createdAt: string
+  startedAt: string | null
+}
+
+export const recordKey = {
+  node: (kind: NodeKind, id: number) => `node/${kind}/${String(id).padStart(10, '0')}`,
+  nodes: (kind: NodeKind) => `node/${kind}/`,
+  tenant: (tenantId: string) => `tenant/${tenantId}`,
+  tenants: () => 'tenant/',
+  timeline: (tenantId: string, timelineId: string) => `timeline/${tenantId}/${timelineId}`,
+  timelines: (tenantId?: string) => (tenantId ? `timeline/${tenantId}/` : 'timeline/'),
+  branch: (tenantId: string, name: string) => `branch/${tenantId}/${name}`,
+  branches: (tenantId: string) => `branch/${tenantId}/`,
+  endpoint: (tenantId: string, name: string) => `endpoint/${tenantId}/${name}`,
+  endpoints: (tenantId?: string) => (tenantId ? `endpoint/${tenantId}/` : 'endpoint/'),
+} as const

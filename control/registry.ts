@@ -1,0 +1,132 @@
+/**
+ * Typed access to the records: finds them or throws the sentence that says what is missing, and
+ * runs read-decide-write loops until their compare-and-swap holds.
+ */
+import { ZenithError } from '#libs/errors.ts'
+import { unknownName } from './names.ts'
+import {
+  type BranchRecord,
+  type EndpointRecord,
+  type NodeKind,
+  type NodeRecord,
+  recordKey,
+  type TenantRecord,
+  type TimelineRecord,
+} from './records.ts'
+import type { Change, Store, Versioned } from './store/store.ts'
+
+const MAX_ATTEMPTS = 50
+
+export class Registry {
+  readonly #store: Store
+
+  constructor(store: Store) {
+    this.#store = store
+  }
+
+  swap(changes: readonly Change[]): Promise<boolean> {
+    return this.#store.compareAndSwap(changes)
+  }
+
+  /**
+   * Reads a record, lets `decide` make the next one, and stores it; again when somebody else came
+   * between. `decide` returns the same object to leave the record alone, null to remove it.
+   */
+  async update<T>(key: string, decide: (current: T | null) => T | null): Promise<T | null> {
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+      const entry = await this.#store.get<T>(key)
+      const next = decide(entry?.value ?? null)
+      if (next === (entry?.value ?? null)) return next
+      const change = { key, expectedVersion: entry?.version ?? 0, value: next }
+      if (await this.#store.compareAndSwap([change])) return next
+    }
+    throw new ZenithError('conflict', `the record ${key} keeps changing under our hands`)
+  }
+
+  /** As `update`, for a record that must exist and stays. */
+  async change<T>(key: string, decide: (current: T) => T): Promise<T> {
+    const next = await this.update<T>(key, (current) => {
+      if (current === null) throw new ZenithError('not_found', `the record ${key} is gone`)
+      return decide(current)
+    })
+    return next as T
+  }
+
+  async nodes(kind: NodeKind): Promise<NodeRecord[]> {
+    return (await this.#store.range<NodeRecord>(recordKey.nodes(kind))).map(({ value }) => value)
+  }
+
+  async node(kind: NodeKind, id: number): Promise<NodeRecord> {
+    const entry = await this.#store.get<NodeRecord>(recordKey.node(kind, id))
+    if (entry) return entry.value
+    throw new ZenithError('not_found', `${kind} ${id} is not registered.`)
+  }
+
+  /** Addresses of a timeline's members, in the order of their ids. */
+  async members(timeline: TimelineRecord): Promise<NodeRecord[]> {
+    return Promise.all(timeline.safekeepers.map((id) => this.node('safekeeper', id)))
+  }
+
+  async tenants(): Promise<TenantRecord[]> {
+    const entries = await this.#store.range<TenantRecord>(recordKey.tenants())
+    return entries.map(({ value }) => value).sort(oldestFirst)
+  }
+
+  async tenant(tenantId: string): Promise<TenantRecord> {
+    const entry = await this.findTenant(tenantId)
+    if (entry) return entry.value
+    throw new ZenithError('not_found', `There is no tenant ${tenantId}.`, {
+      hint: 'zenith tenant list shows the tenants there are.',
+    })
+  }
+
+  findTenant(tenantId: string): Promise<Versioned<TenantRecord> | null> {
+    return this.#store.get<TenantRecord>(recordKey.tenant(tenantId))
+  }
+
+  async timelines(tenantId?: string): Promise<TimelineRecord[]> {
+    const entries = await this.#store.range<TimelineRecord>(recordKey.timelines(tenantId))
+    return entries.map(({ value }) => value).sort(oldestFirst)
+  }
+
+  async timeline(tenantId: string, timelineId: string): Promise<TimelineRecord> {
+    const key = recordKey.timeline(tenantId, timelineId)
+    const entry = await this.#store.get<TimelineRecord>(key)
+    if (entry) return entry.value
+    throw new ZenithError('not_found', `There is no timeline ${timelineId}.`)
+  }
+
+  async branches(tenantId: string): Promise<BranchRecord[]> {
+    const entries = await this.#store.range<BranchRecord>(recordKey.branches(tenantId))
+    return entries.map(({ value }) => value).sort(oldestFirst)
+  }
+
+  async findBranch(tenantId: string, name: string): Promise<Versioned<BranchRecord> | null> {
+    return this.#store.get<BranchRecord>(recordKey.branch(tenantId, name))
+  }
+
+  async branch(tenantId: string, name: string): Promise<BranchRecord> {
+    const entry = await this.findBranch(tenantId, name)
+    if (entry) return entry.value
+    await this.tenant(tenantId)
+    const known = (await this.branches(tenantId)).map((branch) => branch.name)
+    throw unknownName('branch', name, known)
+  }
+
+  async endpoints(tenantId?: string): Promise<EndpointRecord[]> {
+    const entries = await this.#store.range<EndpointRecord>(recordKey.endpoints(tenantId))
+    return entries.map(({ value }) => value).sort(oldestFirst)
+  }
+
+  async endpoint(tenantId: string, name: string): Promise<EndpointRecord> {
+    const entry = await this.#store.get<EndpointRecord>(recordKey.endpoint(tenantId, name))
+    if (entry) return entry.value
+    await this.tenant(tenantId)
+    const known = (await this.endpoints(tenantId)).map((endpoint) => endpoint.name)
+    throw unknownName('endpoint', name, known)
+  }
+}
+
+function oldestFirst(a: { createdAt: string }, b: { createdAt: string }): number {
+  return a.createdAt < b.createdAt ? -1 : a.createdAt > b.createdAt ? 1 : 0
+}

@@ -1,0 +1,76 @@
+/** What the control plane asks of the services, each with a time limit. */
+import { type ComputeStatus, computeRoutes } from '#libs/api/compute.ts'
+import type { NodeInfo } from '#libs/api/control.ts'
+import {
+  callPageserver,
+  type CreatePageserverTimeline,
+  type PageserverTimeline,
+} from '#libs/api/pageserver.ts'
+import {
+  callSafekeeper,
+  type CreateSafekeeperTimeline,
+  type SafekeeperTimeline,
+} from '#libs/api/safekeeper.ts'
+import { requestJson } from '#libs/http/client.ts'
+
+/** Tenant creation runs initdb and imports its result. */
+const BOOTSTRAP_TIMEOUT_MS = 120_000
+/** The pageserver waits until it has the WAL up to the branch LSN. */
+const BRANCH_TIMEOUT_MS = 90_000
+const STATUS_TIMEOUT_MS = 2_000
+
+const urlOf = (node: { host: string; httpPort: number }) => `http://${node.host}:${node.httpPort}`
+
+export const pageserverApi = {
+  attach: (node: NodeInfo, tenantId: string, generation: number): Promise<unknown> =>
+    callPageserver(urlOf(node), 'attachTenant', { params: { tenantId }, body: { generation } }),
+
+  createTimeline: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    body: CreatePageserverTimeline,
+  ): Promise<PageserverTimeline> =>
+    callPageserver(urlOf(node), 'createTimeline', {
+      params,
+      body,
+      timeoutMs: body.mode.kind === 'bootstrap' ? BOOTSTRAP_TIMEOUT_MS : BRANCH_TIMEOUT_MS,
+    }),
+
+  timelines: (node: NodeInfo, tenantId: string): Promise<PageserverTimeline[]> =>
+    callPageserver(urlOf(node), 'listTimelines', {
+      params: { tenantId },
+      timeoutMs: STATUS_TIMEOUT_MS,
+    }),
+}
+
+export const safekeeperApi = {
+  createTimeline: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    body: CreateSafekeeperTimeline,
+  ): Promise<unknown> =>
+    callSafekeeper(urlOf(node), 'createTimeline', { params, body, timeoutMs: 10_000 }),
+
+  timeline: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<SafekeeperTimeline> =>
+    callSafekeeper(urlOf(node), 'getTimeline', { params, timeoutMs: STATUS_TIMEOUT_MS }),
+}
+
+export const computeApi = {
+  status: (host: string, httpPort: number): Promise<ComputeStatus> =>
+    requestJson('GET', urlOf({ host, httpPort }) + computeRoutes.status.path, undefined, {
+      timeoutMs: STATUS_TIMEOUT_MS,
+    }),
+
+  stop: (host: string, httpPort: number): Promise<ComputeStatus> =>
+    requestJson(
+      'POST',
+      urlOf({ host, httpPort }) + computeRoutes.stop.path,
+      {},
+      {
+        timeoutMs: 5_000,
+      },
+    ),
+}

@@ -1,0 +1,40 @@
+/**
+ * Goes back, at start and every few seconds, to what is not finished: tenants and branches whose
+ * creation was cut off, timelines that a safekeeper still lacks.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { errorMessage } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import type { Branches } from './branches.ts'
+import type { Tenants } from './tenants.ts'
+import type { Timelines } from './timelines.ts'
+
+const PAUSE_MS = 3_000
+
+/** Starts the loop; the returned function ends it. */
+export function runResumer(options: {
+  tenants: Tenants
+  branches: Branches
+  timelines: Timelines
+  log: Logger
+}): () => Promise<void> {
+  const { tenants, branches, timelines, log } = options
+  const stop = new AbortController()
+  const steps = [() => tenants.resume(), () => branches.resume(), () => timelines.fillPending()]
+  const loop = async () => {
+    while (!stop.signal.aborted) {
+      for (const step of steps) {
+        await step().catch((error: unknown) =>
+          log.warn({ reason: errorMessage(error) }, 'unfinished work must wait'),
+        )
+      }
+      await sleep(PAUSE_MS, undefined, { signal: stop.signal }).catch(() => undefined)
+    }
+  }
+  const done = loop()
+  return () => {
+    stop.abort()
+    // A step under way may wait for a service for long; everything it did is durable, so let go.
+    return Promise.race([done, sleep(200)])
+  }
+}

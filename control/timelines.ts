@@ -1,0 +1,127 @@
+/**
+ * Making timelines: tenants with their first one, and branches. Each is a row of idempotent steps
+ * behind a durable intent, so that a crash anywhere is answered by running the row again:
+ *
+ *   record 'creating' → pageserver makes it → record its start → safekeepers make it → 'active'
+ *
+ * Safekeepers that are down at that time are remembered and given the timeline later; a majority
+ * must have it before it is active.
+ */
+import type { NodeInfo } from '#libs/api/control.ts'
+import type { TimelineMode } from '#libs/api/pageserver.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import { recordKey, type TimelineRecord } from './records.ts'
+import type { Registry } from './registry.ts'
+import { pageserverApi, safekeeperApi } from './remote.ts'
+
+export class Timelines {
+  readonly #registry: Registry
+  readonly #log: Logger
+  /** Rows under way: whoever asks for the same timeline joins instead of running beside. */
+  readonly #running = new Map<string, Promise<TimelineRecord>>()
+
+  constructor(registry: Registry, log: Logger) {
+    this.#registry = registry
+    this.#log = log
+  }
+
+  /** Completes a timeline whose record exists. Idempotent; returns the active record. */
+  complete(tenantId: string, timelineId: string): Promise<TimelineRecord> {
+    const running = this.#running.get(timelineId)
+    if (running) return running
+    const promise = this.#complete(tenantId, timelineId).finally(() =>
+      this.#running.delete(timelineId),
+    )
+    this.#running.set(timelineId, promise)
+    return promise
+  }
+
+  async #complete(tenantId: string, timelineId: string): Promise<TimelineRecord> {
+    const key = recordKey.timeline(tenantId, timelineId)
+    let timeline = await this.#registry.timeline(tenantId, timelineId)
+    if (timeline.state === 'active') return timeline
+    const members = await this.#registry.members(timeline)
+
+    if (timeline.ancestorTimelineId !== null && timeline.startLsn !== null) {
+      // A branch's start is known beforehand, so both sides make it at the same time.
+      const [pending] = await Promise.all([
+        this.#makeOnSafekeepers(timeline, members),
+        this.#makeOnPageserver(timeline, members),
+      ])
+      return this.#activate(key, pending)
+    }
+    const made = await this.#makeOnPageserver(timeline, members)
+    timeline = await this.#registry.change<TimelineRecord>(key, (current) => ({
+      ...current,
+      startLsn: made.startLsn,
+      systemId: made.systemId,
+      pgVersion: made.pgVersion,
+    }))
+    return this.#activate(key, await this.#makeOnSafekeepers(timeline, members))
+  }
+
+  async #makeOnPageserver(timeline: TimelineRecord, members: NodeInfo[]) {
+    const { tenantId, timelineId, ancestorTimelineId, ancestorLsn } = timeline
+    // Read late: a pageserver that restarted in between has raised the generation.
+    const tenant = await this.#registry.tenant(tenantId)
+    const pageserver = await this.#registry.node('pageserver', tenant.pageserverId)
+    const mode: TimelineMode =
+      ancestorTimelineId === null || ancestorLsn === null
+        ? { kind: 'bootstrap' }
+        : { kind: 'branch', ancestorTimelineId, ancestorLsn }
+    if (mode.kind === 'bootstrap') {
+      await pageserverApi.attach(pageserver, tenantId, tenant.generation)
+    }
+    const params = { tenantId, timelineId }
+    return pageserverApi.createTimeline(pageserver, params, { mode, safekeepers: members })
+  }
+
+  /** Returns the ids of members that did not get it. Throws `unavailable` without a majority. */
+  async #makeOnSafekeepers(timeline: TimelineRecord, members: NodeInfo[]): Promise<number[]> {
+    const { tenantId, timelineId, startLsn, systemId, pgVersion } = timeline
+    if (startLsn === null || systemId === null || pgVersion === null) {
+      throw new ZenithError('internal', `timeline ${timelineId} has no start yet`)
+    }
+    const generation = timeline.membershipGeneration
+    const body = { startLsn, systemId, pgVersion, generation, members }
+    const results = await Promise.allSettled(
+      members.map((node) => safekeeperApi.createTimeline(node, { tenantId, timelineId }, body)),
+    )
+    const failed = results.flatMap((result, index) =>
+      result.status === 'rejected'
+        ? [{ id: (members[index] as NodeInfo).id, reason: errorMessage(result.reason) }]
+        : [],
+    )
+    for (const failure of failed) {
+      this.#log.warn({ timelineId, ...failure }, 'a safekeeper did not make the timeline')
+    }
+    if (members.length - failed.length <= members.length / 2) {
+      throw new ZenithError(
+        'unavailable',
+        `Only ${members.length - failed.length} of ${members.length} safekeepers could make the timeline: ${failed[0]?.reason}`,
+        { hint: 'zenith status shows which service is down; zenith start starts it again.' },
+      )
+    }
+    return failed.map(({ id }) => id)
+  }
+
+  #activate(key: string, pendingSafekeepers: number[]): Promise<TimelineRecord> {
+    return this.#registry.change<TimelineRecord>(key, (current) => ({
+      ...current,
+      state: 'active',
+      pendingSafekeepers,
+    }))
+  }
+
+  /** Gives active timelines to members that were down when they were made. */
+  async fillPending(): Promise<void> {
+    for (const timeline of await this.#registry.timelines()) {
+      if (timeline.state !== 'active' || timeline.pendingSafekeepers.length === 0) continue
+      const members = await this.#registry.members(timeline)
+      const pending = await this.#makeOnSafekeepers(timeline, members).catch(() => null)
+      if (pending === null || pending.length === timeline.pendingSafekeepers.length) continue
+      await this.#activate(recordKey.timeline(timeline.tenantId, timeline.timelineId), pending)
+    }
+  }
+}

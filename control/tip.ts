@@ -1,0 +1,136 @@
+/** Finds the end of a timeline: asks its compute and its safekeepers, and syncs them when it must. */
+import { spawn } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { NodeInfo } from '#libs/api/control.ts'
+import { ZenithError } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import { type Lsn, parseLsn } from '#libs/lsn.ts'
+import { type ComputeFact, decideTip, type SafekeeperFact, type TipFacts } from './branch-point.ts'
+import { isActive } from './endpoint-state.ts'
+import type { EndpointRecord, TimelineRecord } from './records.ts'
+import type { Registry } from './registry.ts'
+import { computeApi, safekeeperApi } from './remote.ts'
+
+/** How long a compute that is just starting may hold up a branch. */
+const WAIT_MS = 30_000
+const SYNC_TIMEOUT_MS = 60_000
+const SYNC_PROGRAM = fileURLToPath(new URL('../compute/sync-main.ts', import.meta.url))
+
+export class TipFinder {
+  readonly #registry: Registry
+  readonly #log: Logger
+
+  constructor(registry: Registry, log: Logger) {
+    this.#registry = registry
+    this.#log = log
+  }
+
+  /**
+   * An LSN that every acknowledged commit of the timeline is below, and that is itself committed.
+   * With `enough`, any committed LSN at or above it will do. Throws `unavailable` with the reason
+   * when it cannot be found in 30 s.
+   */
+  async find(timeline: TimelineRecord, enough = Number.POSITIVE_INFINITY): Promise<Lsn> {
+    const members = await this.#registry.members(timeline)
+    const deadline = Date.now() + WAIT_MS
+    for (let pauseMs = 5; ; pauseMs = Math.min(2 * pauseMs, 250)) {
+      const facts = await this.#facts(timeline, members)
+      const committed = Math.max(0, ...facts.safekeepers.map(({ commitLsn }) => commitLsn))
+      if (committed >= enough) return committed
+      const decision = decideTip(facts)
+      if (decision.kind === 'at') return decision.lsn
+      if (Date.now() > deadline) {
+        const reason = decision.kind === 'wait' ? decision.reason : 'its safekeepers disagree'
+        throw new ZenithError(
+          'unavailable',
+          `The end of branch "${timeline.branch}" cannot be found: ${reason}.`,
+          { hint: 'zenith status shows which service is down.' },
+        )
+      }
+      if (decision.kind === 'sync') await this.#sync(timeline, members)
+      else await sleep(pauseMs)
+    }
+  }
+
+  async #facts(timeline: TimelineRecord, members: NodeInfo[]): Promise<TipFacts> {
+    const { tenantId, timelineId } = timeline
+    const writer = (await this.#registry.endpoints(tenantId)).find(
+      (endpoint) => endpoint.timelineId === timelineId && isActive(endpoint.status),
+    )
+    const [compute, ...safekeepers] = await Promise.all([
+      writer ? computeFact(writer) : null,
+      ...members.map((node) => safekeeperFact(node, { tenantId, timelineId })),
+    ])
+    return {
+      compute,
+      safekeepers: safekeepers.filter((fact) => fact !== null),
+      memberCount: members.length,
+    }
+  }
+
+  /** An election without a compute, in a process of its own; it fences whatever still writes. */
+  async #sync(timeline: TimelineRecord, members: NodeInfo[]): Promise<void> {
+    const { timelineId } = timeline
+    this.#log.info({ timelineId }, 'the last compute left a tail in doubt: syncing safekeepers')
+    const folder = await mkdtemp(join(tmpdir(), 'zenith-sync-'))
+    try {
+      const file = join(folder, 'spec.json')
+      const spec = {
+        tenantId: timeline.tenantId,
+        timelineId,
+        safekeepers: members,
+        membershipGeneration: timeline.membershipGeneration,
+        pgVersion: timeline.pgVersion,
+        systemId: timeline.systemId,
+      }
+      await writeFile(file, JSON.stringify(spec))
+      const code = await run(process.execPath, [SYNC_PROGRAM, '--spec', file])
+      if (code !== 0) this.#log.warn({ timelineId, code }, 'syncing safekeepers failed')
+    } finally {
+      await rm(folder, { recursive: true, force: true })
+    }
+  }
+}
+
+async function computeFact(endpoint: EndpointRecord): Promise<ComputeFact> {
+  const nothing = { term: null, commitLsn: null }
+  // Told to start, has not reported yet: it may be anywhere before its election.
+  if (endpoint.httpPort === null) return { kind: 'answered', ...nothing }
+  try {
+    const status = await computeApi.status(endpoint.host, endpoint.httpPort)
+    if (status.timelineId !== endpoint.timelineId) return { kind: 'gone', ...nothing }
+    const commitLsn = status.commitLsn === null ? null : parseLsn(status.commitLsn)
+    return { kind: 'answered', term: status.term, commitLsn }
+  } catch (error) {
+    const gone = error instanceof ZenithError && error.code === 'unavailable'
+    return { kind: gone ? 'gone' : 'silent', ...nothing }
+  }
+}
+
+async function safekeeperFact(
+  node: NodeInfo,
+  timeline: { tenantId: string; timelineId: string },
+): Promise<SafekeeperFact | null> {
+  try {
+    const { term, flushLsn, commitLsn } = await safekeeperApi.timeline(node, timeline)
+    return { id: node.id, term, flushLsn: parseLsn(flushLsn), commitLsn: parseLsn(commitLsn) }
+  } catch {
+    return null
+  }
+}
+
+function run(program: string, args: string[]): Promise<number | null> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] })
+    const timer = setTimeout(() => child.kill('SIGKILL'), SYNC_TIMEOUT_MS)
+    child.on('error', reject)
+    child.on('exit', (code) => {
+      clearTimeout(timer)
+      resolve(code)
+    })
+  })
+}

@@ -1,0 +1,63 @@
+/**
+ * `npm test`: brings the machine up (as `zenith up` does), runs the checks and every test. The last
+ * line printed is `<n> passed, <m> failed`, with `, <k> skipped` where some were.
+ *
+ *   npm test                    everything
+ *   npm test -- libs/wal        test files whose path contains that, without the checks
+ *   npm test -- --project unit  other options go to vitest
+ */
+import { spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { runChecks } from './check.ts'
+import { setUp } from './setup.ts'
+import { failSetUp } from './setup/progress.ts'
+import { type Counts, countResults, summaryLine, type VitestReport } from './test-summary.ts'
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url))
+
+async function testAll(args: readonly string[]): Promise<Counts> {
+  const checks = args.length === 0 ? await runChecks() : []
+  const failedChecks = checks.filter(({ passed }) => !passed).length
+  const tests = await runVitest(args)
+  return {
+    passed: tests.passed + checks.length - failedChecks,
+    failed: tests.failed + failedChecks,
+    skipped: tests.skipped,
+  }
+}
+
+async function runVitest(args: readonly string[]): Promise<Counts> {
+  const folder = mkdtempSync(join(tmpdir(), 'zenith-test-'))
+  const reportFile = join(folder, 'report.json')
+  try {
+    const vitest = join(ROOT, 'node_modules', 'vitest', 'vitest.mjs')
+    const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`]
+    const command = [vitest, 'run', ...reporters, ...args]
+    const child = spawn(process.execPath, command, { cwd: ROOT, stdio: 'inherit' })
+    const code = await new Promise<number>((resolve) => {
+      child.on('error', () => resolve(1))
+      child.on('close', (exit) => resolve(exit ?? 1))
+    })
+    const report = existsSync(reportFile)
+      ? (JSON.parse(readFileSync(reportFile, 'utf8')) as VitestReport)
+      : null
+    return countResults(report, code)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+try {
+  await setUp()
+  const counts = await testAll(process.argv.slice(2))
+  process.stdout.write(`\n${summaryLine(counts)}\n`)
+  // Nothing may keep the process, or print, after the last line.
+  process.exit(counts.failed > 0 || counts.passed === 0 ? 1 : 0)
+} catch (error) {
+  failSetUp(error)
+  process.stdout.write(`\n${summaryLine({ passed: 0, failed: 1, skipped: 0 })}\n`)
+  process.exit(1)
+}

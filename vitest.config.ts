@@ -1,0 +1,51 @@
+/**
+ * Three kinds of tests, told apart by the name: `*.test.ts` needs nothing and runs in parallel,
+ * `*.sim.test.ts` runs seeded simulations, `*.pg.test.ts` starts real Postgres and real services,
+ * one file after the other.
+ */
+import { defineConfig } from 'vitest/config'
+
+const TOP_FOLDERS = '{libs,pageserver,safekeeper,control,cli,compute,scripts,test_runner}'
+const SIMULATION = `${TOP_FOLDERS}/**/*.sim.test.ts`
+const POSTGRES = `${TOP_FOLDERS}/**/*.pg.test.ts`
+
+// Node itself loads the sources, so what Node would refuse fails in tests too.
+const common = { environment: 'node', experimental: { viteModuleRunner: false } } as const
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          ...common,
+          name: 'unit',
+          include: [`${TOP_FOLDERS}/**/*.test.ts`],
+          exclude: [SIMULATION, POSTGRES],
+          testTimeout: 30_000,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'sim',
+          include: [SIMULATION],
+          testTimeout: 300_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'pg',
+          include: [POSTGRES],
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+          fileParallelism: false,
+          maxWorkers: 1,
+          sequence: { groupOrder: 2 },
+        },
+      },
+    ],
+  },
+})

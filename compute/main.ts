@@ -1,0 +1,41 @@
+/** One compute: `node compute/main.ts --spec spec.json`. Exit codes: 0 stopped, 1 crashed, 3 fenced. */
+import { requiredOption } from '#libs/config.ts'
+import { runProcess } from '#libs/service.ts'
+import { PhaseClock } from './phase-clock.ts'
+import { createProposer } from './proposer-of-spec.ts'
+import { Reporter } from './reporter.ts'
+import { loadSpec } from './spec.ts'
+import { Supervisor } from './supervisor.ts'
+
+runProcess('compute', async (self) => {
+  const clock = new PhaseClock('loading')
+  const { spec, place } = loadSpec(requiredOption(process.argv.slice(2), 'spec'))
+  const log = self.log.child({ endpoint: spec.endpoint, timelineId: spec.timelineId })
+  const reporter = new Reporter(spec, log)
+  const supervisor = new Supervisor({
+    spec,
+    place,
+    proposer: createProposer(spec, log),
+    log,
+    clock,
+    report: (report) => reporter.send(report),
+  })
+  let closeHttp = async () => {}
+  self.onStop(async () => {
+    supervisor.stop()
+    await supervisor.ended
+    // Last: until then the control plane can see that a stop is under way.
+    await closeHttp()
+  })
+  void supervisor.ended.then((exitCode) => self.stop(exitCode))
+  clock.enter('electing')
+  supervisor.start()
+
+  // Loaded only now: the HTTP stack takes as long as the election, and nobody needs it before.
+  const { serveHttp } = await import('./http.ts')
+  const { app, port } = await serveHttp(supervisor, spec.host, log)
+  closeHttp = () => app.close()
+  supervisor.httpPort = port
+  supervisor.report()
+  log.info({ port }, 'supervisor listening')
+})

@@ -1,0 +1,233 @@
+/**
+ * Runs one compute: executes what `lifecycle.ts` decides and feeds the results back to it. One
+ * instance lives as long as its process.
+ */
+import type { ComputeStatus } from '#libs/api/compute.ts'
+import type { ComputeSpec, EndpointReport, EndpointStatus } from '#libs/api/control.ts'
+import { assert, errorMessage } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fetchBaseBackup } from './base-backup.ts'
+import {
+  type Effect,
+  EXIT_CODE,
+  INITIAL_STATE,
+  type LifecycleEvent,
+  type LifecycleState,
+  next,
+} from './lifecycle.ts'
+import { PhaseClock } from './phase-clock.ts'
+import { hbaConf, postgresConf } from './postgres-config.ts'
+import { logTail, Postgres } from './postgres.ts'
+import type { WalProposer } from './proposer/wal-proposer.ts'
+import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
+import type { ComputePlace } from './spec.ts'
+
+/** A clean stop that takes longer is given up: nothing that was acknowledged depends on it. */
+const STOP_PATIENCE_MS = 45_000
+const SUPERUSER = 'zenith_admin'
+
+export interface SupervisorOptions {
+  spec: ComputeSpec
+  place: ComputePlace
+  proposer: WalProposer
+  log: Logger
+  clock: PhaseClock
+  /** Sends a report; resolves when the control plane has it, or gave up. */
+  report(report: EndpointReport): Promise<void>
+}
+
+export class Supervisor {
+  readonly #options: SupervisorOptions
+  readonly #log: Logger
+  #state: LifecycleState = INITIAL_STATE
+  #elected: { term: number; startLsn: Lsn } | null = null
+  #dataFolder: string | null = null
+  #socketFolder: string | null = null
+  #postgres: Postgres | null = null
+  #stopTimer: NodeJS.Timeout | undefined
+  #reported: Promise<void> = Promise.resolve()
+  #resolveEnded: (exitCode: number) => void = () => {}
+  /** The exit code, once there is nothing left to do. */
+  readonly ended: Promise<number> = new Promise((resolve) => {
+    this.#resolveEnded = resolve
+  })
+  httpPort: number | null = null
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options
+    this.#log = options.log
+  }
+
+  /** Begins the election; everything else follows from it. */
+  start(): void {
+    this.#options.proposer.onFenced((reason) =>
+      this.#handle({
+        kind: 'fenced',
+        reason: reason ?? 'another compute has taken over the branch',
+      }),
+    )
+    this.#run(async () => {
+      this.#elected = await this.#options.proposer.elect()
+      return { kind: 'elected' }
+    })
+  }
+
+  /** Asks for a clean stop; `ended` says when it is done. */
+  stop(): void {
+    this.#handle({ kind: 'stop-asked' })
+  }
+
+  status(): ComputeStatus {
+    const { spec, proposer, clock } = this.#options
+    const lsnText = (lsn: Lsn | null) => (lsn === null ? null : formatLsn(lsn))
+    return {
+      tenantId: spec.tenantId,
+      timelineId: spec.timelineId,
+      endpoint: spec.endpoint,
+      attempt: spec.attempt,
+      state: this.#endpointStatus(),
+      phase: this.#state.phase,
+      commitLsn: this.#elected === null ? null : lsnText(proposer.commitLsn),
+      startLsn: lsnText(this.#elected?.startLsn ?? null),
+      term: this.#elected?.term ?? null,
+      postgresPid: this.#postgres?.pid ?? null,
+      host: spec.host,
+      port: spec.port,
+      error: this.#state.reason,
+      phasesMs: clock.phasesMs(),
+    }
+  }
+
+  /** Tells the control plane where this compute stands. */
+  report(): void {
+    const { spec, report } = this.#options
+    const { commitLsn, error } = this.status()
+    this.#reported = report({
+      attempt: spec.attempt,
+      status: this.#endpointStatus(),
+      pid: process.pid,
+      ...(this.httpPort === null ? {} : { httpPort: this.httpPort }),
+      ...(commitLsn === null ? {} : { lsn: commitLsn }),
+      ...(error === null ? {} : { error }),
+    })
+  }
+
+  #endpointStatus(): EndpointStatus {
+    const { phase, outcome } = this.#state
+    if (phase === 'ended') return outcome ?? 'crashed'
+    if (phase === 'running') return 'running'
+    if (phase === 'stopping' || phase === 'committing' || phase === 'killing') return 'stopping'
+    return 'starting'
+  }
+
+  #handle(event: LifecycleEvent): void {
+    const before = this.#state.phase
+    const { state, effects } = next(this.#state, event)
+    this.#state = state
+    if (state.phase !== before) {
+      this.#options.clock.enter(state.phase)
+      const { outcome, reason } = state
+      this.#log.info({ event: event.kind, outcome, reason, from: before }, state.phase)
+    }
+    for (const effect of effects) this.#execute(effect)
+  }
+
+  /** Runs an asynchronous effect whose result is the next event. */
+  #run(effect: () => Promise<LifecycleEvent | null>): void {
+    effect().then(
+      (event) => {
+        if (event !== null) this.#handle(event)
+      },
+      (error: unknown) => {
+        this.#log.error({ err: error }, `${this.#state.phase} failed`)
+        this.#handle({ kind: 'failed', reason: errorMessage(error) })
+      },
+    )
+  }
+
+  #execute(effect: Effect): void {
+    switch (effect) {
+      case 'fetch-base-backup':
+        return this.#run(() => this.#fetch())
+      case 'start-postgres':
+        return this.#run(() => this.#startPostgres())
+      case 'stream':
+        return this.#stream()
+      case 'stop-postgres':
+        return this.#stopPostgres()
+      case 'kill-postgres':
+        return this.#run(async () => {
+          await this.#postgres?.kill()
+          return null
+        })
+      case 'finish-proposer':
+        return this.#run(async () => {
+          await this.#options.proposer.stop()
+          return { kind: 'committed' }
+        })
+      case 'report':
+        return this.report()
+      case 'exit':
+        return this.#exit()
+    }
+  }
+
+  async #fetch(): Promise<LifecycleEvent> {
+    const { spec, place } = this.#options
+    assert(this.#elected !== null, 'a base backup needs an election before it')
+    const { startLsn, term } = this.#elected
+    const backup = await fetchBaseBackup({ spec, lsn: startLsn, dataFolder: place.dataFolder })
+    this.#dataFolder = backup.dataFolder
+    this.#socketFolder = makeSocketFolder(place.folder)
+    const options = { spec, startLsn, socketFolder: this.#socketFolder }
+    writeFileSync(join(backup.dataFolder, 'postgresql.conf'), postgresConf(options))
+    writeFileSync(join(backup.dataFolder, 'pg_hba.conf'), hbaConf())
+    const { fileCount, byteCount } = backup
+    this.#log.info({ lsn: formatLsn(startLsn), term, fileCount, byteCount }, 'base backup fetched')
+    return { kind: 'fetched' }
+  }
+
+  async #startPostgres(): Promise<LifecycleEvent | null> {
+    const { spec, place } = this.#options
+    assert(this.#dataFolder !== null, 'Postgres needs a data folder')
+    const postgres = Postgres.start({
+      prefix: spec.postgresPrefix,
+      dataFolder: this.#dataFolder,
+      logFile: place.postgresLog,
+    })
+    this.#postgres = postgres
+    void postgres.ended.then(({ clean, reason }) => {
+      const tail = clean ? '' : `\n${logTail(place.postgresLog)}`
+      this.#handle({ kind: 'postgres-ended', clean, reason: `${reason}${tail}` })
+    })
+    return (await postgres.ready()) ? { kind: 'ready' } : null
+  }
+
+  #stream(): void {
+    const { spec, proposer } = this.#options
+    assert(this.#elected !== null, 'streaming needs an election before it')
+    proposer.stream({
+      host: this.#socketFolder ?? spec.host,
+      port: spec.port,
+      user: SUPERUSER,
+      startLsn: this.#elected.startLsn,
+    })
+  }
+
+  #stopPostgres(): void {
+    this.#stopTimer = setTimeout(() => this.#handle({ kind: 'stop-overdue' }), STOP_PATIENCE_MS)
+    this.#postgres?.stop()
+  }
+
+  #exit(): void {
+    clearTimeout(this.#stopTimer)
+    removeSocketFolder(this.#socketFolder)
+    const { outcome } = this.#state
+    assert(outcome !== null, 'an ended compute has an outcome')
+    const exitCode = EXIT_CODE[outcome]
+    void this.#reported.then(() => this.#resolveEnded(exitCode))
+  }
+}

@@ -1,0 +1,25 @@
+/**
+ * Syncs the safekeepers of a timeline without a compute: an election recovers and commits what a
+ * quorum holds. `node compute/sync-main.ts --spec spec.json` prints `{"lsn":"0/1609610"}`, the end.
+ * It fences a compute that still writes.
+ */
+import { readFileSync } from 'node:fs'
+import { requiredOption } from '#libs/config.ts'
+import { createLogger } from '#libs/log.ts'
+import { formatLsn } from '#libs/lsn.ts'
+import { createProposer, type ProposerSpec } from './proposer-of-spec.ts'
+
+const log = createLogger('sync')
+try {
+  const file = requiredOption(process.argv.slice(2), 'spec')
+  const spec = JSON.parse(readFileSync(file, 'utf8')) as ProposerSpec
+  const proposer = createProposer(spec, log)
+  const { startLsn, term } = await proposer.elect()
+  log.info({ timelineId: spec.timelineId, term, lsn: formatLsn(startLsn) }, 'safekeepers synced')
+  process.stdout.write(`${JSON.stringify({ lsn: formatLsn(startLsn) })}\n`)
+  await proposer.stop()
+  process.exit(0)
+} catch (error) {
+  log.fatal({ err: error }, 'syncing failed')
+  process.exit(1)
+}

@@ -1,0 +1,41 @@
+import type { Lsn } from '#libs/lsn.ts'
+import type { ValueKind } from '../keyspace/key-class.ts'
+
+/** One live entry of a blob class. */
+export interface TargetBlob {
+  spc: number
+  db: number
+  rel: number
+  value: Buffer
+}
+
+/** What ingest needs of a timeline (`Timeline` has this shape); tests use a model in memory. */
+export interface IngestTarget {
+  /** End of the newest published record. */
+  readonly lastRecordLsn: Lsn
+  /** Resolves when `latestRelSize` may be used. */
+  ready(): Promise<void>
+  slot(cls: number, spc: number, db: number, rel: number, fork: number): number
+  /** Copies the bytes; LSNs do not decrease; readers see nothing before `publish`. */
+  put(
+    slot: number,
+    blk: number,
+    lsn: Lsn,
+    kind: ValueKind,
+    src: Buffer,
+    offset: number,
+    length: number,
+  ): void
+  publish(lastRecordLsn: Lsn): void
+  /** Resolves when memory allows more puts. */
+  waitForRoom(): Promise<void>
+  readPages(slot: number, firstBlk: number, count: number, lsn: Lsn): Promise<Buffer>
+  readBlob(slot: number, blk: number, lsn: Lsn): Promise<Buffer | null>
+  scanBlobs(
+    cls: number,
+    lsn: Lsn,
+    filter?: { spc?: number; db?: number },
+  ): Promise<readonly TargetBlob[]>
+  /** Blocks of a fork now, unpublished puts included; `slot` is the RelSize slot. */
+  latestRelSize(slot: number): number | undefined
+}

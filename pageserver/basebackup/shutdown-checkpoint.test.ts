@@ -19,7 +19,7 @@ import {
   makeShutdownCheckpoint,
   type ShutdownCheckpoint,
   shutdownCheckpointEnd,
-  wholeSegments,
+  type WalPart,
 } from './shutdown-checkpoint.ts'
 
 const COUNTERS: Checkpoint = {
@@ -51,6 +51,16 @@ function make(lsn: Lsn): ShutdownCheckpoint {
     systemId: SYSTEM_ID,
     checkpoint: COUNTERS,
   })
+}
+
+function wholeSegments(parts: readonly WalPart[]): Map<number, Buffer> {
+  const segments = new Map<number, Buffer>()
+  for (const part of parts) {
+    const segment = segments.get(part.segment) ?? Buffer.alloc(WAL_SEGMENT_SIZE)
+    part.bytes.copy(segment, part.offset)
+    segments.set(part.segment, segment)
+  }
+  return segments
 }
 
 /** Reads the record back as a WAL reader does, page by page. */

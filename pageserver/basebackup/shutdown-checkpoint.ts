@@ -17,7 +17,6 @@ import {
   segmentOffset,
   skipWalHeader,
   WAL_PAGE_SIZE,
-  WAL_SEGMENT_SIZE,
   walHeaderSize,
   walPageOffset,
   writeLsnLE,
@@ -161,15 +160,4 @@ function toParts(pages: ReadonlyMap<Lsn, Buffer>): WalPart[] {
     offset: segmentOffset(pageLsn),
     bytes,
   }))
-}
-
-/** The whole 16 MiB segment files that the parts describe, for servers that get a plain backup. */
-export function wholeSegments(parts: readonly WalPart[]): Map<number, Buffer> {
-  const segments = new Map<number, Buffer>()
-  for (const part of parts) {
-    const segment = segments.get(part.segment) ?? Buffer.alloc(WAL_SEGMENT_SIZE)
-    part.bytes.copy(segment, part.offset)
-    segments.set(part.segment, segment)
-  }
-  return segments
 }

@@ -1,0 +1,289 @@
+/**
+ * Base backups: a data folder as of any LSN of a timeline, as a list of tar entries.
+ *
+ * For a compute the folder has no relation files (pages come over the page stream), except the init
+ * forks of unlogged relations, which Postgres keeps locally. A full backup has all of them, and
+ * stock Postgres starts from it. Either way pg_control says "shut down" and points to a shutdown
+ * checkpoint at the LSN (shutdown-checkpoint.ts), so that no recovery runs.
+ */
+import { assert, ZenithError } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import { type Lsn, segmentFileName, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { computeSettingsConf } from '#libs/pg/compute-settings.ts'
+import {
+  type ControlFile,
+  DB_STATE,
+  parseControlFile,
+  serializeControlFile,
+} from '#libs/pg/control-file.ts'
+import { crc32c } from '#libs/wal/crc32c.ts'
+import { INIT_FORK, MAIN_FORK } from '#libs/wal/format.ts'
+import { type CheckpointState, checkpointAt } from '../ingest/checkpoint-state.ts'
+import { KeyClass, PAGE_SIZE } from '../keyspace/key-class.ts'
+import type { BlobEntry, Timeline } from '../timeline/timeline.ts'
+import {
+  databaseFolder,
+  DEFAULT_TABLESPACE,
+  DIRECTORIES,
+  PG_HBA_CONF,
+  PG_MAJOR_VERSION,
+  relationPath,
+  slruPath,
+  twoPhasePath,
+} from './data-folder.ts'
+import {
+  makeShutdownCheckpoint,
+  type ShutdownCheckpoint,
+  type WalPart,
+} from './shutdown-checkpoint.ts'
+import { neededSlruPages } from './slru-pages.ts'
+
+const BLOCKS_PER_FILE = 131072
+const PAGES_PER_READ = 128
+/** WAL segments are zeros but for a page or three; the same bytes are sent over and over. */
+const ZEROS = Buffer.alloc(128 * 1024)
+/** pg_control's value in a cluster that never used unlogged relations (FirstNormalUnloggedLSN). */
+const FIRST_UNLOGGED_LSN = 1000
+
+export type BackupEntry =
+  | { name: string; type: 'directory' }
+  | { name: string; type: 'file'; content: Buffer }
+  | {
+      name: string
+      type: 'stream'
+      sizeBytes: number
+      chunks: Iterable<Buffer> | AsyncIterable<Buffer>
+    }
+
+export interface BackupOptions {
+  /** `compute`: no relation files. `full`: everything, for stock Postgres. */
+  kind: 'compute' | 'full'
+  log: Logger
+  /** Clock for the checkpoint's time stamp. */
+  now?: () => number
+}
+
+/**
+ * Yields the entries of the backup in archive order; pg_control is the last. The caller has checked
+ * that `lsn` is a record boundary within the timeline and has been taken in.
+ */
+export async function* backupEntries(
+  timeline: Timeline,
+  lsn: Lsn,
+  options: BackupOptions,
+): AsyncGenerator<BackupEntry> {
+  const [controlBlob, state, relations, slru] = await Promise.all([
+    timeline.readBlob(timeline.slot(KeyClass.ControlFile, 0, 0, 0, 0), 0, lsn),
+    checkpointAt(timeline, lsn),
+    timeline.scanBlobs(KeyClass.RelSize, lsn),
+    slruEntries(timeline, lsn, options),
+  ])
+  assert(controlBlob, 'a timeline has a control file from its first LSN on')
+  const control = parseControlFile(controlBlob)
+  const nowSeconds = Math.floor((options.now ?? Date.now)() / 1000)
+  const made = makeShutdownCheckpoint({
+    lsn,
+    previousRecordLsn: state.previousRecordLsn,
+    systemId: control.systemId,
+    checkpoint: {
+      ...state.checkpoint,
+      // As the server will have it; a difference would make it write a record to say so.
+      fullPageWrites: options.kind === 'full',
+      timeSeconds: nowSeconds,
+    },
+  })
+
+  for (const name of DIRECTORIES) yield { name, type: 'directory' }
+  yield file('PG_VERSION', `${PG_MAJOR_VERSION}\n`)
+  yield file('pg_hba.conf', PG_HBA_CONF)
+  yield file('pg_ident.conf', '')
+  yield file('postgresql.auto.conf', '')
+  if (options.kind === 'full') yield file('postgresql.conf', computeSettingsConf())
+  yield* await databaseEntries(timeline, lsn)
+  yield* slru
+  yield* await twoPhaseEntries(timeline, lsn)
+  yield* await initForkEntries(timeline, lsn, relations)
+  if (options.kind === 'full') yield* relationEntries(timeline, lsn, relations)
+  yield* segmentEntries(made.parts)
+  // The last entry: a folder from an archive that was cut short lacks it and cannot start.
+  const finished = shutDownControl(control, state, made, nowSeconds)
+  yield { name: 'global/pg_control', type: 'file', content: serializeControlFile(finished) }
+}
+
+function file(name: string, text: string): BackupEntry {
+  return { name, type: 'file', content: Buffer.from(text) }
+}
+
+/**
+ * pg_control of a stopped server. Settings are those that the timeline's last server told in its
+ * WAL: start-up compares them with its own and logs a record only for a change.
+ */
+function shutDownControl(
+  initial: ControlFile,
+  state: CheckpointState,
+  made: ShutdownCheckpoint,
+  nowSeconds: number,
+): ControlFile {
+  return {
+    ...initial,
+    state: DB_STATE.shutDown,
+    timeSeconds: nowSeconds,
+    checkpointLsn: made.recordLsn,
+    checkpoint: made.checkpoint,
+    unloggedLsn: FIRST_UNLOGGED_LSN,
+    minRecoveryPoint: 0,
+    minRecoveryTimeline: 0,
+    backupStartPoint: 0,
+    backupEndPoint: 0,
+    backupEndRequired: false,
+    walLevel: made.checkpoint.walLevel,
+    walLogHints: state.walLogHints,
+    maxConnections: state.maxConnections,
+    maxWorkerProcesses: state.maxWorkerProcesses,
+    maxWalSenders: state.maxWalSenders,
+    maxPreparedXacts: state.maxPreparedXacts,
+    maxLocksPerXact: state.maxLocksPerXact,
+    trackCommitTimestamp: state.commitTsActive,
+  }
+}
+
+/** Per database its folder, PG_VERSION and pg_filenode.map, and the shared pg_filenode.map. */
+async function databaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
+  const entries: BackupEntry[] = []
+  for (const map of await timeline.scanBlobs(KeyClass.RelMap, lsn)) {
+    const folder = databaseFolder(map.spc, map.db)
+    if (map.spc === DEFAULT_TABLESPACE) {
+      if (folder !== 'base/1') entries.push({ name: folder, type: 'directory' })
+      entries.push(file(`${folder}/PG_VERSION`, `${PG_MAJOR_VERSION}\n`))
+    }
+    entries.push({ name: `${folder}/pg_filenode.map`, type: 'file', content: map.value })
+  }
+  return entries
+}
+
+async function slruEntries(
+  timeline: Timeline,
+  lsn: Lsn,
+  options: BackupOptions,
+): Promise<BackupEntry[]> {
+  const [segments, state] = await Promise.all([
+    timeline.scanBlobs(KeyClass.SlruSegSize, lsn),
+    checkpointAt(timeline, lsn),
+  ])
+  const blocksOf = new Map(
+    segments.map((entry) => [`${entry.spc}/${entry.rel}`, entry.value.readUInt32LE(0)]),
+  )
+  for (const need of neededSlruPages(state.checkpoint)) {
+    const key = `${need.kind}/${need.segment}`
+    const blocks = blocksOf.get(key) ?? 0
+    if (blocks >= need.blocks) continue
+    options.log.warn({ ...need, blocks }, 'an SLRU page that start-up needs was never written')
+    blocksOf.set(key, need.blocks)
+  }
+  return Promise.all(
+    [...blocksOf].map(async ([key, blocks]): Promise<BackupEntry> => {
+      const [kind = 0, segment = 0] = key.split('/').map(Number)
+      const slot = timeline.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
+      const content = await timeline.readPages(slot, 0, blocks, lsn)
+      return { name: slruPath(kind, segment), type: 'file', content }
+    }),
+  )
+}
+
+/** State files of prepared transactions: the stored body and its CRC-32C (twophase.c). */
+async function twoPhaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
+  const states = await timeline.scanBlobs(KeyClass.TwoPhase, lsn)
+  return states.map(({ db: xidHigh, rel: xidLow, value }) => {
+    const checksum = Buffer.alloc(4)
+    checksum.writeUInt32LE(crc32c(value))
+    const content = Buffer.concat([value, checksum])
+    return { name: twoPhasePath(xidHigh, xidLow), type: 'file', content }
+  })
+}
+
+/** Unlogged relations: the init fork as itself and as the main fork, as after a crash. */
+async function initForkEntries(
+  timeline: Timeline,
+  lsn: Lsn,
+  relations: readonly BlobEntry[],
+): Promise<BackupEntry[]> {
+  const entries: BackupEntry[] = []
+  for (const { spc, db, rel, fork, value } of relations) {
+    if (fork !== INIT_FORK) continue
+    const blocks = value.readUInt32LE(0)
+    const slot = timeline.slot(KeyClass.RelBlock, spc, db, rel, fork)
+    const content = blocks === 0 ? Buffer.alloc(0) : await timeline.readPages(slot, 0, blocks, lsn)
+    entries.push({ name: relationPath(spc, db, rel, INIT_FORK), type: 'file', content })
+    entries.push({ name: relationPath(spc, db, rel, MAIN_FORK), type: 'file', content })
+  }
+  return entries
+}
+
+/** All files of permanent relations, cut into segments of 1 GiB as md.c does. */
+function* relationEntries(
+  timeline: Timeline,
+  lsn: Lsn,
+  relations: readonly BlobEntry[],
+): Generator<BackupEntry> {
+  const relationOf = (entry: BlobEntry) => `${entry.spc}/${entry.db}/${entry.rel}`
+  const unlogged = new Set(relations.filter((r) => r.fork === INIT_FORK).map(relationOf))
+  for (const entry of relations) {
+    if (unlogged.has(relationOf(entry))) continue
+    const { spc, db, rel, fork } = entry
+    const blocks = entry.value.readUInt32LE(0)
+    const path = relationPath(spc, db, rel, fork)
+    const slot = timeline.slot(KeyClass.RelBlock, spc, db, rel, fork)
+    for (let first = 0; first === 0 || first < blocks; first += BLOCKS_PER_FILE) {
+      const inFile = Math.min(BLOCKS_PER_FILE, blocks - first)
+      yield {
+        name: first === 0 ? path : `${path}.${first / BLOCKS_PER_FILE}`,
+        type: 'stream',
+        sizeBytes: inFile * PAGE_SIZE,
+        chunks: pageChunks(timeline, slot, first, inFile, lsn),
+      }
+    }
+  }
+}
+
+async function* pageChunks(
+  timeline: Timeline,
+  slot: number,
+  firstBlock: number,
+  blocks: number,
+  lsn: Lsn,
+): AsyncGenerator<Buffer> {
+  for (let at = 0; at < blocks; at += PAGES_PER_READ) {
+    const count = Math.min(PAGES_PER_READ, blocks - at)
+    const pages = await timeline.readPages(slot, firstBlock + at, count, lsn)
+    if (pages.length !== count * PAGE_SIZE) {
+      throw new ZenithError('internal', `a read of ${count} pages gave ${pages.length} bytes`)
+    }
+    yield pages
+  }
+}
+
+/** Whole WAL segments, from the pages of them that are not zero. */
+function* segmentEntries(parts: readonly WalPart[]): Generator<BackupEntry> {
+  for (const [segment, inSegment] of Map.groupBy(parts, (part) => part.segment)) {
+    yield {
+      name: `pg_wal/${segmentFileName(1, segment)}`,
+      type: 'stream',
+      sizeBytes: WAL_SEGMENT_SIZE,
+      chunks: segmentChunks(inSegment),
+    }
+  }
+}
+
+function* segmentChunks(parts: readonly WalPart[]): Generator<Buffer> {
+  let at = 0
+  const end: WalPart = { segment: 0, offset: WAL_SEGMENT_SIZE, bytes: Buffer.alloc(0) }
+  for (const { offset, bytes } of [...parts, end]) {
+    while (at < offset) {
+      const length = Math.min(ZEROS.length, offset - at)
+      yield ZEROS.subarray(0, length)
+      at += length
+    }
+    if (bytes.length > 0) yield bytes
+    at += bytes.length
+  }
+}

@@ -1,0 +1,25 @@
+/** Settings of the pageserver, in pageserver.toml. Its folder is the data folder. */
+import { type Static, Type } from 'typebox'
+
+const Port = Type.Integer({ minimum: 0, maximum: 65535 })
+
+export const PageserverConfig = Type.Object(
+  {
+    id: Type.Integer({ minimum: 1 }),
+    listen_pg_host: Type.String({ minLength: 1 }),
+    listen_pg_port: Port,
+    listen_http_host: Type.String({ minLength: 1 }),
+    listen_http_port: Port,
+    control_plane_url: Type.String({ minLength: 1 }),
+    object_store: Type.Object(
+      { kind: Type.Literal('local_fs'), path: Type.String({ minLength: 1 }) },
+      { additionalProperties: false },
+    ),
+    /** Install prefix of the patched Postgres, for initdb and redo; default: what set-up built. */
+    postgres_prefix: Type.Optional(Type.String({ minLength: 1 })),
+    /** Redo processes at most; default: one per processor, at most 4. */
+    redo_processes: Type.Optional(Type.Integer({ minimum: 1, maximum: 64 })),
+  },
+  { additionalProperties: false },
+)
+export type PageserverConfig = Static<typeof PageserverConfig> & { dataDir: string }

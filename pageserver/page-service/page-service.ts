@@ -1,0 +1,106 @@
+/** The page service port: page streams and base backups, in Postgres sessions. */
+import { ZenithError } from '#libs/errors.ts'
+import type { TenantId, TimelineId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { type PgWireServer, servePgWire } from '#libs/pgwire/server.ts'
+import type { PgSession } from '#libs/pgwire/session.ts'
+import { backupEntries } from '../basebackup/base-backup.ts'
+import { isRecordBoundary } from '../basebackup/shutdown-checkpoint.ts'
+import { writeTar } from '../basebackup/tar-writer.ts'
+import type { Timeline } from '../timeline/timeline.ts'
+import { type PageCommand, parsePageCommand } from './command.ts'
+import type { PageServiceMetrics } from './metrics.ts'
+import { PageStream } from './page-stream.ts'
+import { WAIT_FOR_WAL_MS } from './reader.ts'
+
+/** Requests are tiny; anything larger is not a page stream client. */
+const MAX_MESSAGE_BYTES = 64 * 1024
+
+export interface PageServiceOptions {
+  host: string
+  port: number
+  log: Logger
+  metrics: PageServiceMetrics
+  /** Throws `not_found` for a tenant or timeline that this pageserver does not hold. */
+  findTimeline: (tenantId: TenantId, timelineId: TimelineId) => Timeline
+}
+
+export function servePages(options: PageServiceOptions): Promise<PgWireServer> {
+  return servePgWire({
+    host: options.host,
+    port: options.port,
+    log: options.log,
+    maxMessageBytes: MAX_MESSAGE_BYTES,
+    onSession: (session) => runSession(session, options),
+  })
+}
+
+async function runSession(session: PgSession, options: PageServiceOptions): Promise<void> {
+  for (;;) {
+    const query = await session.nextQuery()
+    if (query === null) return
+    try {
+      await runCommand(session, parsePageCommand(query), options)
+    } catch (error) {
+      if (session.socket.destroyed) return
+      options.log.warn({ err: error, query: query.slice(0, 200) }, 'page service command failed')
+      session.sendError(error)
+    }
+    session.sendReadyForQuery()
+  }
+}
+
+async function runCommand(
+  session: PgSession,
+  command: PageCommand,
+  options: PageServiceOptions,
+): Promise<void> {
+  const { tenantId, timelineId } = command
+  const timeline = options.findTimeline(tenantId, timelineId)
+  const log = options.log.child({ tenantId, timelineId })
+  if (command.kind === 'pagestream') {
+    await new PageStream({ session, timeline, log, metrics: options.metrics }).run()
+    session.sendCopyDone()
+    session.sendCommandComplete('PAGESTREAM')
+    return
+  }
+  const startedAt = performance.now()
+  const lsn = await backupLsn(timeline, command.lsn)
+  session.startCopyOut()
+  const kind = command.kind === 'basebackup' ? 'compute' : 'full'
+  const sizeBytes = await writeTar(backupEntries(timeline, lsn, { kind, log }), (parts) =>
+    sendParts(session, parts),
+  )
+  session.sendCopyDone()
+  session.sendCommandComplete(command.kind.toUpperCase())
+  const elapsedMs = performance.now() - startedAt
+  options.metrics.observeBackup(command.kind, elapsedMs)
+  log.info({ kind: command.kind, lsn: formatLsn(lsn), sizeBytes, elapsedMs }, 'sent base backup')
+}
+
+async function sendParts(session: PgSession, parts: Buffer[]): Promise<void> {
+  if (session.socket.destroyed) {
+    throw new ZenithError('unavailable', 'the client left before the backup was complete')
+  }
+  if (!session.sendCopyData(...parts)) await session.drained()
+}
+
+/** The LSN to back up at: the one asked for, once it is there, or the newest. */
+async function backupLsn(timeline: Timeline, wanted: Lsn | null): Promise<Lsn> {
+  if (wanted === null) return timeline.lastRecordLsn
+  if (wanted < timeline.startLsn) {
+    throw new ZenithError(
+      'out_of_range',
+      `timeline ${timeline.timelineId} starts at ${formatLsn(timeline.startLsn)}, after ${formatLsn(wanted)}`,
+    )
+  }
+  if (!isRecordBoundary(wanted)) {
+    throw new ZenithError(
+      'invalid_argument',
+      `no record ends at ${formatLsn(wanted)}: it is inside a page header or no multiple of 8`,
+    )
+  }
+  await timeline.waitForLsn(wanted, WAIT_FOR_WAL_MS)
+  return wanted
+}

@@ -1,0 +1,45 @@
+import { describe, expect, test } from 'vitest'
+import {
+  type Candidate,
+  furthest,
+  LAG_LIMIT_BYTES,
+  reasonToSwitch,
+  SILENT_LIMIT_MS,
+  STALL_LIMIT_MS,
+  worthConnecting,
+} from './choice.ts'
+
+const one = (id: number, commitLsn: number | null, computeConnected = false): Candidate => ({
+  id,
+  commitLsn,
+  computeConnected,
+})
+const current = { id: 1, receivedLsn: 1000, silentMs: 0, stalledMs: 0 }
+
+describe('choice of a safekeeper', () => {
+  test('the furthest that answered wins; the first among equals', () => {
+    expect(furthest([one(1, 10), one(2, 30), one(3, null), one(4, 30)])?.id).toBe(2)
+    expect(furthest([one(1, null)])).toBeNull()
+    expect(furthest([])).toBeNull()
+  })
+
+  test('a stream is worth it for WAL that is there or a compute that writes', () => {
+    expect(worthConnecting([one(1, 1000)], 1000)).toBe(false)
+    expect(worthConnecting([one(1, 1001)], 1000)).toBe(true)
+    expect(worthConnecting([one(1, 1000, true)], 1000)).toBe(true)
+    expect(worthConnecting([one(1, null, true)], 1000)).toBe(false)
+  })
+
+  test('a working stream is kept while others are about as far', () => {
+    expect(reasonToSwitch(current, [one(1, 5000), one(2, 5000)])).toBeNull()
+    expect(reasonToSwitch({ ...current, stalledMs: 60_000 }, [one(2, 1000)])).toBeNull()
+  })
+
+  test('silence, a stall and a large lag end it', () => {
+    expect(reasonToSwitch({ ...current, silentMs: SILENT_LIMIT_MS + 1 }, [])).toContain('silent')
+    const stalled = { ...current, stalledMs: STALL_LIMIT_MS + 1 }
+    expect(reasonToSwitch(stalled, [one(2, 1008)])).toContain('2 has more')
+    const far = 1001 + LAG_LIMIT_BYTES
+    expect(reasonToSwitch(current, [one(2, far)])).toContain('bytes ahead')
+  })
+})

@@ -1,0 +1,227 @@
+/**
+ * One connection to a safekeeper: WAL in, positions out. WAL bytes are copied off the socket into a
+ * bounded queue and handed to ingest one chunk at a time; while the queue is full the socket rests.
+ */
+import type { NodeInfo } from '#libs/api/control.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
+import type { TenantId, TimelineId } from '#libs/ids.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
+import { targetOptions } from '#libs/pgwire/session-target.ts'
+import {
+  decodeWalStreamMessage,
+  encodePageserverFeedback,
+  encodeStandbyStatus,
+  postgresTimeUs,
+} from '#libs/protocol/wal-stream.ts'
+import type { Timeline } from '../timeline/timeline.ts'
+
+const QUEUE_HIGH_BYTES = 8 * 1024 * 1024
+const QUEUE_LOW_BYTES = 2 * 1024 * 1024
+const FEEDBACK_INTERVAL_MS = 1000
+/** Positions that changed are told no more often than this. */
+const FEEDBACK_MIN_GAP_MS = 50
+
+/** Takes WAL in; what it throws is final for the timeline. */
+export interface WalSink {
+  /** Where the next chunk must start. */
+  readonly nextLsn: Lsn
+  ingest(chunk: Buffer, startLsn: Lsn): Promise<void>
+}
+
+export interface WalStreamOptions {
+  tenantId: TenantId
+  timelineId: TimelineId
+  safekeeper: NodeInfo
+  timeline: Timeline
+  sink: WalSink
+  onBytes: (bytes: number) => void
+}
+
+/** Thrown when WAL arrived but could not be taken in; the connection is not to blame. */
+export class IngestFailure extends Error {
+  constructor(cause: unknown) {
+    super(cause instanceof Error ? cause.message : String(cause), { cause })
+    this.name = 'IngestFailure'
+  }
+}
+
+export class WalStream {
+  readonly safekeeperId: number
+  commitLsn: Lsn = 0
+  receivedLsn: Lsn
+  readonly #options: WalStreamOptions
+  readonly #client: PgClient
+  #lastMessageAt = performance.now()
+  #lastProgressAt = performance.now()
+  #queue: { startLsn: Lsn; wal: Buffer }[] = []
+  #queuedBytes = 0
+  #pumping: Promise<void> | null = null
+  #paused = false
+  #feedbackAt = 0
+  #feedbackLsns = ''
+  #end!: (error: Error | null) => void
+  #ended = false
+  /** Resolves when the stream is over: null for a regular end. */
+  readonly ended: Promise<Error | null>
+
+  private constructor(client: PgClient, options: WalStreamOptions) {
+    this.#client = client
+    this.#options = options
+    this.safekeeperId = options.safekeeper.id
+    this.receivedLsn = options.sink.nextLsn
+    this.ended = new Promise((resolve) => {
+      this.#end = (error) => {
+        this.#ended = true
+        resolve(error)
+      }
+    })
+  }
+
+  /** Connects and starts streaming where the sink wants to go on. Throws when that fails. */
+  static async open(options: WalStreamOptions): Promise<WalStream> {
+    const { safekeeper, timeline, tenantId, timelineId } = options
+    const client = await connectPgWire({
+      host: safekeeper.host,
+      port: safekeeper.pgPort,
+      applicationName: 'pageserver',
+      replication: true,
+      options: targetOptions({ tenantId, timelineId }),
+      connectTimeoutMs: 5000,
+    })
+    try {
+      await checkSystemId(client, timeline)
+      const stream = new WalStream(client, options)
+      await client.startCopyBoth(
+        `START_REPLICATION PHYSICAL ${formatLsn(stream.receivedLsn)}`,
+        (payload) => stream.#onFrame(payload),
+        (error) => stream.#finish(error ?? null),
+      )
+      return stream
+    } catch (error) {
+      client.destroy()
+      throw error
+    }
+  }
+
+  get silentMs(): number {
+    return performance.now() - this.#lastMessageAt
+  }
+
+  get stalledMs(): number {
+    return performance.now() - this.#lastProgressAt
+  }
+
+  /** Ends the connection; WAL that is queued but not taken in is dropped and comes again later. */
+  async close(): Promise<void> {
+    this.#finish(null)
+    await this.#pumping
+  }
+
+  /** Tells the safekeeper our positions if they changed, or if it is time. */
+  sendFeedback(nowMs: number): void {
+    if (this.#ended) return
+    const { lastRecordLsn, diskConsistentLsn, remoteConsistentLsn } = this.#options.timeline
+    const lsns = `${lastRecordLsn} ${diskConsistentLsn} ${remoteConsistentLsn}`
+    const dueMs = lsns === this.#feedbackLsns ? FEEDBACK_INTERVAL_MS : FEEDBACK_MIN_GAP_MS
+    if (nowMs - this.#feedbackAt < dueMs) return
+    this.#feedbackAt = nowMs
+    this.#feedbackLsns = lsns
+    const timeUs = postgresTimeUs(nowMs)
+    this.#client.sendCopyData(
+      encodeStandbyStatus({
+        writeLsn: lastRecordLsn,
+        flushLsn: diskConsistentLsn,
+        applyLsn: remoteConsistentLsn,
+        sentAtUs: timeUs,
+        replyRequested: false,
+      }),
+    )
+    this.#client.sendCopyData(
+      encodePageserverFeedback({
+        currentTimelineSizeBytes: 0,
+        lastReceivedLsn: lastRecordLsn,
+        diskConsistentLsn,
+        remoteConsistentLsn,
+        replyTimeUs: BigInt(timeUs),
+        shardNumber: 0,
+      }),
+    )
+  }
+
+  #onFrame(payload: Buffer): void {
+    if (this.#ended) return
+    this.#lastMessageAt = performance.now()
+    try {
+      const message = decodeWalStreamMessage(payload)
+      this.commitLsn = Math.max(this.commitLsn, message.walEndLsn)
+      if (message.kind === 'keepalive') {
+        if (message.replyRequested) this.#feedbackAt = 0
+        this.sendFeedback(Date.now())
+        return
+      }
+      this.#enqueue(message.startLsn, message.wal)
+    } catch (error) {
+      this.#finish(error as Error)
+    }
+  }
+
+  #enqueue(startLsn: Lsn, wal: Buffer): void {
+    if (startLsn !== this.receivedLsn) {
+      throw new ZenithError(
+        'corrupt',
+        `safekeeper ${this.safekeeperId} sent WAL from ${formatLsn(startLsn)} where ${formatLsn(this.receivedLsn)} comes next`,
+      )
+    }
+    // The payload is a view of the socket's buffer and will be overwritten.
+    this.#queue.push({ startLsn, wal: Buffer.from(wal) })
+    this.#queuedBytes += wal.length
+    this.receivedLsn += wal.length
+    this.#lastProgressAt = this.#lastMessageAt
+    this.#options.onBytes(wal.length)
+    if (this.#queuedBytes > QUEUE_HIGH_BYTES && !this.#paused) {
+      this.#paused = true
+      this.#client.pause()
+    }
+    this.#pumping ??= this.#pump()
+  }
+
+  async #pump(): Promise<void> {
+    const { sink } = this.#options
+    try {
+      for (let next = this.#queue.shift(); next && !this.#ended; next = this.#queue.shift()) {
+        assert(next.startLsn === sink.nextLsn, 'WAL is taken in without gaps')
+        await sink.ingest(next.wal, next.startLsn)
+        this.#queuedBytes -= next.wal.length
+        if (this.#paused && this.#queuedBytes < QUEUE_LOW_BYTES) {
+          this.#paused = false
+          // While paused no keepalive could come in, so the silence was ours.
+          this.#lastMessageAt = performance.now()
+          this.#client.resume()
+        }
+        this.sendFeedback(Date.now())
+      }
+    } catch (error) {
+      this.#finish(new IngestFailure(error))
+    } finally {
+      this.#pumping = null
+    }
+  }
+
+  #finish(error: Error | null): void {
+    if (this.#ended) return
+    this.#end(error)
+    this.#queue = []
+    this.#client.destroy()
+  }
+}
+
+async function checkSystemId(client: PgClient, timeline: Timeline): Promise<void> {
+  const { columns, rows } = await client.query('IDENTIFY_SYSTEM')
+  const systemId = rows[0]?.[columns.indexOf('systemid')]
+  if (systemId === timeline.systemId) return
+  throw new ZenithError(
+    'corrupt',
+    `the safekeeper has WAL of system ${systemId}, the timeline belongs to ${timeline.systemId}`,
+  )
+}

@@ -105,16 +105,13 @@ export function next(state: LifecycleState, event: LifecycleEvent): Step {
 }
 
 function stop(state: LifecycleState): Step {
-  switch (state.phase) {
-    case 'electing':
-    case 'fetching':
-      return end({ phase: state.phase, outcome: 'stopped', reason: null })
-    case 'starting':
-    case 'running':
-      return go('stopping', ['stop-postgres', 'report'])
-    default:
-      return stay(state)
+  const { phase } = state
+  if (phase === 'electing' || phase === 'fetching') {
+    return end({ phase, outcome: 'stopped', reason: null })
   }
+  return phase === 'starting' || phase === 'running'
+    ? go('stopping', ['stop-postgres', 'report'])
+    : stay(state)
 }
 
 /** Ends for a reason; Postgres, if there is one, goes first. */

@@ -36,7 +36,7 @@ export interface SupervisorOptions {
   log: Logger
   clock: PhaseClock
   /** Sends a report; resolves when the control plane has it, or gave up. */
-  report(report: EndpointReport): Promise<void>
+  report: (report: EndpointReport) => Promise<void>
 }
 
 export class Supervisor {

@@ -3,7 +3,7 @@ import { Counter, Gauge } from '@prometheus-io/client'
 import type { Metrics } from '#libs/metrics.ts'
 
 export interface WalReceiverMetrics {
-  countBytes(bytes: number): void
+  countBytes: (bytes: number) => void
 }
 
 /** What a scrape asks about each timeline. */

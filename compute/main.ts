@@ -1,15 +1,17 @@
 /** One compute: `node compute/main.ts --spec spec.json`. Exit codes: 0 stopped, 1 crashed, 3 fenced. */
-import { requiredOption } from '#libs/config.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { runProcess } from '#libs/service.ts'
 import { PhaseClock } from './phase-clock.ts'
 import { createProposer } from './proposer-of-spec.ts'
 import { Reporter } from './reporter.ts'
-import { loadSpec } from './spec.ts'
+import { loadSpec, specPath } from './spec.ts'
 import { Supervisor } from './supervisor.ts'
+
+const HTTP_DELAY_MS = 1_000
 
 runProcess('compute', async (self) => {
   const clock = new PhaseClock('loading')
-  const { spec, place } = loadSpec(requiredOption(process.argv.slice(2), 'spec'))
+  const { spec, place } = loadSpec(specPath())
   const log = self.log.child({ endpoint: spec.endpoint, timelineId: spec.timelineId })
   const reporter = new Reporter(spec, log)
   const supervisor = new Supervisor({
@@ -31,7 +33,9 @@ runProcess('compute', async (self) => {
   clock.enter('electing')
   supervisor.start()
 
-  // Loaded only now: the HTTP stack takes as long as the election, and nobody needs it before.
+  // Loading the HTTP stack takes as long as all the rest of a start. It is done while Postgres comes
+  // up, or while an election that finds no quorum goes on.
+  await Promise.race([supervisor.postgresSpawned, sleep(HTTP_DELAY_MS)])
   const { serveHttp } = await import('./http.ts')
   const { app, port } = await serveHttp(supervisor, spec.host, log)
   closeHttp = () => app.close()

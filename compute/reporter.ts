@@ -3,7 +3,6 @@
  * later one replaces it. The control plane may be down; a compute serves its clients regardless.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { callControl } from '#libs/api/control-client.ts'
 import type { ComputeSpec, EndpointReport } from '#libs/api/control.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
@@ -33,6 +32,8 @@ export class Reporter {
   }
 
   async #drain(): Promise<void> {
+    // Loaded on first use: the schemas behind it take longer than an election.
+    const { callControl } = await import('#libs/api/control-client.ts')
     const { tenantId, endpoint: name, controlPlaneUrl } = this.#spec
     while (this.#pending !== null) {
       const report = this.#pending

@@ -11,6 +11,14 @@ export interface ComputePlace {
   readonly postgresLog: string
 }
 
+/** The file named by `--spec`. Throws `invalid_argument` when it is missing. */
+export function specPath(argv: readonly string[] = process.argv.slice(2)): string {
+  const at = argv.indexOf('--spec')
+  const file = at === -1 ? undefined : argv[at + 1]
+  if (file !== undefined) return file
+  throw new ZenithError('invalid_argument', 'the option --spec FILE is missing')
+}
+
 /**
  * Loads `spec.json`. The control plane wrote it from its checked schema, so only its presence and
  * the fields that choose paths and addresses are looked at: starting fast matters here.

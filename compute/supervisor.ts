@@ -18,7 +18,7 @@ import {
   type LifecycleState,
   next,
 } from './lifecycle.ts'
-import { PhaseClock } from './phase-clock.ts'
+import type { PhaseClock } from './phase-clock.ts'
 import { hbaConf, postgresConf } from './postgres-config.ts'
 import { logTail, Postgres } from './postgres.ts'
 import type { WalProposer } from './proposer/wal-proposer.ts'
@@ -55,6 +55,11 @@ export class Supervisor {
     this.#resolveEnded = resolve
   })
   httpPort: number | null = null
+  #resolveSpawned: () => void = () => {}
+  /** Resolves when the Postgres process has been started, or will not be. */
+  readonly postgresSpawned: Promise<void> = new Promise((resolve) => {
+    this.#resolveSpawned = resolve
+  })
 
   constructor(options: SupervisorOptions) {
     this.#options = options
@@ -199,6 +204,7 @@ export class Supervisor {
       logFile: place.postgresLog,
     })
     this.#postgres = postgres
+    this.#resolveSpawned()
     void postgres.ended.then(({ clean, reason }) => {
       const tail = clean ? '' : `\n${logTail(place.postgresLog)}`
       this.#handle({ kind: 'postgres-ended', clean, reason: `${reason}${tail}` })
@@ -224,6 +230,7 @@ export class Supervisor {
 
   #exit(): void {
     clearTimeout(this.#stopTimer)
+    this.#resolveSpawned()
     removeSocketFolder(this.#socketFolder)
     const { outcome } = this.#state
     assert(outcome !== null, 'an ended compute has an outcome')

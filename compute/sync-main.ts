@@ -4,15 +4,14 @@
  * It fences a compute that still writes.
  */
 import { readFileSync } from 'node:fs'
-import { requiredOption } from '#libs/config.ts'
 import { createLogger } from '#libs/log.ts'
 import { formatLsn } from '#libs/lsn.ts'
+import { specPath } from './spec.ts'
 import { createProposer, type ProposerSpec } from './proposer-of-spec.ts'
 
 const log = createLogger('sync')
 try {
-  const file = requiredOption(process.argv.slice(2), 'spec')
-  const spec = JSON.parse(readFileSync(file, 'utf8')) as ProposerSpec
+  const spec = JSON.parse(readFileSync(specPath(), 'utf8')) as ProposerSpec
   const proposer = createProposer(spec, log)
   const { startLsn, term } = await proposer.elect()
   log.info({ timelineId: spec.timelineId, term, lsn: formatLsn(startLsn) }, 'safekeepers synced')

@@ -1,0 +1,61 @@
+import { describe, expect, it } from 'vitest'
+import type { ComputeSpec } from '#libs/api/control.ts'
+import { postgresConf, setting } from './postgres-config.ts'
+
+const node = { id: 1, host: '127.0.0.1', pgPort: 64000, httpPort: 9898 }
+const spec: ComputeSpec = {
+  tenantId: '0'.repeat(32),
+  timelineId: '1'.repeat(32),
+  branch: 'main',
+  endpoint: 'main',
+  attempt: 1,
+  host: '127.0.0.1',
+  port: 55432,
+  controlPlaneUrl: 'http://127.0.0.1:9090',
+  pageserver: node,
+  safekeepers: [node],
+  membershipGeneration: 1,
+  pgVersion: 170011,
+  systemId: '7',
+}
+const options = { spec, startLsn: 0x1609610, socketFolder: null }
+
+/** The last line for a name, which is the one that Postgres obeys. */
+function effective(conf: string, name: string): string | undefined {
+  return conf
+    .split('\n')
+    .filter((line) => line.startsWith(`${name} = `))
+    .at(-1)
+    ?.slice(name.length + 3)
+}
+
+describe('postgresql.conf', () => {
+  it('says where the pages are and where WAL begins', () => {
+    const conf = postgresConf(options)
+    expect(effective(conf, 'zenith.pageserver_connstring')).toBe("'host=127.0.0.1 port=64000'")
+    expect(effective(conf, 'zenith.start_lsn')).toBe("'0/1609610'")
+    expect(effective(conf, 'synchronous_standby_names')).toBe("'walproposer'")
+  })
+
+  it('lets the owner choose, but not what the storage depends on', () => {
+    const settings = {
+      shared_buffers: '16MB',
+      fsync: 'on',
+      full_page_writes: 'on',
+      synchronous_standby_names: '',
+      shared_preload_libraries: 'pg_stat_statements, zenith',
+      wal_level: 'minimal',
+    }
+    const conf = postgresConf({ ...options, spec: { ...spec, settings } })
+    expect(effective(conf, 'shared_buffers')).toBe("'16MB'")
+    expect(effective(conf, 'fsync')).toBe('off')
+    expect(effective(conf, 'full_page_writes')).toBe('off')
+    expect(effective(conf, 'wal_level')).toBe('replica')
+    expect(effective(conf, 'synchronous_standby_names')).toBe("'walproposer'")
+    expect(effective(conf, 'shared_preload_libraries')).toBe("'zenith,pg_stat_statements'")
+  })
+
+  it('quotes values', () => {
+    expect(setting('a.b', "it's \\ here")).toBe("a.b = 'it''s \\\\ here'")
+  })
+})

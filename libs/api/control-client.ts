@@ -5,7 +5,8 @@
  */
 import { requestJson } from '#libs/http/client.ts'
 import type { Static, TSchema } from 'typebox'
-import { type ControlRouteName, type ControlRoutes, controlRoutes } from './control.ts'
+import type { ControlRouteName, ControlRoutes } from './control.ts'
+import { controlPaths } from './control-paths.ts'
 
 type Body<R> = R extends { body: infer S extends TSchema } ? Static<S> : undefined
 type Params<N extends ControlRouteName> = Static<ControlRoutes[N]['params']>
@@ -22,12 +23,12 @@ export async function callControl<N extends ControlRouteName>(
   name: N,
   options: CallOptions<N> = {},
 ): Promise<Static<ControlRoutes[N]['response']>> {
-  const route = controlRoutes[name]
+  const route = controlPaths[name]
   const params = (options.params ?? {}) as Record<string, string | number>
   const path = route.path.replace(/:(\w+)/g, (_, key: string) =>
     encodeURIComponent(String(params[key])),
   )
-  const body = options.body ?? ('body' in route ? {} : undefined)
+  const body = options.body ?? (route.method === 'POST' || route.method === 'PUT' ? {} : undefined)
   return requestJson(route.method, new URL(path, baseUrl).href, body, {
     timeoutMs: options.timeoutMs ?? 60_000,
   })

@@ -6,6 +6,7 @@
  * are idempotent where the caller names the id; what exists already with other contents is a 409.
  */
 import { type Static, type TSchema, Type } from 'typebox'
+import { controlPaths } from './control-paths.ts'
 
 /** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
 export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
@@ -174,8 +175,7 @@ const routes = <const T extends Record<string, Route>>(table: T): T => table
 
 export const controlRoutes = routes({
   listNodes: {
-    method: 'GET',
-    path: '/v1/node',
+    ...controlPaths.listNodes,
     summary: 'Registered pageservers and safekeepers',
     params: None,
     response: Type.Object({
@@ -184,68 +184,59 @@ export const controlRoutes = routes({
     }),
   },
   registerPageserver: {
-    method: 'PUT',
-    path: '/v1/pageserver/:id',
+    ...controlPaths.registerPageserver,
     summary: 'Register a pageserver, or give it a new address',
     params: NodeParams,
     body: NodeAddress,
     response: NodeInfo,
   },
   registerSafekeeper: {
-    method: 'PUT',
-    path: '/v1/safekeeper/:id',
+    ...controlPaths.registerSafekeeper,
     summary: 'Register a safekeeper, or give it a new address',
     params: NodeParams,
     body: NodeAddress,
     response: NodeInfo,
   },
   reAttach: {
-    method: 'POST',
-    path: '/v1/re-attach',
+    ...controlPaths.reAttach,
     summary: 'A pageserver started: raises the generation of each of its tenants, durably',
     params: None,
     body: Type.Object({ pageserverId: Type.Integer({ minimum: 1 }) }),
     response: ReAttachResponse,
   },
   listTenants: {
-    method: 'GET',
-    path: '/v1/tenant',
+    ...controlPaths.listTenants,
     summary: 'Tenants, oldest first',
     params: None,
     response: Type.Array(TenantInfo),
   },
   createTenant: {
-    method: 'POST',
-    path: '/v1/tenant',
+    ...controlPaths.createTenant,
     summary: 'Create a tenant with its first timeline, branch main',
     params: None,
     body: Type.Object({ tenantId: Type.Optional(IdText) }),
     response: TenantInfo,
   },
   getTenant: {
-    method: 'GET',
-    path: '/v1/tenant/:tenantId',
+    ...controlPaths.getTenant,
     summary: 'One tenant',
     params: TenantParams,
     response: TenantInfo,
   },
   listTimelines: {
-    method: 'GET',
-    path: '/v1/tenant/:tenantId/timeline',
+    ...controlPaths.listTimelines,
     summary: 'Timelines with their positions on pageserver and safekeepers',
     params: TenantParams,
     response: Type.Array(TimelineInfo),
   },
   listBranches: {
-    method: 'GET',
-    path: '/v1/tenant/:tenantId/branch',
+    ...controlPaths.listBranches,
     summary: 'Branches, each with its parent, parents before children',
     params: TenantParams,
     response: Type.Array(BranchInfo),
   },
   createBranch: {
-    method: 'POST',
-    path: '/v1/tenant/:tenantId/branch',
+    ...controlPaths.createBranch,
     summary: 'Branch from another branch (default main), at its end or at an LSN',
     params: TenantParams,
     body: Type.Object({
@@ -256,15 +247,13 @@ export const controlRoutes = routes({
     response: BranchInfo,
   },
   listEndpoints: {
-    method: 'GET',
-    path: '/v1/tenant/:tenantId/endpoint',
+    ...controlPaths.listEndpoints,
     summary: 'Endpoints with status, address and LSN; the state is checked with each compute',
     params: TenantParams,
     response: Type.Array(EndpointInfo),
   },
   createEndpoint: {
-    method: 'POST',
-    path: '/v1/tenant/:tenantId/endpoint',
+    ...controlPaths.createEndpoint,
     summary: 'Create an endpoint on a branch; its name defaults to the branch name',
     params: TenantParams,
     body: Type.Object({
@@ -275,39 +264,34 @@ export const controlRoutes = routes({
     response: EndpointInfo,
   },
   getEndpoint: {
-    method: 'GET',
-    path: '/v1/tenant/:tenantId/endpoint/:name',
+    ...controlPaths.getEndpoint,
     summary: 'One endpoint, its state checked with its compute',
     params: NameParams,
     response: EndpointInfo,
   },
   startEndpoint: {
-    method: 'POST',
-    path: '/v1/tenant/:tenantId/endpoint/:name/start',
+    ...controlPaths.startEndpoint,
     summary: 'Mark an endpoint starting and return the spec to start its compute process with',
     params: NameParams,
     body: Type.Object({ port: Type.Optional(Port) }),
     response: ComputeSpec,
   },
   reportEndpoint: {
-    method: 'POST',
-    path: '/v1/tenant/:tenantId/endpoint/:name/status',
+    ...controlPaths.reportEndpoint,
     summary: 'A compute tells its state',
     params: NameParams,
     body: EndpointReport,
     response: EndpointInfo,
   },
   stopEndpoint: {
-    method: 'POST',
-    path: '/v1/tenant/:tenantId/endpoint/:name/stop',
+    ...controlPaths.stopEndpoint,
     summary: 'Stop the compute cleanly and wait for it; no error when it is stopped already',
     params: NameParams,
     body: None,
     response: EndpointInfo,
   },
   deleteEndpoint: {
-    method: 'DELETE',
-    path: '/v1/tenant/:tenantId/endpoint/:name',
+    ...controlPaths.deleteEndpoint,
     summary: 'Forget a stopped endpoint; its branch and data stay',
     params: NameParams,
     response: EndpointInfo,

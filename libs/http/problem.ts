@@ -1,15 +1,13 @@
 /** Errors over HTTP: problem documents (RFC 9457) that carry our error code and hint. */
-import { Type, type Static } from 'typebox'
 import { ERROR_HTTP_STATUS, type ErrorCode, ZenithError } from '../errors.ts'
 
-export const Problem = Type.Object({
-  status: Type.Integer(),
-  title: Type.String(),
-  detail: Type.String(),
-  code: Type.String(),
-  hint: Type.Optional(Type.String()),
-})
-export type Problem = Static<typeof Problem>
+export interface Problem {
+  status: number
+  title: string
+  detail: string
+  code: string
+  hint?: string
+}
 
 export function problemOf(error: ZenithError): Problem {
   return {

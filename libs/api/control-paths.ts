@@ -1,0 +1,23 @@
+/**
+ * Methods and paths of the control plane's routes, without their schemas: loading those takes
+ * longer than a request, and clients such as the CLI do not check what they send.
+ */
+export const controlPaths = {
+  listNodes: { method: 'GET', path: '/v1/node' },
+  registerPageserver: { method: 'PUT', path: '/v1/pageserver/:id' },
+  registerSafekeeper: { method: 'PUT', path: '/v1/safekeeper/:id' },
+  reAttach: { method: 'POST', path: '/v1/re-attach' },
+  listTenants: { method: 'GET', path: '/v1/tenant' },
+  createTenant: { method: 'POST', path: '/v1/tenant' },
+  getTenant: { method: 'GET', path: '/v1/tenant/:tenantId' },
+  listTimelines: { method: 'GET', path: '/v1/tenant/:tenantId/timeline' },
+  listBranches: { method: 'GET', path: '/v1/tenant/:tenantId/branch' },
+  createBranch: { method: 'POST', path: '/v1/tenant/:tenantId/branch' },
+  listEndpoints: { method: 'GET', path: '/v1/tenant/:tenantId/endpoint' },
+  createEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint' },
+  getEndpoint: { method: 'GET', path: '/v1/tenant/:tenantId/endpoint/:name' },
+  startEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/start' },
+  reportEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/status' },
+  stopEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/stop' },
+  deleteEndpoint: { method: 'DELETE', path: '/v1/tenant/:tenantId/endpoint/:name' },
+} as const

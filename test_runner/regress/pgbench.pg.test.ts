@@ -1,0 +1,53 @@
+/**
+ * TPC-B under load, on main and on a branch made in the middle of it. What must hold: the sums of
+ * balances agree with the history on both, and every index agrees with its table (pg_amcheck).
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import type { Compute } from '../fixtures/compute.ts'
+import { Installation } from '../fixtures/installation.ts'
+
+const LOAD_SECONDS = 20
+
+async function sums(compute: Compute): Promise<string[]> {
+  const [row] = await compute.query(`
+    SELECT (SELECT sum(abalance) FROM pgbench_accounts)::text AS accounts,
+           (SELECT sum(bbalance) FROM pgbench_branches)::text AS branches,
+           (SELECT sum(tbalance) FROM pgbench_tellers)::text AS tellers,
+           (SELECT coalesce(sum(delta), 0) FROM pgbench_history)::text AS history`)
+  return Object.values(row as Record<string, string>)
+}
+
+async function checkConsistent(compute: Compute): Promise<void> {
+  const [accounts, branches, tellers, history] = await sums(compute)
+  expect([branches, tellers, history]).toEqual([accounts, accounts, accounts])
+  await compute.query('CREATE EXTENSION IF NOT EXISTS amcheck')
+  const { stdout } = await compute.tool('pg_amcheck', ['--heapallindexed', '-d', 'postgres'])
+  expect(stdout).toBe('')
+}
+
+test('pgbench on main and on a branch made under load', async () => {
+  await using zenith = await Installation.create()
+  const main = await zenith.startCompute('main')
+  await main.pgbench(['-i', '-q', '-s', '10'])
+  expect(Number(await main.value('SELECT count(*) FROM pgbench_accounts'))).toBe(1_000_000)
+
+  const load = main.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LOAD_SECONDS)])
+  await sleep(LOAD_SECONDS * 500)
+  await zenith.createBranch('middle')
+  const { stdout } = await load
+  expect(stdout).toContain('number of failed transactions: 0')
+  await checkConsistent(main)
+
+  const branch = await zenith.startCompute('middle')
+  await checkConsistent(branch)
+  const ofMain = Number(await main.value('SELECT count(*) FROM pgbench_history'))
+  const ofBranch = Number(await branch.value('SELECT count(*) FROM pgbench_history'))
+  expect(ofBranch).toBeGreaterThan(0)
+  expect(ofBranch).toBeLessThan(ofMain)
+
+  const onBranch = await branch.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LOAD_SECONDS)])
+  expect(onBranch.stdout).toContain('number of failed transactions: 0')
+  await checkConsistent(branch)
+  expect(Number(await main.value('SELECT count(*) FROM pgbench_history'))).toBe(ofMain)
+})

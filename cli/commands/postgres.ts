@@ -1,0 +1,180 @@
+/** `zenith pg ...`: the Postgres servers (endpoints) of a tenant. */
+import type { EndpointInfo } from '#libs/api/control.ts'
+import { callControl } from '#libs/api/control-client.ts'
+import { ZenithError } from '#libs/errors.ts'
+import {
+  removeComputeDir,
+  spawnCompute,
+  stopCompute,
+  waitUntilRunning,
+} from '../installation/computes.ts'
+import { type Installation, shownPath } from '../installation/installation.ts'
+import { formatTable } from '../output/table.ts'
+import { CommandContext, type CommonOptions, requireRunning } from './command-context.ts'
+
+export const SUPERUSER = 'zenith_admin'
+export const DATABASE = 'postgres'
+
+export interface PlaceOptions extends CommonOptions {
+  readonly branch?: string
+  readonly port?: number
+}
+
+export async function pgStart(name: string, options: PlaceOptions): Promise<void> {
+  const context = new CommandContext(options)
+  await context.change(`zenith pg start ${name}`, async (installation, release) => {
+    requireRunning(installation)
+    const info = await startPostgres(context, installation, name, { ...options, release })
+    context.show(endpointJson(info), `Starting postgres node at '${connectionString(info)}'\n`)
+  })
+}
+
+/**
+ * Starts an endpoint, which is made when there is none of that name but a branch. `release` is
+ * called when the rest is only waiting, so that other commands can go on.
+ */
+export async function startPostgres(
+  context: CommandContext,
+  installation: Installation,
+  name: string,
+  how: { branch?: string; port?: number; release?: () => void },
+): Promise<EndpointInfo> {
+  const tenantId = context.tenantId(installation)
+  const url = installation.controlUrl
+  const params = { tenantId, name }
+  const existing = await findEndpoint(installation, tenantId, name)
+  if (existing !== null && how.branch !== undefined && how.branch !== existing.branch) {
+    throw new ZenithError(
+      'conflict',
+      `Postgres "${name}" belongs to branch "${existing.branch}", not "${how.branch}".`,
+      { hint: `Choose another name: zenith pg start <name> --branch ${how.branch}.` },
+    )
+  }
+  const branch = existing?.branch ?? how.branch ?? name
+  if (existing === null) {
+    const body = { name, branch, ...(how.port === undefined ? {} : { port: how.port }) }
+    await callControl(url, 'createEndpoint', { params: { tenantId }, body })
+  }
+  const port = how.port === undefined ? {} : { port: how.port }
+  const spec = await callControl(url, 'startEndpoint', { params, body: port })
+  context.say(`Starting ${existing === null ? 'new' : 'existing'} postgres ${name} on ${branch}...`)
+  const path = shownPath(installation.endpointDir(tenantId, name))
+  context.say(`Extracting base backup to create postgres instance: path=${path} port=${spec.port}`)
+  const child = spawnCompute(installation, spec)
+  how.release?.()
+  return await waitUntilRunning(installation, spec, child)
+}
+
+export async function pgStop(name: string, options: CommonOptions): Promise<void> {
+  const context = new CommandContext(options)
+  await context.change(`zenith pg stop ${name}`, async (installation) => {
+    requireRunning(installation)
+    const tenantId = context.tenantId(installation)
+    const before = await endpointNamed(installation, tenantId, name)
+    const info = await stopCompute(installation, tenantId, name)
+    const text =
+      before.status === 'stopped' ? `Postgres ${name} is not running.` : `Stopped postgres ${name}.`
+    context.show(endpointJson(info), `${text}\n`)
+  })
+}
+
+export async function pgCreate(name: string, options: PlaceOptions): Promise<void> {
+  const context = new CommandContext(options)
+  await context.change(`zenith pg create ${name}`, async (installation) => {
+    requireRunning(installation)
+    const { port } = options
+    const info = await callControl(installation.controlUrl, 'createEndpoint', {
+      params: { tenantId: context.tenantId(installation) },
+      body: { name, branch: options.branch ?? name, ...(port === undefined ? {} : { port }) },
+    })
+    context.show(
+      endpointJson(info),
+      `Created postgres ${name} on ${info.branch}: start it with "zenith pg start ${name}".\n`,
+    )
+  })
+}
+
+export async function pgDestroy(name: string, options: CommonOptions): Promise<void> {
+  const context = new CommandContext(options)
+  await context.change(`zenith pg destroy ${name}`, async (installation) => {
+    requireRunning(installation)
+    const tenantId = context.tenantId(installation)
+    const info = await callControl(installation.controlUrl, 'deleteEndpoint', {
+      params: { tenantId, name },
+    })
+    removeComputeDir(installation, tenantId, name)
+    context.show(
+      endpointJson(info),
+      `Destroyed postgres ${name}; branch ${info.branch} and its data stay.\n`,
+    )
+  })
+}
+
+export async function pgList(options: CommonOptions): Promise<void> {
+  const context = new CommandContext(options)
+  const installation = context.openRunning()
+  const endpoints = await callControl(installation.controlUrl, 'listEndpoints', {
+    params: { tenantId: context.tenantId(installation) },
+  })
+  // An endpoint usually has the name of its branch; a column of its own is for the other case.
+  const named = endpoints.some(({ name, branch }) => name !== branch)
+  const table = formatTable(
+    ['BRANCH', 'ADDRESS', 'LSN', 'STATUS', ...(named ? ['NAME'] : [])],
+    endpoints.map(({ name, branch, host, port, lsn, status }) => [
+      branch,
+      port === null ? null : `${host}:${port}`,
+      lsn,
+      status,
+      ...(named ? [name] : []),
+    ]),
+  )
+  const errors = endpoints.filter(({ error }) => error !== null)
+  const reasons = errors.map(({ name, status, error }) => `${name} ${status}: ${error}\n`)
+  context.show(endpoints.map(endpointJson), table)
+  if (!context.json) for (const reason of reasons) process.stderr.write(reason)
+}
+
+export function connectionString({ host, port }: EndpointInfo): string {
+  return `host=${host} port=${port} user=${SUPERUSER} dbname=${DATABASE}`
+}
+
+export function connectionUri({ host, port }: EndpointInfo): string {
+  return `postgresql://${SUPERUSER}@${host}:${port}/${DATABASE}`
+}
+
+function endpointJson(info: EndpointInfo) {
+  const { name, branch, timelineId, status, host, port, lsn, error, createdAt, startedAt } = info
+  return {
+    name,
+    branch,
+    timelineId,
+    status,
+    host,
+    port,
+    user: SUPERUSER,
+    database: DATABASE,
+    uri: status === 'running' ? connectionUri(info) : null,
+    lsn,
+    error,
+    createdAt,
+    startedAt,
+  }
+}
+
+async function findEndpoint(
+  installation: Installation,
+  tenantId: string,
+  name: string,
+): Promise<EndpointInfo | null> {
+  const params = { tenantId }
+  const endpoints = await callControl(installation.controlUrl, 'listEndpoints', { params })
+  return endpoints.find((one) => one.name === name) ?? null
+}
+
+async function endpointNamed(
+  installation: Installation,
+  tenantId: string,
+  name: string,
+): Promise<EndpointInfo> {
+  return await callControl(installation.controlUrl, 'getEndpoint', { params: { tenantId, name } })
+}

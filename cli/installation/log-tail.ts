@@ -1,0 +1,54 @@
+/** The end of a service's log, for people: JSON lines become sentences, other lines stay. */
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+
+const TAIL_BYTES = 64 * 1024
+const LEVELS: Readonly<Record<number, string>> = {
+  10: 'trace',
+  20: 'debug',
+  30: 'info',
+  40: 'warn',
+  50: 'error',
+  60: 'fatal',
+}
+
+/** The last lines of a log file; none when there is no log. */
+export function logTail(file: string, maxLines = 10): string[] {
+  let fd: number
+  try {
+    fd = openSync(file, 'r')
+  } catch {
+    return []
+  }
+  try {
+    const { size } = fstatSync(fd)
+    const buffer = Buffer.alloc(Math.min(size, TAIL_BYTES))
+    readSync(fd, buffer, 0, buffer.length, size - buffer.length)
+    const lines = buffer.toString('utf8').split('\n')
+    // The first one is cut when the file is longer than what was read.
+    if (size > TAIL_BYTES) lines.shift()
+    const shown = lines.filter((line) => line.trim() !== '').slice(-maxLines)
+    return shown.map(readableLine)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** `{"level":50,"time":...,"msg":...}` as `11:22:33 error start failed: port in use`. */
+export function readableLine(line: string): string {
+  if (!line.startsWith('{')) return line
+  try {
+    const { level, time, msg, err } = JSON.parse(line) as {
+      level?: number | string
+      time?: number | string
+      msg?: string
+      err?: { message?: string }
+    }
+    const clock = new Date(time ?? Number.NaN)
+    const at = Number.isNaN(clock.getTime()) ? '' : `${clock.toISOString().slice(11, 19)} `
+    const name = typeof level === 'number' ? (LEVELS[level] ?? String(level)) : (level ?? '')
+    const reason = err?.message === undefined || err.message === msg ? '' : `: ${err.message}`
+    return `${at}${name} ${msg ?? ''}${reason}`.trim()
+  } catch {
+    return line
+  }
+}

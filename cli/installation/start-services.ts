@@ -1,0 +1,111 @@
+/**
+ * Starts the services of an installation, in the order in which they need each other: the control
+ * plane and the safekeepers at once, then the pageserver, which asks the control plane for its
+ * tenants. Addresses are registered each time, since ports may have changed.
+ */
+import { ZenithError } from '#libs/errors.ts'
+import { callControl } from '#libs/api/control-client.ts'
+import { findPostgres } from '#libs/postgres-install.ts'
+import type { Installation, Service } from './installation.ts'
+import { applyMove, HOST, movePorts, portSlots } from './ports.ts'
+import { processState } from './process-record.ts'
+import { probeHealth, spawnService, stopProcess, waitUntilHealthy } from './service-process.ts'
+
+export interface StartReport {
+  /** A port that was taken has been replaced. */
+  moved(label: string, from: number, to: number): void
+  started(service: Service, durationMs: number): void
+  alreadyRunning(service: Service): void
+}
+
+/** Starts what does not run. When one fails, those started here are stopped again. */
+export async function startServices(
+  installation: Installation,
+  report: StartReport,
+): Promise<void> {
+  // Said before anything is started: the pageserver cannot work without it.
+  const postgresPrefix = findPostgres().prefix
+  const stopped = installation.services.filter((one) => processState(one.pidFile).kind !== 'alive')
+  await replaceTakenPorts(installation, stopped, report)
+  const started: Service[] = []
+  const start = async (service: Service, settings: Record<string, unknown>): Promise<void> => {
+    if (processState(service.pidFile).kind === 'alive') return await checkRunning(service, report)
+    const startMs = Date.now()
+    const child = spawnService(service, { ...commonSettings(installation, service), ...settings })
+    started.push(service)
+    await waitUntilHealthy(service, child)
+    report.started(service, Date.now() - startMs)
+  }
+
+  try {
+    const first = { first_endpoint_port: installation.settings.firstEndpointPort }
+    const results = await Promise.allSettled([
+      start(installation.control, first),
+      ...installation.safekeepers.map((one) => start(one, { name: one.name })),
+    ])
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+    await registerNodes(installation)
+    await start(installation.pageserver, {
+      control_plane_url: installation.controlUrl,
+      object_store: { kind: 'local_fs', path: installation.objectStoreDir },
+      postgres_prefix: postgresPrefix,
+    })
+  } catch (error) {
+    for (const service of started.reverse()) await stopProcess(service).catch(() => undefined)
+    throw error
+  }
+}
+
+async function replaceTakenPorts(
+  installation: Installation,
+  stopped: readonly Service[],
+  report: StartReport,
+): Promise<void> {
+  const names = new Set(stopped.map(({ name }) => name))
+  const slots = portSlots(installation.settings).filter(({ key }) =>
+    names.has(key.split('.')[0] ?? ''),
+  )
+  const moves = await movePorts(slots)
+  for (const move of moves) {
+    applyMove(installation.settings, move)
+    report.moved(move.slot.label, move.slot.port, move.port)
+  }
+  if (moves.length > 0) installation.save()
+}
+
+async function checkRunning(service: Service, report: StartReport): Promise<void> {
+  const health = await probeHealth(service, 5_000)
+  if (health.healthy) return report.alreadyRunning(service)
+  throw new ZenithError('unavailable', `The ${service.title} runs, but ${health.reason}.`, {
+    hint: 'Run "zenith stop" and "zenith start"; "zenith status" shows its log.',
+  })
+}
+
+function commonSettings(installation: Installation, service: Service): Record<string, unknown> {
+  const { settings } = installation
+  const id =
+    service.kind === 'safekeeper'
+      ? settings.safekeepers.find(({ name }) => name === service.name)?.id
+      : service.kind === 'pageserver'
+        ? settings.pageserver.id
+        : 1
+  const pg = service.pgPort === null ? {} : { listen_pg_host: HOST, listen_pg_port: service.pgPort }
+  return { id, ...pg, listen_http_host: HOST, listen_http_port: service.httpPort }
+}
+
+async function registerNodes(installation: Installation): Promise<void> {
+  const { pageserver, safekeepers } = installation.settings
+  const url = installation.controlUrl
+  const body = ({ pgPort, httpPort }: { pgPort: number; httpPort: number }) => ({
+    host: HOST,
+    pgPort,
+    httpPort,
+  })
+  await callControl(url, 'registerPageserver', {
+    params: { id: pageserver.id },
+    body: body(pageserver),
+  })
+  for (const one of safekeepers) {
+    await callControl(url, 'registerSafekeeper', { params: { id: one.id }, body: body(one) })
+  }
+}

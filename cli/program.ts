@@ -1,0 +1,224 @@
+/**
+ * The commands, their options and help. Each command's code is loaded only when it runs, so that
+ * `--help` and small commands start fast.
+ */
+import { Command, InvalidArgumentError } from 'commander'
+import type { CommonOptions } from './commands/command-context.ts'
+import type { InitOptions } from './commands/init.ts'
+import type { PlaceOptions } from './commands/postgres.ts'
+
+const EXIT_CODES = `
+Exit codes:
+  0 success, 1 failure, 2 wrong usage, 3 not found (or, for status, stopped),
+  4 refused as things are, 5 timeout`
+
+const MAX_SAFEKEEPERS = 9
+
+export function buildProgram(version: string): Command {
+  const program = new Command('zenith')
+    .description('Serverless Postgres: storage apart from compute, branches in milliseconds')
+    .version(version)
+    .showSuggestionAfterError()
+    .addHelpText(
+      'after',
+      `
+All state is in one folder: --dir, else ZENITH_DIR, else .zenith in the current folder.
+${EXIT_CODES}
+
+Example:
+  zenith up                                set up, start, and print how to connect
+  zenith branch migration_check main      branch the database
+  zenith pg start migration_check         a Postgres on the branch`,
+    )
+  addServiceCommands(program)
+  addTenantCommands(program)
+  addPostgresCommands(program)
+  addBranchCommands(program)
+  return program
+}
+
+function addServiceCommands(program: Command): void {
+  withPorts(withCommon(program.command('up')))
+    .description('Set up this machine, start everything, and print how to connect')
+    .addHelpText('after', example('zenith up'))
+    .action(async (_: unknown, command: Command) => {
+      const { up } = await import('./commands/up.ts')
+      await up(optionsOf<InitOptions>(command))
+    })
+  withPorts(withCommon(program.command('init')))
+    .description('Make an installation: its folder, a first tenant, and branch main')
+    .addHelpText('after', example('zenith init --safekeepers 3', 'zenith --dir /srv/z2 init'))
+    .action(async (_: unknown, command: Command) => {
+      const { init } = await import('./commands/init.ts')
+      await init(optionsOf<InitOptions>(command))
+    })
+  withCommon(program.command('start'))
+    .description('Start control plane, safekeepers and pageserver')
+    .addHelpText('after', example('zenith start'))
+    .action(async (_: unknown, command: Command) => {
+      const { start } = await import('./commands/services.ts')
+      await start(optionsOf(command))
+    })
+  withCommon(program.command('stop'))
+    .description('Stop every Postgres, then the services')
+    .option('--immediate', 'kill instead of stopping cleanly; committed data survives')
+    .addHelpText('after', example('zenith stop'))
+    .action(async (_: unknown, command: Command) => {
+      const { stop } = await import('./commands/services.ts')
+      await stop(optionsOf<CommonOptions & { immediate?: boolean }>(command))
+    })
+  withCommon(program.command('status'))
+    .description('Show what runs, and the end of the log of what has crashed')
+    .addHelpText(
+      'after',
+      `${example('zenith status', 'zenith status --json')}
+Exit code: 0 all runs, 1 something has crashed or does not answer, 3 all is stopped`,
+    )
+    .action(async (_: unknown, command: Command) => {
+      const { status } = await import('./commands/services.ts')
+      await status(optionsOf(command))
+    })
+}
+
+function addTenantCommands(program: Command): void {
+  const tenant = program
+    .command('tenant')
+    .description('Tenants: databases that share nothing but the services')
+    .addHelpText('after', example('zenith tenant list'))
+  withCommon(tenant.command('create'))
+    .description('Create a tenant with its branch main')
+    .argument('[id]', '32 hex digits; made up when absent')
+    .option('--set-default', 'use it in commands without --tenant')
+    .addHelpText('after', example('zenith tenant create --set-default'))
+    .action(async (id: string | undefined, _: unknown, command: Command) => {
+      const { tenantCreate } = await import('./commands/tenant.ts')
+      await tenantCreate(id, optionsOf(command))
+    })
+  withCommon(tenant.command('list'))
+    .description('List tenants')
+    .addHelpText('after', example('zenith tenant list'))
+    .action(async (_: unknown, command: Command) => {
+      const { tenantList } = await import('./commands/tenant.ts')
+      await tenantList(optionsOf(command))
+    })
+}
+
+function addPostgresCommands(program: Command): void {
+  const pg = program
+    .command('pg')
+    .description('Postgres servers (endpoints), one writer per branch')
+    .addHelpText('after', example('zenith pg start main', 'zenith pg list'))
+  withPlace(withTenant(pg.command('start')))
+    .description('Start a Postgres; one that is new is made on the branch of the same name')
+    .argument('[name]', 'the Postgres', 'main')
+    .addHelpText('after', example('zenith pg start main', 'zenith pg start check --branch dev'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const { pgStart } = await import('./commands/postgres.ts')
+      await pgStart(name, optionsOf<PlaceOptions>(command))
+    })
+  withTenant(pg.command('stop'))
+    .description('Stop a Postgres cleanly')
+    .argument('<name>', 'the Postgres')
+    .addHelpText('after', example('zenith pg stop main'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const { pgStop } = await import('./commands/postgres.ts')
+      await pgStop(name, optionsOf(command))
+    })
+  withTenant(pg.command('list'))
+    .description('List every Postgres with its branch, address, LSN and status')
+    .addHelpText('after', example('zenith pg list', 'zenith pg list --json'))
+    .action(async (_: unknown, command: Command) => {
+      const { pgList } = await import('./commands/postgres.ts')
+      await pgList(optionsOf(command))
+    })
+  withPlace(withTenant(pg.command('create')))
+    .description('Make a Postgres on a branch without starting it')
+    .argument('<name>', 'the Postgres')
+    .addHelpText('after', example('zenith pg create check --branch dev --port 55440'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const { pgCreate } = await import('./commands/postgres.ts')
+      await pgCreate(name, optionsOf<PlaceOptions>(command))
+    })
+  withTenant(pg.command('destroy'))
+    .description('Remove a stopped Postgres; its branch and all data stay')
+    .argument('<name>', 'the Postgres')
+    .addHelpText('after', example('zenith pg destroy check'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const { pgDestroy } = await import('./commands/postgres.ts')
+      await pgDestroy(name, optionsOf(command))
+    })
+}
+
+function addBranchCommands(program: Command): void {
+  withTenant(program.command('branch'))
+    .description('Show the branches as a tree, or make a new one')
+    .argument('[name]', 'the new branch')
+    .argument('[from]', 'where it starts: a branch, or branch@lsn for an earlier state', 'main')
+    .addHelpText(
+      'after',
+      example('zenith branch', 'zenith branch dev', 'zenith branch before main@0/1609610'),
+    )
+    .action(async (name: string | undefined, from: string, _: unknown, command: Command) => {
+      const { branch } = await import('./commands/branch.ts')
+      await branch(name, from, optionsOf(command))
+    })
+  const timeline = program
+    .command('timeline')
+    .description('Timelines: the histories behind the branches')
+    .addHelpText('after', example('zenith timeline list'))
+  withTenant(timeline.command('list'))
+    .description('List timelines with where each stands')
+    .addHelpText('after', example('zenith timeline list'))
+    .action(async (_: unknown, command: Command) => {
+      const { timelineList } = await import('./commands/timeline.ts')
+      await timelineList(optionsOf(command))
+    })
+}
+
+/** Options of every command. They are also taken before the command's name. */
+function withCommon(command: Command): Command {
+  return command
+    .option('--dir <folder>', 'the installation (default: $ZENITH_DIR, else .zenith)')
+    .option('--json', 'print data, and errors, as JSON')
+}
+
+function withTenant(command: Command): Command {
+  return withCommon(command).option('--tenant <id>', 'the tenant (default: the one init made)')
+}
+
+function withPlace(command: Command): Command {
+  return command
+    .option('--branch <name>', 'its branch (default: the branch of the same name)')
+    .option('--port <port>', 'its port (default: the next free one from 55432 on)', parsePort)
+}
+
+function withPorts(command: Command): Command {
+  return command
+    .option('--safekeepers <n>', 'how many safekeepers keep the WAL', parseSafekeepers, 1)
+    .option('--pageserver-port <port>', 'pages (default: 64000)', parsePort)
+    .option('--pageserver-http-port <port>', 'pageserver HTTP (default: 9898)', parsePort)
+    .option('--safekeeper-port <port>', 'WAL, of the first one (default: 5454)', parsePort)
+    .option('--safekeeper-http-port <port>', 'HTTP, of the first one (default: 7676)', parsePort)
+    .option('--control-port <port>', 'control plane HTTP (default: 9090)', parsePort)
+    .option('--postgres-port <port>', 'the first Postgres (default: 55432)', parsePort)
+}
+
+function optionsOf<T extends CommonOptions>(command: Command): T {
+  return command.optsWithGlobals<T & Record<string, unknown>>()
+}
+
+function parsePort(text: string): number {
+  const port = Number(text)
+  if (/^\d+$/.test(text) && port >= 1 && port <= 65535) return port
+  throw new InvalidArgumentError('A port is a number from 1 to 65535.')
+}
+
+function parseSafekeepers(text: string): number {
+  const count = Number(text)
+  if (/^\d+$/.test(text) && count >= 1 && count <= MAX_SAFEKEEPERS) return count
+  throw new InvalidArgumentError(`Between 1 and ${MAX_SAFEKEEPERS} safekeepers are possible.`)
+}
+
+function example(...lines: string[]): string {
+  return `\nExample:\n${lines.map((line) => `  ${line}`).join('\n')}`
+}

@@ -1,0 +1,176 @@
+/** What may happen to a compute, and that its data never depends on it. */
+import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, it, onTestFailed } from 'vitest'
+import { callControl } from '#libs/api/control-client.ts'
+import { Installation } from '../fixtures/installation.ts'
+
+async function installation(options = {}): Promise<Installation> {
+  const zenith = await Installation.create(options)
+  onTestFailed(() => console.error(zenith.logs()))
+  return zenith
+}
+
+it('loses nothing when its folder is deleted', async () => {
+  await using zenith = await installation()
+  const first = await zenith.startCompute()
+  await first.query(
+    'CREATE TABLE t AS SELECT g AS id, md5(g::text) AS text FROM generate_series(1, 5000) g',
+  )
+  await first.query('CREATE INDEX ON t (text)')
+  const before = await first.value(`SELECT md5(string_agg(text, '' ORDER BY id)) FROM t`)
+  expect(await first.stop()).toBe(0)
+  first.deleteData()
+  expect(existsSync(first.dataFolder)).toBe(false)
+
+  const second = await zenith.startCompute()
+  expect(await second.value(`SELECT md5(string_agg(text, '' ORDER BY id)) FROM t`)).toBe(before)
+  await second.query('INSERT INTO t VALUES (0, $$after$$)')
+
+  await second.kill()
+  second.deleteData()
+  const third = await zenith.startCompute()
+  expect(await third.value('SELECT count(*) FROM t')).toBe('5001')
+})
+
+it('is told apart by status: running, stopped, crashed', async () => {
+  await using zenith = await installation()
+  const compute = await zenith.startCompute()
+  await expect.poll(async () => (await compute.info()).status).toBe('running')
+  const status = await compute.status()
+  expect(status).toMatchObject({ state: 'running', phase: 'running' })
+  expect(status.phasesMs).toHaveProperty('electing')
+
+  await compute.stop()
+  expect(await compute.info()).toMatchObject({ status: 'stopped', error: null })
+
+  const again = await zenith.startCompute()
+  await expect.poll(async () => (await again.info()).status).toBe('running')
+  const { postgresPid } = await again.status()
+  process.kill(postgresPid as number, 'SIGSEGV')
+  expect(await again.exited).toBe(1)
+  const crashed = await again.info()
+  expect(crashed.status).toBe('crashed')
+  expect(crashed.error).toContain('SIGSEGV')
+})
+
+it('takes its Postgres along when it is killed', async () => {
+  await using zenith = await installation()
+  const compute = await zenith.startCompute()
+  await expect.poll(async () => (await compute.info()).status).toBe('running')
+  const { postgresPid } = await compute.status()
+  await compute.kill()
+  const alive = () => {
+    try {
+      process.kill(postgresPid as number, 0)
+      return true
+    } catch {
+      return false
+    }
+  }
+  await expect.poll(alive).toBe(false)
+  expect((await compute.info()).status).toBe('crashed')
+})
+
+it('is refused as a second writer, and fenced when it comes past that', async () => {
+  await using zenith = await installation()
+  const first = await zenith.startCompute('main')
+  await first.query('CREATE TABLE t (id int)')
+  await first.query('INSERT INTO t VALUES (1)')
+  await expect(zenith.startCompute('main', { name: 'second' })).rejects.toThrow(
+    /Branch "main" has a writer already: endpoint "main" is running/,
+  )
+
+  // Started behind the control plane's back, as after a split network.
+  const spec = { ...first.spec, endpoint: 'usurper', port: first.spec.port + 1000, attempt: 0 }
+  const usurper = zenith.launchSpec(spec)
+  await usurper.ready()
+  expect(await first.exited).toBe(3)
+  expect(await first.info()).toMatchObject({ status: 'fenced' })
+  await usurper.query('INSERT INTO t VALUES (2)')
+  expect(await usurper.query('SELECT id FROM t ORDER BY id')).toEqual([{ id: 1 }, { id: 2 }])
+})
+
+it('starts again after a power cut with every acknowledged row', async () => {
+  await using zenith = await installation()
+  const compute = await zenith.startCompute()
+  await compute.query('CREATE TABLE t (id int PRIMARY KEY)')
+  const client = await compute.connect()
+  let acknowledged = 0
+  const load = (async () => {
+    for (let id = 1; ; id++) {
+      await client.query('INSERT INTO t VALUES ($1)', [id])
+      acknowledged = id
+    }
+  })().catch(() => undefined)
+  await expect.poll(() => acknowledged, { timeout: 20_000 }).toBeGreaterThan(100)
+  await zenith.killAll()
+  await load
+
+  await zenith.start()
+  const again = await zenith.startCompute()
+  const rows = Number(await again.value('SELECT count(*) FROM t'))
+  expect(rows).toBeGreaterThanOrEqual(acknowledged)
+  expect(rows).toBeLessThanOrEqual(acknowledged + 1)
+  expect(Number(await again.value('SELECT max(id) FROM t'))).toBe(rows)
+})
+
+it('makes branches under load that hold every acknowledged row', async () => {
+  await using zenith = await installation()
+  const main = await zenith.startCompute()
+  await main.query('CREATE TABLE t (id int PRIMARY KEY)')
+  const client = await main.connect()
+  let acknowledged = 0
+  let loading = true
+  const load = (async () => {
+    for (let id = 1; loading; id++) {
+      await client.query('INSERT INTO t VALUES ($1)', [id])
+      acknowledged = id
+    }
+  })()
+  for (let round = 0; round < 3; round++) {
+    await sleep(200)
+    const atLeast = acknowledged
+    await zenith.createBranch(`b${round}`)
+    const branch = await zenith.startCompute(`b${round}`)
+    const rows = Number(await branch.value('SELECT count(*) FROM t'))
+    expect(rows).toBeGreaterThanOrEqual(atLeast)
+    expect(Number(await branch.value('SELECT max(id) FROM t'))).toBe(rows)
+    await branch.query('INSERT INTO t VALUES (-1)')
+    await branch.stop()
+  }
+  loading = false
+  await load
+  await client.end()
+  expect(Number(await main.value('SELECT count(*) FROM t'))).toBe(acknowledged)
+})
+
+it('branches at an LSN, from a compute that was killed, and refuses what is out of range', async () => {
+  await using zenith = await installation()
+  const main = await zenith.startCompute()
+  await main.query('CREATE TABLE t (id int)')
+  await main.query('INSERT INTO t VALUES (1)')
+  const lsn = String(await main.value('SELECT pg_current_wal_flush_lsn()'))
+  await main.query('INSERT INTO t VALUES (2)')
+
+  await zenith.createBranch('past', { lsn })
+  const past = await zenith.startCompute('past')
+  expect(await past.query('SELECT id FROM t')).toEqual([{ id: 1 }])
+
+  await main.kill()
+  await zenith.createBranch('after-crash')
+  const after = await zenith.startCompute('after-crash')
+  expect(await after.query('SELECT id FROM t ORDER BY id')).toEqual([{ id: 1 }, { id: 2 }])
+
+  await expect(zenith.createBranch('x', { lsn: '7F/0' })).rejects.toThrow(/has no LSN 7F\/0/)
+  await expect(zenith.createBranch('x', { lsn: '0/10' })).rejects.toThrow(/it reaches from/)
+  await expect(zenith.createBranch('past')).rejects.toThrow(
+    /There is a branch named "past" already/,
+  )
+  await expect(zenith.createBranch('x', { from: 'mian' })).rejects.toMatchObject({
+    hint: 'Did you mean "main"?',
+  })
+  const params = { tenantId: zenith.tenantId }
+  const branches = await callControl(zenith.controlUrl, 'listBranches', { params })
+  expect(branches.map(({ name }) => name)).toEqual(['main', 'past', 'after-crash'])
+})

@@ -1,0 +1,279 @@
+import { randomBytes } from 'node:crypto'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { pino } from 'pino'
+import { afterEach, describe, expect, test } from 'vitest'
+import { newTenantId, newTimelineId } from '#libs/ids.ts'
+import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import { type PgWireServer, servePgWire } from '#libs/pgwire/server.ts'
+import type { PgSession } from '#libs/pgwire/session.ts'
+import {
+  decodeReceiverMessage,
+  encodeKeepalive,
+  type PageserverFeedback,
+  writeWalDataHeader,
+} from '#libs/protocol/wal-stream.ts'
+import type { Timeline } from '../timeline/timeline.ts'
+import { WalReceiver } from './wal-receiver.ts'
+import type { WalSink } from './wal-stream.ts'
+
+const START = 0x1000000
+const WAL = randomBytes(3_000_000)
+
+/** Serves the first `committed` bytes of WAL as a safekeeper does. */
+class ModelSafekeeper {
+  readonly id: number
+  committed = 0
+  systemId = '77'
+  readonly sessions = new Set<PgSession>()
+  readonly feedback: PageserverFeedback[] = []
+  readonly starts: number[] = []
+  #wire!: PgWireServer
+  #http!: Server
+
+  constructor(id: number) {
+    this.id = id
+  }
+
+  async listen(): Promise<this> {
+    this.#wire = await servePgWire({
+      host: '127.0.0.1',
+      port: 0,
+      log: pino({ level: 'silent' }),
+      onSession: (session) => this.#session(session),
+    })
+    this.#http = createServer((_request, response) => {
+      response.setHeader('content-type', 'application/json')
+      response.end(
+        JSON.stringify({ commitLsn: formatLsn(START + this.committed), computeConnected: false }),
+      )
+    })
+    await new Promise<void>((done) => this.#http.listen(0, '127.0.0.1', done))
+    return this
+  }
+
+  get node() {
+    const { port } = this.#http.address() as AddressInfo
+    return { id: this.id, host: '127.0.0.1', pgPort: this.#wire.port, httpPort: port }
+  }
+
+  async close(): Promise<void> {
+    for (const session of this.sessions) session.socket.destroy()
+    this.#http.closeAllConnections()
+    await Promise.all([this.#wire.close(), new Promise((done) => this.#http.close(done))])
+  }
+
+  async #session(session: PgSession): Promise<void> {
+    this.sessions.add(session)
+    for (let query = await session.nextQuery(); query; query = await session.nextQuery()) {
+      if (query === 'IDENTIFY_SYSTEM') {
+        session.sendRowDescription([{ name: 'systemid' }])
+        session.sendDataRow([this.systemId])
+        session.sendCommandComplete('IDENTIFY_SYSTEM')
+        session.sendReadyForQuery()
+        continue
+      }
+      const lsn = parseLsn(query.split(' ').at(-1) as string)
+      this.starts.push(lsn)
+      await this.#stream(session, lsn - START)
+    }
+    this.sessions.delete(session)
+  }
+
+  async #stream(session: PgSession, from: number): Promise<void> {
+    let at = from
+    let open = true
+    session.startCopyBoth(
+      (payload) => {
+        const message = decodeReceiverMessage(payload)
+        if (message.kind === 'pageserver-feedback') this.feedback.push(message.feedback)
+      },
+      () => {
+        open = false
+      },
+    )
+    while (open) {
+      const end = Math.min(this.committed, at + 1 + Math.floor(Math.random() * 131072))
+      const walEndLsn = START + this.committed
+      if (end > at) {
+        const header = Buffer.alloc(25)
+        writeWalDataHeader(header, { startLsn: START + at, walEndLsn, sentAtUs: 0 })
+        if (!session.sendCopyData(header, WAL.subarray(at, end))) await session.drained()
+        at = end
+      } else {
+        session.sendCopyData(encodeKeepalive(walEndLsn, 0, true))
+        await sleep(5)
+      }
+    }
+  }
+}
+
+/** Takes bytes in and tells how far it is; fails at `poison` bytes. */
+class ModelTimeline {
+  readonly systemId = '77'
+  lastRecordLsn = START
+  diskConsistentLsn = START
+  remoteConsistentLsn = START
+  received: Buffer = Buffer.alloc(0)
+  poison = Number.POSITIVE_INFINITY
+  slowMs = 0
+
+  openSink = async (): Promise<WalSink> => {
+    // Whatever lies behind the last whole record is forgotten, as by a reopened ingest.
+    this.received = this.received.subarray(0, this.lastRecordLsn - START)
+    const { received } = this
+    const sink = { nextLsn: START + received.length, ingest: async () => {} } as {
+      nextLsn: number
+      ingest: WalSink['ingest']
+    }
+    sink.ingest = async (chunk, startLsn) => {
+      expect(startLsn).toBe(sink.nextLsn)
+      if (this.slowMs > 0) await sleep(this.slowMs)
+      if (this.received.length + chunk.length > this.poison) throw new Error('bad record')
+      this.received = Buffer.concat([this.received, chunk])
+      sink.nextLsn += chunk.length
+      this.lastRecordLsn = START + this.received.length - (this.received.length % 1000)
+    }
+    return sink
+  }
+}
+
+const closing: (() => Promise<void>)[] = []
+afterEach(async () => {
+  for (const close of closing.splice(0).toReversed()) await close()
+})
+
+async function safekeeper(id: number): Promise<ModelSafekeeper> {
+  const model = await new ModelSafekeeper(id).listen()
+  closing.push(() => model.close())
+  return model
+}
+
+function receive(timeline: ModelTimeline, safekeepers: ModelSafekeeper[]) {
+  const broken: string[] = []
+  const receiver = new WalReceiver({
+    tenantId: newTenantId(),
+    timelineId: newTimelineId(),
+    timeline: timeline as unknown as Timeline,
+    openSink: timeline.openSink,
+    safekeepers: safekeepers.map((one) => one.node),
+    log: pino({ level: 'silent' }),
+    metrics: { countBytes: () => {} },
+    onBroken: (reason) => broken.push(reason),
+  })
+  closing.push(() => receiver.stop())
+  receiver.start()
+  return { receiver, broken }
+}
+
+async function until(condition: () => boolean, what: string): Promise<void> {
+  for (let waited = 0; !condition(); waited += 5) {
+    if (waited > 8000) throw new Error(`waited in vain for: ${what}`)
+    await sleep(5)
+  }
+}
+
+const got = (timeline: ModelTimeline, bytes: number) => () => timeline.received.length >= bytes
+
+describe('WAL receiver', () => {
+  test('takes all bytes in, in order, from the furthest safekeeper, and tells its positions', async () => {
+    const [behind, ahead] = [await safekeeper(1), await safekeeper(2)]
+    behind.committed = 1000
+    ahead.committed = WAL.length
+    const timeline = new ModelTimeline()
+    const { receiver } = receive(timeline, [behind, ahead])
+    await until(got(timeline, WAL.length), 'all WAL')
+    expect(timeline.received.equals(WAL)).toBe(true)
+    expect(receiver.info()).toMatchObject({ state: 'streaming', safekeeperId: 2, reconnects: 0 })
+    timeline.remoteConsistentLsn = START + 5000
+    await until(() => ahead.feedback.at(-1)?.remoteConsistentLsn === START + 5000, 'feedback')
+    expect(ahead.feedback.at(-1)?.lastReceivedLsn).toBe(timeline.lastRecordLsn)
+    expect(behind.starts).toEqual([])
+  })
+
+  test('goes on elsewhere, from its last whole record, when the safekeeper dies', async () => {
+    const [first, second] = [await safekeeper(1), await safekeeper(2)]
+    first.committed = 1_500_500
+    second.committed = 1_400_000
+    const timeline = new ModelTimeline()
+    const { receiver } = receive(timeline, [first, second])
+    await until(got(timeline, 1_500_500), 'the first part')
+    second.committed = WAL.length
+    await first.close()
+    closing.splice(0, 1)
+    await until(got(timeline, WAL.length), 'the rest')
+    expect(timeline.received.equals(WAL)).toBe(true)
+    expect(second.starts[0]).toBe(START + 1_500_000)
+    expect(receiver.info().reconnects).toBe(1)
+  })
+
+  test('survives a cut connection', async () => {
+    const only = await safekeeper(1)
+    only.committed = 1_000_000
+    const timeline = new ModelTimeline()
+    receive(timeline, [only])
+    await until(got(timeline, 500_000), 'some WAL')
+    for (const session of only.sessions) session.socket.destroy()
+    only.committed = WAL.length
+    await until(got(timeline, WAL.length), 'the rest')
+    expect(timeline.received.equals(WAL)).toBe(true)
+  })
+
+  test('rests the socket while ingest is slow', async () => {
+    const only = await safekeeper(1)
+    only.committed = WAL.length
+    const timeline = new ModelTimeline()
+    timeline.slowMs = 5
+    receive(timeline, [only])
+    await until(got(timeline, WAL.length), 'all WAL')
+    expect(timeline.received.equals(WAL)).toBe(true)
+  })
+
+  test('WAL that cannot be taken in breaks the timeline, once and for good', async () => {
+    const only = await safekeeper(1)
+    only.committed = WAL.length
+    const timeline = new ModelTimeline()
+    timeline.poison = 1_000_000
+    const { receiver, broken } = receive(timeline, [only])
+    await until(() => receiver.info().state === 'broken', 'the break')
+    await sleep(300)
+    expect(broken).toHaveLength(1)
+    expect(broken[0]).toContain('bad record')
+    expect(only.starts).toHaveLength(1)
+  })
+
+  test('refuses WAL of another system', async () => {
+    const only = await safekeeper(1)
+    only.committed = 1000
+    only.systemId = '78'
+    const timeline = new ModelTimeline()
+    const { receiver } = receive(timeline, [only])
+    await until(() => receiver.info().lastError?.includes('system 78') === true, 'the refusal')
+    expect(timeline.received.length).toBe(0)
+  })
+
+  test('waits without a connection while there is nothing, and a nudge makes it look', async () => {
+    const only = await safekeeper(1)
+    const timeline = new ModelTimeline()
+    const { receiver } = receive(timeline, [only])
+    await until(() => receiver.info().state === 'waiting', 'waiting')
+    expect(only.starts).toEqual([])
+    only.committed = 4000
+    receiver.nudge()
+    await until(got(timeline, 4000), 'WAL')
+  })
+
+  test('a new list moves the stream', async () => {
+    const [first, second] = [await safekeeper(1), await safekeeper(2)]
+    first.committed = 10_000
+    const timeline = new ModelTimeline()
+    const { receiver } = receive(timeline, [first])
+    await until(got(timeline, 10_000), 'the first part')
+    second.committed = 20_000
+    receiver.setSafekeepers([second.node])
+    await until(got(timeline, 20_000), 'the rest')
+    expect(receiver.info().safekeeperId).toBe(2)
+    expect(timeline.received.equals(WAL.subarray(0, 20_000))).toBe(true)
+  })
+})

@@ -21,6 +21,16 @@ export interface Key {
   blk: number
 }
 
+export const MIN_KEY: Key = { cls: 0, spc: 0, db: 0, rel: 0, fork: 0, blk: 0 }
+export const MAX_KEY: Key = {
+  cls: 0xff,
+  spc: MAX_BLOCK,
+  db: MAX_BLOCK,
+  rel: MAX_BLOCK,
+  fork: 0xff,
+  blk: MAX_BLOCK,
+}
+
 export function writeKey(target: Buffer, offset: number, key: Key): void {
   target[offset] = key.cls
   target.writeUInt32BE(key.spc, offset + 1)

@@ -1,11 +1,29 @@
 /**
  * One branch's history: every version of every key, readable at any LSN up to `lastRecordLsn`.
- * (Signatures first; bodies follow.)
+ *
+ * One writer (ingest) puts versions in LSN order and publishes record ends; readers see only what
+ * is published. What lies below the branch point is read from the ancestor, never copied.
+ *
+ * LSNs, each at most the one before: lastRecordLsn (readable), diskConsistentLsn (in local layer
+ * files), remoteConsistentLsn (in a manifest in object storage; WAL below it may be forgotten).
  */
-import { ZenithError } from '#libs/errors.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
-import type { Lsn } from '#libs/lsn.ts'
-import type { ValueKind } from '../keyspace/key-class.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
+import { formatKey } from '../keyspace/key.ts'
+import type { LayerMap } from '../layers/layer-map.ts'
+import { LayerKind } from '../layers/layer-name.ts'
+import { MAX_KEYS, type OpenLayer } from '../layers/open-layer.ts'
+import { type KeyRef, type ReadSource, readVersions, type Version } from '../read/read-plan.ts'
+import { reconstructPage } from '../read/reconstruct.ts'
+import { scanKeys } from '../read/scan.ts'
+import { ChainCap } from './chain-cap.ts'
+import { buildImages } from './image-builder.ts'
+import { LayerStore, type LayerStoreOptions } from './layer-store.ts'
+import { LsnWaiters } from './lsn-waiters.ts'
+import { RelSizes } from './rel-sizes.ts'
+import type { StorageContext } from './storage-context.ts'
 
 export interface BlobEntry {
   spc: number
@@ -21,134 +39,456 @@ export interface Ancestor {
   lsn: Lsn
 }
 
-function unbuilt(): never {
-  throw new ZenithError('unsupported', 'This part of the timeline is not built yet.')
+export interface TimelineOptions extends LayerStoreOptions {
+  ancestor: Ancestor | null
 }
 
+/** A page that took more records than this to build is worth keeping. */
+const KEEP_AFTER_RECORDS = 16
+/** Of the roll size, at most so much goes to pages kept by reads. */
+const KEPT_SHARE = 1 / 4
+/** Leaves room for the puts of one batch before the hard limit. */
+const ROLL_KEYS = MAX_KEYS * 0.75
+
 export class Timeline {
-  get tenantId(): TenantId {
-    return unbuilt()
+  readonly tenantId: TenantId
+  readonly timelineId: TimelineId
+  readonly ancestor: Ancestor | null
+  readonly #store: LayerStore
+  readonly #context: StorageContext
+  readonly #source: ReadSource
+  readonly #waiters = new LsnWaiters()
+  readonly #relSizes = new RelSizes()
+  readonly #cap: ChainCap
+  #lastRecordLsn: Lsn
+  #lastRecordStartLsn: Lsn | null
+  #lastPutLsn: Lsn
+  #ready: Promise<void> | null = null
+  #imaging: Promise<void> | null = null
+  /** When the open layer was first seen to hold data; 0 = it is empty. */
+  #openSinceMs = 0
+  #closed = false
+
+  constructor(options: TimelineOptions) {
+    this.tenantId = options.tenantId
+    this.timelineId = options.timelineId
+    this.ancestor = options.ancestor
+    this.#context = options.context
+    const store = new LayerStore(options)
+    this.#store = store
+    this.#lastRecordLsn = store.diskConsistentLsn
+    this.#lastRecordStartLsn = store.prevRecordLsn
+    this.#lastPutLsn = this.#lastRecordLsn
+    const { ancestor } = options
+    this.#source = {
+      slots: options.slots,
+      get memory(): readonly OpenLayer[] {
+        return store.memory
+      },
+      get layers(): LayerMap {
+        return store.layers
+      },
+      parent: ancestor ? { source: ancestor.timeline.#source, lsn: ancestor.lsn } : null,
+    }
+    this.#cap = new ChainCap({
+      build: (keys, lsn) => this.#buildPages(keys, lsn),
+      currentLayer: () => store.open,
+      lastRecordLsn: () => this.#lastRecordLsn,
+      log: options.context.log,
+    })
   }
 
-  get timelineId(): TimelineId {
-    return unbuilt()
-  }
-
-  /** End of the last published record; reads are answered up to here. */
+  /** End of the last published record; reads are answered up to here. 0 before the first. */
   get lastRecordLsn(): Lsn {
-    return unbuilt()
+    return this.#lastRecordLsn
+  }
+
+  /** Start of the record that ends at lastRecordLsn; null when nobody told. */
+  get lastRecordStartLsn(): Lsn | null {
+    return this.#lastRecordStartLsn
   }
 
   get diskConsistentLsn(): Lsn {
-    return unbuilt()
+    return this.#store.diskConsistentLsn
   }
 
   get remoteConsistentLsn(): Lsn {
-    return unbuilt()
+    return this.#store.remoteConsistentLsn
   }
 
   /** First LSN of the branch's own history. */
   get startLsn(): Lsn {
-    return unbuilt()
-  }
-
-  get ancestor(): Ancestor | null {
-    return unbuilt()
+    return this.#store.facts.startLsn
   }
 
   /** Decimal text of pg_control's system identifier. */
   get systemId(): string {
-    return unbuilt()
+    return this.#store.facts.systemId
   }
 
   /** As server_version_num: 170011. */
   get pgVersion(): number {
-    return unbuilt()
+    return this.#store.facts.pgVersion
+  }
+
+  /** Layer files, for status and tests. */
+  get layers(): LayerMap {
+    return this.#store.layers
+  }
+
+  /** Memory of open and frozen layers, roughly. */
+  get memoryBytes(): number {
+    return this.#store.memory.reduce((sum, memory) => sum + memory.sizeBytes, 0)
   }
 
   /** Resolves when `latestRelSize` may be used; ingest waits for it before its first record. */
   ready(): Promise<void> {
-    return unbuilt()
+    this.#ready ??= this.#loadRelSizes().catch((error: unknown) => {
+      this.#ready = null
+      throw error
+    })
+    return this.#ready
   }
 
   /** Interns a key prefix. */
-  slot(_cls: number, _spc: number, _db: number, _rel: number, _fork: number): number {
-    return unbuilt()
+  slot(cls: number, spc: number, db: number, rel: number, fork: number): number {
+    return this.#source.slots.intern(cls, spc, db, rel, fork)
   }
 
-  /** Copies the bytes; LSNs do not decrease; readers see nothing before `publish`. */
+  /**
+   * Adds a version; copies the bytes. LSNs (record ends) do not decrease and lie above what is
+   * published; readers see nothing of it before `publish`.
+   */
   put(
-    _slot: number,
-    _blk: number,
-    _lsn: Lsn,
-    _kind: ValueKind,
-    _src: Buffer,
-    _offset: number,
-    _length: number,
+    slot: number,
+    blk: number,
+    lsn: Lsn,
+    kind: ValueKind,
+    src: Buffer,
+    offset: number,
+    length: number,
   ): void {
-    unbuilt()
+    if (lsn < this.#lastPutLsn || lsn <= this.#lastRecordLsn) {
+      throw new ZenithError(
+        'internal',
+        `a version at ${formatLsn(lsn)} comes after ${formatLsn(this.#lastPutLsn)} was put`,
+      )
+    }
+    this.#lastPutLsn = lsn
+    const { open, slots } = this.#store
+    const hotKey = open.put(slot, blk, lsn, kind, src, offset, length)
+    if (hotKey >= 0) this.#cap.note(open, hotKey)
+    if (slots.cls(slot) === KeyClass.RelSize) this.#relSizes.put(slot, lsn, kind, src, offset)
   }
 
-  /** Makes everything up to this record end readable and wakes waiters. */
-  publish(_lastRecordLsn: Lsn): void {
-    unbuilt()
+  /**
+   * Makes everything up to this record end readable and wakes waiters. `lastRecordStartLsn` is
+   * where that record starts; a base backup at the tip needs it.
+   */
+  publish(lastRecordLsn: Lsn, lastRecordStartLsn: Lsn | null = null): void {
+    if (lastRecordLsn < this.#lastRecordLsn) {
+      throw new ZenithError(
+        'internal',
+        `publish went back from ${formatLsn(this.#lastRecordLsn)} to ${formatLsn(lastRecordLsn)}`,
+      )
+    }
+    this.#lastRecordLsn = lastRecordLsn
+    this.#lastRecordStartLsn = lastRecordStartLsn
+    this.#waiters.reached(lastRecordLsn)
+    const { open } = this.#store
+    const { rollSizeBytes, rollDistanceBytes } = this.#context.limits
+    if (
+      open.sizeBytes >= rollSizeBytes ||
+      lastRecordLsn - open.startLsn >= rollDistanceBytes ||
+      open.keyCount >= ROLL_KEYS
+    ) {
+      this.#roll()
+    }
+    this.#cap.kick()
   }
 
   /** Resolves when memory allows more puts; ingest awaits it between batches. */
-  waitForRoom(): Promise<void> {
-    return unbuilt()
+  async waitForRoom(): Promise<void> {
+    if (this.#store.frozenCount > this.#context.limits.maxFrozen) await this.#store.waitForRoom()
   }
 
-  /** Throws `timeout` when the LSN is not reached in time. */
-  waitForLsn(_lsn: Lsn, _timeoutMs: number): Promise<void> {
-    return unbuilt()
+  /** Throws `timeout` when the LSN is not reached in time, `unavailable` at shutdown. */
+  async waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void> {
+    if (lsn <= this.#lastRecordLsn) return
+    await this.#waiters.wait(
+      lsn,
+      timeoutMs,
+      () => `timeline ${this.timelineId} is at ${formatLsn(this.#lastRecordLsn)}`,
+    )
   }
 
   /** `count` pages of 8 KiB from `firstBlk` on, as of `lsn`; zeros where nothing was stored. */
-  readPages(_slot: number, _firstBlk: number, _count: number, _lsn: Lsn): Promise<Buffer> {
-    return unbuilt()
+  async readPages(slot: number, firstBlk: number, count: number, lsn: Lsn): Promise<Buffer> {
+    const readLsn = this.#readableLsn(lsn)
+    const keys: KeyRef[] = []
+    for (let index = 0; index < count; index++) keys.push({ slot, blk: firstBlk + index })
+    const versions = await readVersions(this.#source, keys, readLsn + 1)
+    const pages = Buffer.allocUnsafeSlow(count * PAGE_SIZE)
+    const pending: Promise<void>[] = []
+    for (const [index, chain] of versions.entries()) {
+      const blk = firstBlk + index
+      const at = index * PAGE_SIZE
+      const page = this.#reconstruct(slot, blk, chain)
+      if (page === null) pages.fill(0, at, at + PAGE_SIZE)
+      else if (page instanceof Promise) {
+        pending.push(
+          page.then((built) => {
+            built.copy(pages, at)
+            this.#keep(slot, blk, readLsn, chain.length, built)
+          }),
+        )
+      } else page.copy(pages, at)
+    }
+    if (pending.length > 0) await Promise.all(pending)
+    return pages
   }
 
-  readPage(_slot: number, _blk: number, _lsn: Lsn): Promise<Buffer> {
-    return unbuilt()
+  readPage(slot: number, blk: number, lsn: Lsn): Promise<Buffer> {
+    return this.readPages(slot, blk, 1, lsn)
   }
 
   /** Newest value at or below `lsn`; null when absent or deleted. */
-  readBlob(_slot: number, _blk: number, _lsn: Lsn): Promise<Buffer | null> {
-    return unbuilt()
+  async readBlob(slot: number, blk: number, lsn: Lsn): Promise<Buffer | null> {
+    const keys = [{ slot, blk }]
+    const [versions] = await readVersions(this.#source, keys, this.#readableLsn(lsn) + 1)
+    return this.#blobOf(slot, blk, versions as Version[])
   }
 
   /** All live entries of a blob class, in key order. */
-  scanBlobs(
-    _cls: number,
-    _lsn: Lsn,
-    _filter?: { spc?: number; db?: number },
+  async scanBlobs(
+    cls: number,
+    lsn: Lsn,
+    filter: { spc?: number; db?: number } = {},
   ): Promise<BlobEntry[]> {
-    return unbuilt()
+    const { slots } = this.#source
+    const ceilingLsn = this.#readableLsn(lsn) + 1
+    const keys = await scanKeys(this.#source, cls, ceilingLsn, filter)
+    const chains = await readVersions(this.#source, keys, ceilingLsn)
+    const entries: BlobEntry[] = []
+    for (const [index, { slot, blk }] of keys.entries()) {
+      const value = this.#blobOf(slot, blk, chains[index] as Version[])
+      if (value === null) continue
+      const { spc, db, rel, fork } = slots.key(slot, blk)
+      entries.push({ spc, db, rel, fork, blk, value })
+    }
+    return entries
   }
 
   /** Blocks of a fork as of `lsn`; null when it does not exist. */
-  relSize(
-    _spc: number,
-    _db: number,
-    _rel: number,
-    _fork: number,
-    _lsn: Lsn,
+  async relSize(
+    spc: number,
+    db: number,
+    rel: number,
+    fork: number,
+    lsn: Lsn,
   ): Promise<number | null> {
-    return unbuilt()
+    const slot = this.slot(KeyClass.RelSize, spc, db, rel, fork)
+    const known = this.#relSizes.at(slot, this.#readableLsn(lsn))
+    if (known !== undefined) return known
+    const value = await this.readBlob(slot, 0, lsn)
+    return value === null ? null : value.readUInt32LE(0)
   }
 
   /** Blocks of a fork now, unpublished puts included; `slot` is the RelSize slot. */
-  latestRelSize(_slot: number): number | undefined {
-    return unbuilt()
+  latestRelSize(slot: number): number | undefined {
+    assert(this.#relSizes.isLoaded, 'ready() has resolved before latest sizes are asked for')
+    return this.#relSizes.latest(slot)
   }
 
   /** Freezes what is published, writes it as layers, uploads, advances the LSNs. */
-  flush(): Promise<void> {
-    return unbuilt()
+  async flush(): Promise<void> {
+    const target = this.#lastRecordLsn
+    this.#freeze()
+    while (this.#store.remoteConsistentLsn < target) await this.#store.flush()
   }
 
+  /** Makes images of what changed since the last ones; nothing to do is no error. */
   createImageLayers(): Promise<void> {
-    return unbuilt()
+    this.#imaging ??= this.#createImageLayers().finally(() => {
+      this.#imaging = null
+    })
+    return this.#imaging
+  }
+
+  /** Freezes an open layer that has held data for too long. Called now and then with the time. */
+  tick(nowMs: number): void {
+    const { open } = this.#store
+    if (open.versionCount === 0) this.#openSinceMs = 0
+    else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
+    else if (nowMs - this.#openSinceMs >= this.#context.limits.rollAgeMs) this.#roll()
+    const waiting = this.#store.frozenCount > 0
+    if (waiting || this.diskConsistentLsn > this.remoteConsistentLsn) this.#flushInBackground()
+  }
+
+  /** Freezes now, because the process needs memory. */
+  relieve(): void {
+    this.#roll()
+  }
+
+  /** Waits for background work that is due: page images of hot keys, flushes. For tests. */
+  async settle(): Promise<void> {
+    await this.#cap.idle()
+    await this.#store.flush()
+    await this.#imaging
+  }
+
+  /** Makes the manifest of a new branch durable. */
+  async createEmpty(): Promise<void> {
+    await this.#store.createEmpty()
+  }
+
+  /** Readies the local folder; the manifest is already loaded. */
+  async open(): Promise<void> {
+    await this.#store.tidyFolder()
+  }
+
+  /** Ends waiting readers and background work, flushes when asked, closes files. */
+  async close(options: { flush: boolean }): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    this.#waiters.close(
+      new ZenithError('unavailable', `timeline ${this.timelineId} is shutting down`),
+    )
+    await this.#cap.stop()
+    await this.#imaging?.catch(() => undefined)
+    try {
+      if (options.flush) await this.flush()
+    } finally {
+      await this.#store.close()
+    }
+  }
+
+  #readableLsn(lsn: Lsn): Lsn {
+    if (this.ancestor === null && lsn < this.startLsn) {
+      throw new ZenithError(
+        'out_of_range',
+        `timeline ${this.timelineId} has no history at ${formatLsn(lsn)}; it starts at ${formatLsn(this.startLsn)}`,
+      )
+    }
+    return Math.min(lsn, this.#lastRecordLsn)
+  }
+
+  #reconstruct(slot: number, blk: number, chain: Version[]): Buffer | null | Promise<Buffer> {
+    return reconstructPage(this.#source.slots.key(slot, blk), chain, this.#context.appliers)
+  }
+
+  async #buildPages(keys: KeyRef[], lsn: Lsn): Promise<(Buffer | null)[]> {
+    const chains = await readVersions(this.#source, keys, lsn + 1)
+    return await Promise.all(
+      keys.map(({ slot, blk }, index) => {
+        if (!isPageClass(this.#source.slots.cls(slot))) return null
+        return this.#reconstruct(slot, blk, chains[index] as Version[])
+      }),
+    )
+  }
+
+  /** Keeps a page that was dear to build, so that the next read of it is cheap. */
+  #keep(slot: number, blk: number, lsn: Lsn, steps: number, page: Buffer): void {
+    if (steps <= KEEP_AFTER_RECORDS) return
+    const { open } = this.#store
+    const limit = this.#context.limits.rollSizeBytes * KEPT_SHARE
+    if (lsn < open.startLsn || open.ownImageBytes >= limit) return
+    open.putOwnImage(slot, blk, lsn, page)
+  }
+
+  #blobOf(slot: number, blk: number, versions: Version[]): Buffer | null {
+    const newest = versions[0]
+    if (newest === undefined || newest.kind === ValueKind.Tombstone) return null
+    if (newest.kind === ValueKind.Image) return newest.value
+    throw new ZenithError(
+      'corrupt',
+      `key ${formatKey(this.#source.slots.key(slot, blk))} of a blob class holds a record`,
+    )
+  }
+
+  async #loadRelSizes(): Promise<void> {
+    const lsn = this.#lastRecordLsn
+    if (lsn === 0) return this.#relSizes.finishLoad(0)
+    if (await this.#inheritRelSizes(lsn)) return
+    for (const entry of await this.scanBlobs(KeyClass.RelSize, lsn)) {
+      const slot = this.slot(KeyClass.RelSize, entry.spc, entry.db, entry.rel, entry.fork)
+      this.#relSizes.load(slot, entry.value.readUInt32LE(0), lsn)
+    }
+    this.#relSizes.finishLoad(lsn)
+  }
+
+  /** A fresh branch takes its ancestor's sizes, and reads only those that changed since. */
+  async #inheritRelSizes(lsn: Lsn): Promise<boolean> {
+    const { ancestor } = this
+    if (ancestor === null || ancestor.lsn !== lsn) return false
+    const sizes = ancestor.timeline.#relSizes
+    if (!sizes.isLoaded || sizes.loadedLsn > lsn) return false
+    const changed: KeyRef[] = []
+    for (const [slot, { blocks, sinceLsn }] of sizes.entries()) {
+      if (sinceLsn > lsn) changed.push({ slot, blk: 0 })
+      else this.#relSizes.load(slot, blocks, lsn)
+    }
+    const chains = await readVersions(this.#source, changed, lsn + 1)
+    for (const [index, { slot, blk }] of changed.entries()) {
+      const value = this.#blobOf(slot, blk, chains[index] as Version[])
+      this.#relSizes.load(slot, value === null ? -1 : value.readUInt32LE(0), lsn)
+    }
+    this.#relSizes.finishLoad(lsn)
+    return true
+  }
+
+  #freeze(): void {
+    this.#openSinceMs = 0
+    this.#store.freeze(this.#lastRecordLsn, this.#lastRecordStartLsn)
+  }
+
+  #roll(): void {
+    this.#freeze()
+    this.#flushInBackground()
+  }
+
+  /** A failure leaves everything in memory; `tick` tries again. */
+  #flushInBackground(): void {
+    this.#store.flush().then(
+      () => {
+        const due = this.#context.limits.imageAfterDeltas
+        if (this.#closed || this.#store.layers.deltasAboveImages.length < due) return
+        this.createImageLayers().catch((error: unknown) => this.#warn(error, 'image creation'))
+      },
+      (error: unknown) => this.#warn(error, 'flush'),
+    )
+  }
+
+  #warn(error: unknown, what: string): void {
+    this.#context.log.error(
+      { tenantId: this.tenantId, timelineId: this.timelineId, error: errorMessage(error) },
+      `${what} failed and will be tried again`,
+    )
+  }
+
+  async #createImageLayers(): Promise<void> {
+    const store = this.#store
+    await this.flush()
+    const imageLsn = store.remoteConsistentLsn
+    const { newestImageLsn, imageLsns, newestFirst } = store.layers
+    const deltas = store.layers.deltasAboveImages.filter((layer) => layer.id.endLsn <= imageLsn + 1)
+    if (deltas.length === 0) return
+    const full = imageLsns.length >= this.#context.limits.maxImageSets
+    const images = newestFirst.filter((layer) => layer.id.kind === LayerKind.Image)
+    const inputs = full ? [...deltas, ...images] : deltas
+    await Promise.all(inputs.map((layer) => layer.load()))
+    const floorLsn = full || newestImageLsn === 0 ? this.startLsn : newestImageLsn + 1
+    const entries = await buildImages({
+      source: this.#source,
+      inputs,
+      imageLsn,
+      floorLsn,
+      folder: store.folder,
+      owner: store.owner,
+      generation: store.generation,
+      layerBytes: this.#context.limits.imageLayerBytes,
+      appliers: this.#context.appliers,
+    })
+    await store.addImages(entries)
   }
 }

@@ -1,0 +1,66 @@
+/**
+ * What identifies a layer, and its file name, which says all of it:
+ *
+ *   delta_<first key>-<last key>__<start LSN>-<end LSN>-<generation>
+ *   image_<first key>-<last key>__<LSN>-<floor LSN>-<generation>
+ *
+ * Keys are 36 hex digits (both inclusive), LSNs 16, the generation 8.
+ */
+import { ZenithError } from '#libs/errors.ts'
+import type { Lsn } from '#libs/lsn.ts'
+import { type Key, encodeKey, readKey } from '../keyspace/key.ts'
+
+export const LayerKind = { Delta: 0, Image: 1 } as const
+export type LayerKind = (typeof LayerKind)[keyof typeof LayerKind]
+
+export interface LayerId {
+  kind: LayerKind
+  /** First and last key that it may hold, both inclusive. */
+  firstKey: Key
+  lastKey: Key
+  /** Delta: lowest version LSN. Image: the LSN of all its values. */
+  startLsn: Lsn
+  /** Exclusive. Image: startLsn + 1. */
+  endLsn: Lsn
+  /**
+   * Image: for keys of its range that it lacks there is no version in [floorLsn, startLsn] that
+   * matters, so a read goes on below floorLsn. Delta: startLsn.
+   */
+  floorLsn: Lsn
+  generation: number
+}
+
+const NAME =
+  /^(delta|image)_([0-9a-f]{36})-([0-9a-f]{36})__([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{8})$/
+
+export function layerName(id: LayerId): string {
+  const kind = id.kind === LayerKind.Delta ? 'delta' : 'image'
+  const second = id.kind === LayerKind.Delta ? id.endLsn : id.floorLsn
+  const first = encodeKey(id.firstKey).toString('hex')
+  const last = encodeKey(id.lastKey).toString('hex')
+  const generation = id.generation.toString(16).padStart(8, '0')
+  return `${kind}_${first}-${last}__${lsnHex(id.startLsn)}-${lsnHex(second)}-${generation}`
+}
+
+/** Throws `corrupt` when the text is not a layer's name. */
+export function parseLayerName(name: string): LayerId {
+  const match = NAME.exec(name)
+  if (!match) throw new ZenithError('corrupt', `"${name}" is not a layer name`)
+  const [, kindText, first, last, startText, secondText, generation] = match
+  const startLsn = Number.parseInt(startText as string, 16)
+  const second = Number.parseInt(secondText as string, 16)
+  const kind = kindText === 'delta' ? LayerKind.Delta : LayerKind.Image
+  return {
+    kind,
+    firstKey: readKey(Buffer.from(first as string, 'hex'), 0),
+    lastKey: readKey(Buffer.from(last as string, 'hex'), 0),
+    startLsn,
+    endLsn: kind === LayerKind.Delta ? second : startLsn + 1,
+    floorLsn: kind === LayerKind.Delta ? startLsn : second,
+    generation: Number.parseInt(generation as string, 16),
+  }
+}
+
+function lsnHex(lsn: Lsn): string {
+  return lsn.toString(16).toUpperCase().padStart(16, '0')
+}

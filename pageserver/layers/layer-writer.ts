@@ -1,0 +1,323 @@
+/**
+ * Writes one layer file: header, chunks as they fill, index, footer. Entries come in key order,
+ * each key's oldest first. Chunks are compressed on the thread pool, a few at a time; the caller
+ * awaits `pump` when `add` says so, which bounds memory and lets other work run in between.
+ */
+import { type FileHandle, open } from 'node:fs/promises'
+import { promisify } from 'node:util'
+import { crc32, zstdCompress } from 'node:zlib'
+import { assert } from '#libs/errors.ts'
+import type { Lsn } from '#libs/lsn.ts'
+import { syncFile } from '#libs/object-store/durable-file.ts'
+import { isBaseKind } from '../keyspace/key-class.ts'
+import type { SlotTable } from '../keyspace/slot-table.ts'
+import { grown } from './column.ts'
+import {
+  chunkOverhead,
+  Codec,
+  encodeFooter,
+  encodeHeader,
+  FOOTER_SIZE,
+  footerCrc,
+  HEADER_SIZE,
+  type LayerOwner,
+  MIN_COMPRESSED_BYTES,
+  pack,
+  savesEnough,
+  ZSTD_OPTIONS,
+} from './layer-format.ts'
+import type { Key } from '../keyspace/key.ts'
+import type { LayerEntry } from './layer.ts'
+import { indexColumns } from './layer-index.ts'
+import { type LayerId, LayerKind } from './layer-name.ts'
+
+/** Raw bytes of a chunk: small for images, where reads are single pages. */
+const DELTA_CHUNK_BYTES = 64 * 1024
+const IMAGE_CHUNK_BYTES = 32 * 1024
+/** Row counts and entry numbers are 16 bits. */
+const MAX_CHUNK_ENTRIES = 8192
+const CHUNKS_IN_FLIGHT = 8
+const WRITE_BYTES = 1024 * 1024
+
+const compress = promisify(zstdCompress) as (
+  raw: Buffer,
+  options: typeof ZSTD_OPTIONS,
+) => Promise<Buffer>
+
+interface StoredChunk {
+  stored: Buffer
+  codec: Codec
+  rawBytes: number
+}
+
+export class LayerWriter {
+  #id: LayerId
+  readonly #slots: SlotTable
+  #header: Buffer
+  readonly #file: FileHandle
+  readonly #path: string
+  readonly #owner: LayerOwner
+  readonly #chunkBytes: number
+
+  #values: Buffer
+  #valuesUsed = 0
+  #entries = 0
+  readonly #entryLsn = new Float64Array(MAX_CHUNK_ENTRIES)
+  readonly #entryOffset = new Uint32Array(MAX_CHUNK_ENTRIES)
+  readonly #entryKind = new Uint8Array(MAX_CHUNK_ENTRIES)
+
+  #groupSlot: number[] = []
+  #groupFirstRow: number[] = []
+  #rows = 0
+  #rowBlk = new Uint32Array(1024)
+  #rowChunk = new Uint32Array(1024)
+  #rowEntry = new Uint16Array(1024)
+  #rowCount = new Uint16Array(1024)
+  #rowFirstLsn = new Float64Array(1024)
+  #rowBaseLsn = new Float64Array(1024)
+
+  #queue: Promise<StoredChunk>[] = []
+  #sealed = 0
+  #chunkOffset: number[] = []
+  #chunkStored: number[] = []
+  #chunkRaw: number[] = []
+  #chunkCrc: number[] = []
+  #chunkCodec: number[] = []
+  #pending: Buffer[] = []
+  #pendingBytes = 0
+  /** File offset after everything handed to `#pending`. */
+  #end = HEADER_SIZE
+
+  private constructor(
+    file: FileHandle,
+    path: string,
+    id: LayerId,
+    owner: LayerOwner,
+    slots: SlotTable,
+  ) {
+    this.#file = file
+    this.#path = path
+    this.#id = id
+    this.#owner = owner
+    this.#slots = slots
+    this.#header = encodeHeader(id, owner)
+    this.#pending.push(this.#header)
+    this.#pendingBytes = HEADER_SIZE
+    this.#chunkBytes = id.kind === LayerKind.Delta ? DELTA_CHUNK_BYTES : IMAGE_CHUNK_BYTES
+    this.#values = Buffer.allocUnsafeSlow(this.#chunkBytes * 2)
+  }
+
+  /** Creates the file, which must not exist. */
+  static async create(
+    path: string,
+    id: LayerId,
+    owner: LayerOwner,
+    slots: SlotTable,
+  ): Promise<LayerWriter> {
+    return new LayerWriter(await open(path, 'wx'), path, id, owner, slots)
+  }
+
+  /** Bytes written or waiting, about the size of the file so far. */
+  get sizeBytes(): number {
+    return this.#end + this.#valuesUsed
+  }
+
+  get isEmpty(): boolean {
+    return this.#rows === 0
+  }
+
+  /** Appends a version and copies its value. Returns true when `pump` should be awaited. */
+  add(slot: number, blk: number, lsn: Lsn, kind: number, value: Buffer): boolean {
+    const used = this.#valuesUsed + chunkOverhead(this.#entries + 1)
+    if (
+      this.#entries > 0 &&
+      (used + value.length > this.#chunkBytes || this.#entries === MAX_CHUNK_ENTRIES)
+    ) {
+      this.#seal()
+    }
+    const row = this.#rowFor(slot, blk, lsn)
+    this.#rowCount[row] = (this.#rowCount[row] as number) + 1
+    if (isBaseKind(kind)) this.#rowBaseLsn[row] = lsn
+    const entry = this.#entries++
+    this.#entryLsn[entry] = lsn
+    this.#entryKind[entry] = kind
+    this.#entryOffset[entry] = this.#valuesUsed
+    if (this.#valuesUsed + value.length > this.#values.length) {
+      const bigger = Buffer.allocUnsafeSlow(this.#valuesUsed + value.length)
+      this.#values.copy(bigger, 0, 0, this.#valuesUsed)
+      this.#values = bigger
+    }
+    value.copy(this.#values, this.#valuesUsed)
+    this.#valuesUsed += value.length
+    return this.#queue.length >= CHUNKS_IN_FLIGHT
+  }
+
+  /** Writes out what is compressed until few chunks are in flight. */
+  async pump(): Promise<void> {
+    await this.#drain(CHUNKS_IN_FLIGHT / 2)
+  }
+
+  /**
+   * Completes the file and makes its bytes durable; its name is the caller's to make durable.
+   * `lastKey` is given when it was not known at the start.
+   */
+  async finish(lastKey: Key = this.#id.lastKey): Promise<LayerEntry> {
+    this.#seal()
+    await this.#drain(0)
+    this.#id = { ...this.#id, lastKey }
+    this.#header = encodeHeader(this.#id, this.#owner)
+    const section = this.#indexSection()
+    const { stored, codec } = pack(section)
+    const indexOffset = this.#end
+    this.#enqueue(stored)
+    const footer = encodeFooter(
+      {
+        indexOffset,
+        indexStoredBytes: stored.length,
+        indexRawBytes: section.length,
+        indexCodec: codec,
+        indexCrc: crc32(stored),
+        groups: this.#groupSlot.length,
+        rows: this.#rows,
+        chunks: this.#sealed,
+        fileBytes: this.#end + FOOTER_SIZE,
+      },
+      this.#header,
+    )
+    this.#enqueue(footer)
+    await this.#flush()
+    await this.#file.write(this.#header, 0, HEADER_SIZE, 0)
+    await syncFile(this.#file, this.#path)
+    await this.#file.close()
+    return { id: this.#id, sizeBytes: this.#end, crc: footerCrc(footer) }
+  }
+
+  /** Gives up; the caller removes the file. */
+  async abort(): Promise<void> {
+    await Promise.allSettled(this.#queue)
+    await this.#file.close().catch(() => undefined)
+  }
+
+  #rowFor(slot: number, blk: number, lsn: Lsn): number {
+    const last = this.#rows - 1
+    const sameGroup = this.#groupSlot[this.#groupSlot.length - 1] === slot
+    if (last >= 0 && sameGroup && this.#rowBlk[last] === blk && this.#entries > 0) return last
+    if (!sameGroup) {
+      this.#groupSlot.push(slot)
+      this.#groupFirstRow.push(this.#rows)
+    } else {
+      assert((this.#rowBlk[last] as number) <= blk, 'a layer is written in key order')
+    }
+    if (this.#rows === this.#rowBlk.length) this.#growRows()
+    const row = this.#rows++
+    this.#rowBlk[row] = blk
+    this.#rowChunk[row] = this.#sealed
+    this.#rowEntry[row] = this.#entries
+    this.#rowFirstLsn[row] = lsn
+    return row
+  }
+
+  #growRows(): void {
+    const capacity = this.#rowBlk.length * 2
+    this.#rowBlk = grown(this.#rowBlk, capacity)
+    this.#rowChunk = grown(this.#rowChunk, capacity)
+    this.#rowEntry = grown(this.#rowEntry, capacity)
+    this.#rowCount = grown(this.#rowCount, capacity)
+    this.#rowFirstLsn = grown(this.#rowFirstLsn, capacity)
+    this.#rowBaseLsn = grown(this.#rowBaseLsn, capacity)
+  }
+
+  #seal(): void {
+    const count = this.#entries
+    if (count === 0) return
+    const overhead = chunkOverhead(count)
+    const raw = Buffer.allocUnsafeSlow(overhead + this.#valuesUsed)
+    raw.writeUInt32LE(count, 0)
+    raw.writeUInt32LE(0, 4)
+    const offsets = 8 + 8 * count
+    const kinds = offsets + 4 * (count + 1)
+    for (let entry = 0; entry < count; entry++) {
+      raw.writeDoubleLE(this.#entryLsn[entry] as number, 8 + 8 * entry)
+      raw.writeUInt32LE(overhead + (this.#entryOffset[entry] as number), offsets + 4 * entry)
+      raw[kinds + entry] = this.#entryKind[entry] as number
+    }
+    raw.writeUInt32LE(raw.length, offsets + 4 * count)
+    this.#values.copy(raw, overhead, 0, this.#valuesUsed)
+    this.#entries = 0
+    this.#valuesUsed = 0
+    this.#sealed++
+    const packed = packChunk(raw)
+    // Its failure is seen by the `pump` or `finish` that awaits it.
+    packed.catch(() => undefined)
+    this.#queue.push(packed)
+  }
+
+  async #drain(keep: number): Promise<void> {
+    while (this.#queue.length > keep) {
+      const chunk = await (this.#queue[0] as Promise<StoredChunk>)
+      this.#queue.shift()
+      this.#chunkOffset.push(this.#end)
+      this.#chunkStored.push(chunk.stored.length)
+      this.#chunkRaw.push(chunk.rawBytes)
+      this.#chunkCrc.push(crc32(chunk.stored))
+      this.#chunkCodec.push(chunk.codec)
+      this.#enqueue(chunk.stored)
+      if (this.#pendingBytes >= WRITE_BYTES) await this.#flush()
+    }
+  }
+
+  #enqueue(bytes: Buffer): void {
+    this.#pending.push(bytes)
+    this.#pendingBytes += bytes.length
+    this.#end += bytes.length
+  }
+
+  async #flush(): Promise<void> {
+    let bytes = this.#pending.length === 1 ? (this.#pending[0] as Buffer) : null
+    bytes ??= Buffer.concat(this.#pending)
+    this.#pending = []
+    this.#pendingBytes = 0
+    for (let done = 0; done < bytes.length; ) {
+      const { bytesWritten } = await this.#file.write(bytes, done, bytes.length - done)
+      done += bytesWritten
+    }
+  }
+
+  #indexSection(): Buffer {
+    const counts = { groups: this.#groupSlot.length, rows: this.#rows, chunks: this.#sealed }
+    const columns = indexColumns(this.#id.kind, counts)
+    for (const [group, slot] of this.#groupSlot.entries()) {
+      columns.groupCls[group] = this.#slots.cls(slot)
+      columns.groupSpc[group] = this.#slots.spc(slot)
+      columns.groupDb[group] = this.#slots.db(slot)
+      columns.groupRel[group] = this.#slots.rel(slot)
+      columns.groupFork[group] = this.#slots.fork(slot)
+    }
+    columns.groupFirstRow.set(this.#groupFirstRow)
+    columns.groupFirstRow[counts.groups] = this.#rows
+    columns.rowBlk.set(this.#rowBlk.subarray(0, this.#rows))
+    columns.rowChunk.set(this.#rowChunk.subarray(0, this.#rows))
+    columns.rowEntry.set(this.#rowEntry.subarray(0, this.#rows))
+    columns.rowCount.set(this.#rowCount.subarray(0, this.#rows))
+    if (this.#id.kind === LayerKind.Delta) {
+      columns.rowFirstLsn.set(this.#rowFirstLsn.subarray(0, this.#rows))
+      columns.rowBaseLsn.set(this.#rowBaseLsn.subarray(0, this.#rows))
+    }
+    columns.chunkOffset.set(this.#chunkOffset)
+    columns.chunkStored.set(this.#chunkStored)
+    columns.chunkRaw.set(this.#chunkRaw)
+    columns.chunkCrc.set(this.#chunkCrc)
+    columns.chunkCodec.set(this.#chunkCodec)
+    return Buffer.from(columns.rowBlk.buffer)
+  }
+}
+
+async function packChunk(raw: Buffer): Promise<StoredChunk> {
+  if (raw.length >= MIN_COMPRESSED_BYTES) {
+    const stored = await compress(raw, ZSTD_OPTIONS)
+    if (savesEnough(stored.length, raw.length)) {
+      return { stored, codec: Codec.Zstd, rawBytes: raw.length }
+    }
+  }
+  return { stored: raw, codec: Codec.Raw, rawBytes: raw.length }
+}

@@ -1,0 +1,151 @@
+/** The tenants attached to this page server, and what their timelines share. */
+import { join } from 'node:path'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
+import type { TenantId, TimelineId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
+import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import { ChunkCache } from '../layers/chunk-cache.ts'
+import type { ApplyNativeOp, PageRedo } from '../read/reconstruct.ts'
+import {
+  DEFAULT_LIMITS,
+  type StorageContext,
+  type StorageLimits,
+  type StorageStep,
+} from '../timeline/storage-context.ts'
+import type { Timeline } from '../timeline/timeline.ts'
+import { type BootstrapOptions, type BranchOptions, Tenant } from './tenant.ts'
+
+const TICK_MS = 10_000
+
+export interface TenantManagerOptions {
+  /** Data folder of the page server; layers lie below `tenants/` in it. */
+  dataDir: string
+  objectStore: ObjectStore
+  redo: PageRedo
+  applyNativeOp: ApplyNativeOp
+  log: Logger
+  limits?: Partial<StorageLimits>
+  /** Tests stop here to act out a crash. */
+  onStep?: (step: StorageStep) => void
+}
+
+export class TenantManager {
+  readonly #context: StorageContext
+  readonly #tenants = new Map<TenantId, Tenant>()
+  readonly #attaching = new Map<TenantId, Promise<Tenant>>()
+  readonly #timer: NodeJS.Timeout
+
+  constructor(options: TenantManagerOptions) {
+    const limits = { ...DEFAULT_LIMITS, ...options.limits }
+    this.#context = {
+      folder: join(options.dataDir),
+      store: options.objectStore,
+      cache: new ChunkCache(limits.chunkCacheBytes),
+      appliers: { redo: options.redo, applyNativeOp: options.applyNativeOp },
+      log: options.log,
+      limits,
+      ...(options.onStep ? { onStep: options.onStep } : {}),
+    }
+    this.#timer = setInterval(() => this.tick(Date.now()), TICK_MS)
+    this.#timer.unref()
+  }
+
+  /**
+   * Loads the tenant's timelines under a generation. The same generation again is the same tenant;
+   * a higher one closes what was attached and loads anew; a lower one is `fenced`.
+   */
+  async attach(tenantId: TenantId, generation: number): Promise<Tenant> {
+    const running = this.#attaching.get(tenantId)
+    if (running) await running.catch(() => undefined)
+    const attached = this.#tenants.get(tenantId)
+    if (attached && attached.generation === generation) return attached
+    if (attached && attached.generation > generation) {
+      throw new ZenithError(
+        'fenced',
+        `tenant ${tenantId} is attached with generation ${attached.generation}, above ${generation}`,
+      )
+    }
+    const attaching = this.#attach(tenantId, generation).finally(() => {
+      this.#attaching.delete(tenantId)
+    })
+    this.#attaching.set(tenantId, attaching)
+    return await attaching
+  }
+
+  /** Throws `not_found`. */
+  tenant(tenantId: TenantId): Tenant {
+    const tenant = this.#tenants.get(tenantId)
+    if (tenant) return tenant
+    throw new ZenithError('not_found', `tenant ${tenantId} is not attached to this page server`)
+  }
+
+  tenants(): Tenant[] {
+    return [...this.#tenants.values()]
+  }
+
+  createTimeline(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    options: BootstrapOptions,
+    fill: (timeline: Timeline) => Promise<unknown>,
+  ): Promise<Timeline> {
+    return this.tenant(tenantId).createTimeline(timelineId, options, fill)
+  }
+
+  branchTimeline(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    options: BranchOptions,
+  ): Promise<Timeline> {
+    return this.tenant(tenantId).branchTimeline(timelineId, options)
+  }
+
+  /** Freezes what is old, retries what failed, and frees memory. The timer calls it. */
+  tick(nowMs: number): void {
+    for (const tenant of this.#tenants.values()) tenant.tick(nowMs)
+    const timelines = this.tenants().flatMap((tenant) => tenant.timelines())
+    let totalBytes = timelines.reduce((sum, timeline) => sum + timeline.memoryBytes, 0)
+    const largestFirst = timelines.toSorted((a, b) => b.memoryBytes - a.memoryBytes)
+    for (const timeline of largestFirst) {
+      if (totalBytes <= this.#context.limits.openBytes) break
+      totalBytes -= timeline.memoryBytes
+      timeline.relieve()
+    }
+  }
+
+  /** Flushes everything and closes. What cannot be flushed is read again from WAL. */
+  async shutdown(): Promise<void> {
+    clearInterval(this.#timer)
+    await Promise.allSettled(this.#attaching.values())
+    for (const tenant of this.#tenants.values()) {
+      try {
+        await tenant.close({ flush: true })
+      } catch (error) {
+        this.#context.log.error(
+          { tenantId: tenant.tenantId, error: errorMessage(error) },
+          'the last flush failed; its WAL will be read again',
+        )
+      }
+    }
+    this.#tenants.clear()
+  }
+
+  /** Lets go without flushing, as a crash would; for tests. */
+  async abandon(): Promise<void> {
+    clearInterval(this.#timer)
+    for (const tenant of this.#tenants.values()) await tenant.close({ flush: false })
+    this.#tenants.clear()
+  }
+
+  async #attach(tenantId: TenantId, generation: number): Promise<Tenant> {
+    const old = this.#tenants.get(tenantId)
+    if (old) {
+      this.#tenants.delete(tenantId)
+      await old.close({ flush: true })
+    }
+    const tenant = new Tenant(tenantId, generation, this.#context)
+    await tenant.load()
+    this.#tenants.set(tenantId, tenant)
+    return tenant
+  }
+}

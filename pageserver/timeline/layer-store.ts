@@ -1,0 +1,279 @@
+/**
+ * Where a timeline's versions live: open layer, frozen layers, layer files, and the road from one
+ * to the next.
+ *
+ * Order of a flush: freeze; write the delta under a temporary name, sync, rename, sync the folder;
+ * enter it into the map and drop the frozen layer in one step (disk_consistent moves); upload it;
+ * write the manifest (remote_consistent moves). Frozen layers go in LSN order, so what is flushed
+ * is always everything below one LSN. A crash anywhere leaves the last manifest as it was, with all
+ * its objects; WAL above it is read again.
+ */
+import { mkdir, readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { assert, ZenithError } from '#libs/errors.ts'
+import type { TenantId, TimelineId } from '#libs/ids.ts'
+import type { Lsn } from '#libs/lsn.ts'
+import type { SlotTable } from '../keyspace/slot-table.ts'
+import { Layer, type LayerContext, type LayerEntry } from '../layers/layer.ts'
+import { FOOTER_SIZE, footerCrc, type LayerOwner } from '../layers/layer-format.ts'
+import { LayerMap } from '../layers/layer-map.ts'
+import { OpenLayer } from '../layers/open-layer.ts'
+import type { Manifest, TimelineFacts } from '../remote/manifest.ts'
+import { ManifestStore } from '../remote/manifest-store.ts'
+import { manifestFolder, layerFolder, localFolder } from '../remote/paths.ts'
+import { writeDelta } from './delta-writer.ts'
+import type { StorageContext } from './storage-context.ts'
+
+interface FrozenLayer {
+  memory: OpenLayer
+  endLsn: Lsn
+  prevRecordLsn: Lsn | null
+}
+
+export interface LayerStoreOptions {
+  tenantId: TenantId
+  timelineId: TimelineId
+  generation: number
+  facts: TimelineFacts
+  slots: SlotTable
+  context: StorageContext
+  /** Null for a timeline that has none yet. */
+  manifest: Manifest | null
+  manifests: ManifestStore
+}
+
+export class LayerStore {
+  readonly facts: TimelineFacts
+  readonly slots: SlotTable
+  readonly folder: string
+  readonly generation: number
+  readonly owner: LayerOwner
+  readonly #context: StorageContext
+  readonly #layerContext: LayerContext
+  readonly #manifests: ManifestStore
+  #open: OpenLayer
+  /** Oldest first. */
+  #frozen: FrozenLayer[] = []
+  #memory: OpenLayer[]
+  #layers: LayerMap
+  /** On local disk and in the map, but in no manifest yet. */
+  #unpublished: Layer[] = []
+  #diskConsistentLsn: Lsn
+  #prevRecordLsn: Lsn | null
+  #remoteConsistentLsn: Lsn
+  #remotePrevRecordLsn: Lsn | null
+  #flushing: Promise<void> | null = null
+  #publishing: Promise<void> = Promise.resolve()
+  #roomWaiters: (() => void)[] = []
+
+  constructor(options: LayerStoreOptions) {
+    const { tenantId, timelineId, context, manifest, facts } = options
+    this.facts = facts
+    this.slots = options.slots
+    this.generation = options.generation
+    this.folder = localFolder(context.folder, tenantId, timelineId)
+    this.owner = { tenantId, timelineId, pgVersion: facts.pgVersion }
+    this.#context = context
+    this.#manifests = options.manifests
+    this.#layerContext = {
+      folder: this.folder,
+      objectFolder: layerFolder(tenantId, timelineId),
+      store: context.store,
+      slots: options.slots,
+      cache: context.cache,
+    }
+    this.#diskConsistentLsn = manifest?.diskConsistentLsn ?? 0
+    this.#remoteConsistentLsn = this.#diskConsistentLsn
+    this.#prevRecordLsn = manifest?.prevRecordLsn ?? null
+    this.#remotePrevRecordLsn = this.#prevRecordLsn
+    this.#open = new OpenLayer(manifest ? manifest.diskConsistentLsn + 1 : facts.startLsn)
+    this.#memory = [this.#open]
+    this.#layers = new LayerMap(
+      (manifest?.layers ?? []).map((entry) => new Layer(entry, this.#layerContext)),
+    )
+  }
+
+  get open(): OpenLayer {
+    return this.#open
+  }
+
+  /** Open layer, then frozen ones, newest first. */
+  get memory(): readonly OpenLayer[] {
+    return this.#memory
+  }
+
+  get layers(): LayerMap {
+    return this.#layers
+  }
+
+  get diskConsistentLsn(): Lsn {
+    return this.#diskConsistentLsn
+  }
+
+  get remoteConsistentLsn(): Lsn {
+    return this.#remoteConsistentLsn
+  }
+
+  get prevRecordLsn(): Lsn | null {
+    return this.#prevRecordLsn
+  }
+
+  get frozenCount(): number {
+    return this.#frozen.length
+  }
+
+  /** Makes the local folder, and removes files that the manifest does not name. */
+  async tidyFolder(): Promise<void> {
+    await mkdir(this.folder, { recursive: true })
+    const known = new Set(this.#layers.newestFirst.map((layer) => layer.name))
+    for (const name of await readdir(this.folder)) {
+      if (!known.has(name)) await rm(join(this.folder, name), { force: true })
+    }
+  }
+
+  /** Starts a new open layer; what lies above `lastRecordLsn` moves to it. */
+  freeze(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
+    if (lastRecordLsn < this.#open.startLsn) return
+    const memory = this.#open
+    this.#open = new OpenLayer(lastRecordLsn + 1)
+    memory.moveUnpublished(lastRecordLsn, this.#open)
+    this.#frozen.push({ memory, endLsn: lastRecordLsn + 1, prevRecordLsn })
+    this.#memory = [this.#open, ...this.#frozen.map((frozen) => frozen.memory).reverse()]
+  }
+
+  /** Writes and publishes everything that is frozen now or while it runs. */
+  flush(): Promise<void> {
+    this.#flushing ??= this.#flush().finally(() => {
+      this.#flushing = null
+    })
+    return this.#flushing
+  }
+
+  /** Resolves when few enough frozen layers wait to be written. */
+  async waitForRoom(): Promise<void> {
+    while (this.#frozen.length > this.#context.limits.maxFrozen) {
+      await new Promise<void>((resolve) => this.#roomWaiters.push(resolve))
+    }
+  }
+
+  /**
+   * Uploads image layers that lie in the folder under their names, and publishes them at once.
+   * Their LSN must be durable: a delta written again after a restart would otherwise straddle it.
+   */
+  async addImages(entries: readonly LayerEntry[]): Promise<void> {
+    for (const { id } of entries) {
+      assert(id.startLsn <= this.#remoteConsistentLsn, 'images are made of durable history only')
+    }
+    const added = entries.map((entry) => new Layer(entry, this.#layerContext))
+    for (const layer of added) await this.#upload(layer)
+    this.#context.onStep?.('images-uploaded')
+    await this.#exclusively(async () => {
+      const layers = this.#layers.with(added)
+      await this.#writeManifest(layers)
+      this.#layers = this.#layers.with(added)
+    })
+  }
+
+  async close(): Promise<void> {
+    await this.#flushing?.catch(() => undefined)
+    await this.#publishing.catch(() => undefined)
+    for (const layer of this.#layers.newestFirst) await layer.close()
+  }
+
+  /** Writes the first manifest of a timeline that has no layers. */
+  async createEmpty(): Promise<void> {
+    await this.#exclusively(() => this.#writeManifest(this.#layers))
+  }
+
+  async #flush(): Promise<void> {
+    while (this.#frozen.length > 0 || this.#diskConsistentLsn > this.#remoteConsistentLsn) {
+      const frozen = this.#frozen[0]
+      if (frozen) await this.#writeFrozen(frozen)
+      await this.#exclusively(() => this.#publish())
+    }
+  }
+
+  async #writeFrozen(frozen: FrozenLayer): Promise<void> {
+    const context = this.#context
+    const entry = await writeDelta(frozen.memory, frozen.endLsn, {
+      folder: this.folder,
+      owner: this.owner,
+      generation: this.generation,
+      slots: this.slots,
+      onWritten: () => context.onStep?.('delta-written'),
+    })
+    if (entry) {
+      context.onStep?.('delta-renamed')
+      const layer = new Layer(entry, this.#layerContext)
+      await layer.load()
+      this.#layers = this.#layers.with([layer])
+      this.#unpublished.push(layer)
+    }
+    assert(this.#frozen[0] === frozen, 'frozen layers are flushed in order')
+    this.#frozen.shift()
+    this.#memory = [this.#open, ...this.#frozen.map((other) => other.memory).reverse()]
+    this.#diskConsistentLsn = frozen.endLsn - 1
+    this.#prevRecordLsn = frozen.prevRecordLsn
+    for (const resolve of this.#roomWaiters.splice(0)) resolve()
+  }
+
+  async #publish(): Promise<void> {
+    while (this.#unpublished.length > 0) {
+      await this.#upload(this.#unpublished[0] as Layer)
+      this.#unpublished.shift()
+    }
+    this.#context.onStep?.('layer-uploaded')
+    if (this.#diskConsistentLsn > this.#remoteConsistentLsn) await this.#writeManifest(this.#layers)
+    this.#context.onStep?.('manifest-written')
+  }
+
+  async #writeManifest(layers: LayerMap): Promise<void> {
+    const held = new Set(this.#unpublished.map((layer) => layer.name))
+    const complete = held.size === 0
+    const durableLsn = complete ? this.#diskConsistentLsn : this.#remoteConsistentLsn
+    const prevRecordLsn = complete ? this.#prevRecordLsn : this.#remotePrevRecordLsn
+    await this.#manifests.write({
+      facts: this.facts,
+      diskConsistentLsn: durableLsn,
+      prevRecordLsn,
+      layers: layers.newestFirst
+        .filter((layer) => !held.has(layer.name))
+        .map((layer) => layer.entry),
+    })
+    this.#remoteConsistentLsn = durableLsn
+    this.#remotePrevRecordLsn = prevRecordLsn
+  }
+
+  async #upload(layer: Layer): Promise<void> {
+    const { store } = this.#context
+    try {
+      await store.putFile(layer.objectName, layer.path)
+    } catch (error) {
+      if (!(error instanceof ZenithError) || error.code !== 'already_exists') throw error
+      // An earlier attempt of ours may have gone through; anything else is a second writer.
+      const size = await store.size(layer.objectName)
+      const footer =
+        size === layer.sizeBytes
+          ? await store.getRange(layer.objectName, size - FOOTER_SIZE, FOOTER_SIZE)
+          : null
+      if (!footer || footerCrc(footer) !== layer.crc) throw error
+    }
+  }
+
+  /** Manifests are written one after the other. */
+  #exclusively(work: () => Promise<void>): Promise<void> {
+    const done = this.#publishing.then(work, work)
+    this.#publishing = done.catch(() => undefined)
+    return done
+  }
+}
+
+/** Loads nothing: the store for reading a timeline's manifest before the timeline exists here. */
+export function manifestStoreOf(
+  context: StorageContext,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+  generation: number,
+): ManifestStore {
+  return new ManifestStore(context.store, manifestFolder(tenantId, timelineId), generation)
+}

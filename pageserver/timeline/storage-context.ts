@@ -1,0 +1,46 @@
+/** What all timelines of a page server share, and the limits that shape their storage. */
+import type { Logger } from '#libs/log.ts'
+import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import type { ChunkCache } from '../layers/chunk-cache.ts'
+import type { Appliers } from '../read/reconstruct.ts'
+
+const MIB = 1024 * 1024
+
+export const DEFAULT_LIMITS = {
+  /** The open layer is frozen at this size, WAL distance or age. */
+  rollSizeBytes: 128 * MIB,
+  rollDistanceBytes: 256 * MIB,
+  rollAgeMs: 600_000,
+  /** Ingest waits while more frozen layers than this are unwritten. */
+  maxFrozen: 1,
+  /** Images are made when so many deltas lie above the last ones. */
+  imageAfterDeltas: 10,
+  /** So many partial image sets, then one that stands for all of them. */
+  maxImageSets: 8,
+  /** An image layer is cut at about this size. */
+  imageLayerBytes: 128 * MIB,
+  /** All open layers of the process together. */
+  openBytes: 1024 * MIB,
+  chunkCacheBytes: 64 * MIB,
+}
+
+export type StorageLimits = typeof DEFAULT_LIMITS
+
+/** Points where a crash is interesting; tests stop there. */
+export type StorageStep =
+  | 'delta-written'
+  | 'delta-renamed'
+  | 'layer-uploaded'
+  | 'manifest-written'
+  | 'images-uploaded'
+
+export interface StorageContext {
+  /** Folder of all tenants' local files. */
+  folder: string
+  store: ObjectStore
+  cache: ChunkCache
+  appliers: Appliers
+  log: Logger
+  limits: StorageLimits
+  onStep?: (step: StorageStep) => void
+}

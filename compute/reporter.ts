@@ -25,9 +25,7 @@ export class Reporter {
   /** Resolves when the report has arrived, was replaced by a later one, or was given up. */
   send(report: EndpointReport): Promise<void> {
     this.#pending = report
-    this.#sending ??= this.#drain().finally(() => {
-      this.#sending = null
-    })
+    this.#sending ??= this.#drain()
     return Promise.race([this.#sending, sleep(LAST_REPORT_MS, undefined, { ref: false })])
   }
 
@@ -48,5 +46,7 @@ export class Reporter {
         else await sleep(RETRY_MS, undefined, { ref: false })
       }
     }
+    // In the same turn as the last look at #pending, so that no report falls between.
+    this.#sending = null
   }
 }

@@ -26,11 +26,11 @@ export class Reporter {
   send(report: EndpointReport): Promise<void> {
     this.#pending = report
     this.#sending ??= this.#drain()
-    return Promise.race([this.#sending, sleep(LAST_REPORT_MS, undefined, { ref: false })])
+    return Promise.race([this.#sending, sleep(LAST_REPORT_MS)])
   }
 
   async #drain(): Promise<void> {
-    // Loaded on first use: the schemas behind it take longer than an election.
+    // Loaded on first use: an election need not wait for it.
     const { callControl } = await import('#libs/api/control-client.ts')
     const { tenantId, endpoint: name, controlPlaneUrl } = this.#spec
     while (this.#pending !== null) {
@@ -42,8 +42,8 @@ export class Reporter {
       } catch (error) {
         this.#log.warn({ reason: errorMessage(error) }, 'the control plane did not take a report')
         const lasting = error instanceof ZenithError && error.code === 'not_found'
-        if (lasting) this.#pending = null
-        else await sleep(RETRY_MS, undefined, { ref: false })
+        if (lasting && this.#pending === report) this.#pending = null
+        if (!lasting) await sleep(RETRY_MS)
       }
     }
     // In the same turn as the last look at #pending, so that no report falls between.

@@ -5,6 +5,7 @@ import { enableCompileCache } from 'node:module'
 enableCompileCache()
 
 const { CommanderError } = await import('commander')
+const { ZenithError } = await import('#libs/errors.ts')
 const { buildProgram } = await import('./program.ts')
 const { EXIT, reportFailure } = await import('./output/failure.ts')
 
@@ -21,15 +22,24 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error
 })
 
+const json = process.argv.includes('--json')
 try {
-  for (const command of allCommands(program)) command.exitOverride()
+  for (const command of allCommands(program)) {
+    command.exitOverride()
+    // With --json even a wrong command line is answered in JSON, below.
+    if (json) command.configureOutput({ writeErr: () => undefined })
+  }
   await program.parseAsync()
 } catch (error) {
   if (error instanceof CommanderError) {
     // Commander has printed its message already; help and version are no failures.
     process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage
+    const message = error.message.replace(/^error: /, '')
+    if (json && error.exitCode !== 0) {
+      reportFailure(new ZenithError('invalid_argument', message), { json })
+    }
   } else {
-    process.exitCode = reportFailure(error, { json: process.argv.includes('--json') })
+    process.exitCode = reportFailure(error, { json })
   }
 }
 // Connections that are kept for reuse must not hold up the prompt.

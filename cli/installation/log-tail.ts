@@ -11,6 +11,9 @@ const LEVELS: Readonly<Record<number, string>> = {
   60: 'fatal',
 }
 
+/** Empty lines, and the frames of a stack, which would push out the message above them. */
+const NOISE = /^\s*$|^\s+at |^\s*[{}]\s*$/
+
 /** The last lines of a log file; none when there is no log. */
 export function logTail(file: string, maxLines = 10): string[] {
   let fd: number
@@ -26,7 +29,7 @@ export function logTail(file: string, maxLines = 10): string[] {
     const lines = buffer.toString('utf8').split('\n')
     // The first one is cut when the file is longer than what was read.
     if (size > TAIL_BYTES) lines.shift()
-    const shown = lines.filter((line) => line.trim() !== '').slice(-maxLines)
+    const shown = lines.filter((line) => !NOISE.test(line)).slice(-maxLines)
     return shown.map(readableLine)
   } finally {
     closeSync(fd)

@@ -1,0 +1,60 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { FORMAT, readSettings, type Settings, writeSettings } from './settings.ts'
+
+let folder: string
+let file: string
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'zenith-settings-'))
+  file = join(folder, 'config.toml')
+})
+
+afterEach(() => rmSync(folder, { recursive: true, force: true }))
+
+const settings: Settings = {
+  initialized: true,
+  defaultTenant: '0123456789abcdef0123456789abcdef',
+  askedPorts: ['pageserver.pg'],
+  firstEndpointPort: 55432,
+  control: { httpPort: 9090 },
+  pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },
+  safekeepers: [
+    { id: 1, name: 'sk1', pgPort: 5454, httpPort: 7676 },
+    { id: 2, name: 'sk2', pgPort: 5455, httpPort: 7677 },
+  ],
+}
+
+test('what is written is read', () => {
+  writeSettings(file, settings)
+  expect(readSettings(file, '.zenith')).toEqual(settings)
+  expect(readFileSync(file, 'utf8')).toContain(`format = ${FORMAT}`)
+})
+
+test('no installation', () => {
+  expect(() => readSettings(file, '.zenith')).toThrow('There is no Zenith installation in .zenith.')
+})
+
+test('other formats are refused before anything else is read', () => {
+  writeFileSync(file, 'pageserver_port = 64000\n')
+  expect(() => readSettings(file, '.zenith')).toThrow('made by an older Zenith')
+  writeFileSync(file, 'format = 0\n')
+  expect(() => readSettings(file, '.zenith')).toThrow('made by an older Zenith (format 0')
+  writeFileSync(file, 'format = 99\n')
+  expect(() => readSettings(file, '.zenith')).toThrow('made by a newer Zenith (format 99')
+})
+
+test('a wrong value is named with its file', () => {
+  writeSettings(file, settings)
+  const text = readFileSync(file, 'utf8')
+  writeFileSync(file, text.replace('pg_port = 5455', 'pg_port = "5455"'))
+  expect(() => readSettings(file, '.zenith')).toThrow(
+    `${file}: safekeepers.1.pg_port must be a whole number.`,
+  )
+  writeFileSync(file, text.replace('http_port = 9090', 'http_port = 90900'))
+  expect(() => readSettings(file, '.zenith')).toThrow('control.http_port must be a port')
+  writeFileSync(file, `${text}\n[`)
+  expect(() => readSettings(file, '.zenith')).toThrow('is not valid TOML')
+})

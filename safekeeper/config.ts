@@ -1,0 +1,15 @@
+import { type Static, Type } from 'typebox'
+
+/** Settings of a safekeeper, from `safekeeper.toml` in its data folder. */
+export const SafekeeperConfig = Type.Object(
+  {
+    id: Type.Integer({ minimum: 1 }),
+    name: Type.String({ minLength: 1 }),
+    listen_pg_host: Type.String({ default: '127.0.0.1' }),
+    listen_pg_port: Type.Integer({ minimum: 0, maximum: 65535 }),
+    listen_http_host: Type.String({ default: '127.0.0.1' }),
+    listen_http_port: Type.Integer({ minimum: 0, maximum: 65535 }),
+  },
+  { additionalProperties: false },
+)
+export type SafekeeperConfig = Static<typeof SafekeeperConfig>

@@ -1,0 +1,40 @@
+/** The control file of a timeline on disk: one writer, whole-file replacement. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { ZenithError } from '#libs/errors.ts'
+import { type ControlState, decodeControlState, encodeControlState } from './control-state.ts'
+import { removeFile, replaceFile } from './files.ts'
+
+export const CONTROL_FILE_NAME = 'safekeeper.control'
+
+export class ControlFile {
+  readonly #path: string
+  #tail: Promise<void> = Promise.resolve()
+
+  constructor(directory: string) {
+    this.#path = join(directory, CONTROL_FILE_NAME)
+  }
+
+  /** Reads and checks it; a half-written successor is removed. Throws `corrupt` naming the file. */
+  async read(): Promise<ControlState> {
+    await removeFile(`${this.#path}.tmp`)
+    const bytes = await readFile(this.#path)
+    try {
+      return decodeControlState(bytes)
+    } catch (error) {
+      if (!(error instanceof ZenithError)) throw error
+      throw new ZenithError(error.code, `${this.#path}: ${error.message}`, {
+        ...(error.hint === undefined ? {} : { hint: error.hint }),
+      })
+    }
+  }
+
+  /** Stores a state durably. Writes happen in the order of the calls. */
+  write(state: ControlState): Promise<void> {
+    const bytes = encodeControlState(state)
+    const done = this.#tail.then(() => replaceFile(this.#path, bytes))
+    // The chain goes on after a failure; the caller of this write sees it.
+    this.#tail = done.catch(() => {})
+    return done
+  }
+}

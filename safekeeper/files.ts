@@ -1,0 +1,58 @@
+/** Small durable file operations. A failed sync is fatal everywhere: see `fatalDiskError`. */
+import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+
+/**
+ * Ends the process. After a failed sync the kernel may have dropped the dirty pages and would call
+ * the next sync a success, so nothing this process believes about the disk can be trusted; a fresh
+ * start reads back and rewrites what it finds.
+ */
+export function fatalDiskError(error: unknown, what: string): never {
+  process.stderr.write(
+    `${JSON.stringify({ level: 'fatal', msg: `${what} failed; stopping`, error: String(error) })}\n`,
+  )
+  process.exit(1)
+}
+
+/** Makes renames and unlinks in a folder durable. */
+export async function syncDirectory(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } catch (error) {
+    fatalDiskError(error, `syncing folder ${path}`)
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Replaces a file so that a crash leaves the old or the new contents, whole. */
+export async function replaceFile(path: string, bytes: Buffer): Promise<void> {
+  const temporary = `${path}.tmp`
+  const handle = await open(temporary, 'w')
+  try {
+    await handle.writeFile(bytes)
+    await syncHandle(handle, temporary)
+  } finally {
+    await handle.close()
+  }
+  await rename(temporary, path)
+  await syncDirectory(dirname(path))
+}
+
+export async function syncHandle(handle: FileHandle, path: string): Promise<void> {
+  try {
+    await handle.sync()
+  } catch (error) {
+    fatalDiskError(error, `syncing ${path}`)
+  }
+}
+
+/** Removes a file; one that is not there is fine. */
+export async function removeFile(path: string): Promise<void> {
+  try {
+    await unlink(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+}

@@ -1,0 +1,35 @@
+/** The safekeeper process: `main.ts --config safekeeper.toml`; data lies beside the file. */
+import { configPath, loadConfig } from '#libs/config.ts'
+import { runProcess } from '#libs/service.ts'
+import { SafekeeperConfig } from './config.ts'
+import { createSafekeeperHttp } from './http.ts'
+import { createSafekeeperMetrics } from './metrics.ts'
+import { Timelines } from './timelines.ts'
+import { serveWal } from './wal-service.ts'
+
+runProcess('safekeeper', async ({ log, onStop }) => {
+  const config = loadConfig(SafekeeperConfig, configPath())
+  const metrics = createSafekeeperMetrics()
+  const timelines = await Timelines.open(config.dataDir, { nodeId: config.id, log, metrics })
+  onStop(() => timelines.close())
+
+  const http = await createSafekeeperHttp({
+    id: config.id,
+    name: config.name,
+    log,
+    metrics,
+    timelines,
+  })
+  await http.listen({ host: config.listen_http_host, port: config.listen_http_port })
+  onStop(() => http.close())
+
+  const wal = await serveWal({
+    host: config.listen_pg_host,
+    port: config.listen_pg_port,
+    log,
+    timelines,
+    metrics,
+  })
+  onStop(() => wal.close())
+  log.info({ id: config.id, pgPort: wal.port, httpPort: config.listen_http_port }, 'serving')
+})

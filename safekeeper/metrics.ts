@@ -1,0 +1,51 @@
+import { Counter, Gauge, Histogram } from '@prometheus-io/client'
+import { createMetrics, type Metrics } from '#libs/metrics.ts'
+
+export interface SafekeeperMetrics {
+  readonly registry: Metrics
+  readonly receivedBytes: Counter
+  readonly sentBytes: Counter
+  readonly syncSeconds: Histogram
+  readonly timelines: Gauge
+  readonly proposers: Gauge
+  readonly walReceivers: Gauge
+}
+
+export function createSafekeeperMetrics(): SafekeeperMetrics {
+  const registry = createMetrics('safekeeper')
+  const registers = [registry]
+  return {
+    registry,
+    receivedBytes: new Counter({
+      name: 'zenith_safekeeper_wal_received_bytes_total',
+      help: 'WAL bytes accepted from proposers',
+      registers,
+    }),
+    sentBytes: new Counter({
+      name: 'zenith_safekeeper_wal_sent_bytes_total',
+      help: 'WAL bytes streamed to page servers, standbys and tools',
+      registers,
+    }),
+    syncSeconds: new Histogram({
+      name: 'zenith_safekeeper_wal_sync_seconds',
+      help: 'Duration of one synced write of WAL',
+      buckets: [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1],
+      registers,
+    }),
+    timelines: new Gauge({
+      name: 'zenith_safekeeper_timelines',
+      help: 'Timelines kept here',
+      registers,
+    }),
+    proposers: new Gauge({
+      name: 'zenith_safekeeper_proposer_connections',
+      help: 'Connected proposers',
+      registers,
+    }),
+    walReceivers: new Gauge({
+      name: 'zenith_safekeeper_wal_receiver_connections',
+      help: 'WAL streams being served',
+      registers,
+    }),
+  }
+}

@@ -1,0 +1,350 @@
+/**
+ * One timeline on a safekeeper: runs the acceptor's effects on real files and connections, strictly
+ * in order (see acceptor.ts for why the order matters), and tells readers when more WAL is there.
+ */
+import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { basename, dirname } from 'node:path'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
+import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import type { Logger } from '#libs/log.ts'
+import { lastLogTerm } from '#libs/protocol/term-history.ts'
+import type {
+  AcceptorMessage,
+  HotStandbyFeedback,
+  ProposerMessage,
+} from '#libs/protocol/wal-push.ts'
+import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
+import { Acceptor, type AcceptorEffect, type AcceptorEvent } from './acceptor.ts'
+import { ControlFile } from './control-file.ts'
+import type { ControlState } from './control-state.ts'
+import { fatalDiskError, syncDirectory } from './files.ts'
+import type { SafekeeperMetrics } from './metrics.ts'
+import { segmentPath } from './segment-files.ts'
+import type { SpareSegments } from './spare-segments.ts'
+import { createFirstSegment, recoverWal } from './wal-recovery.ts'
+import { WalStore } from './wal-store.ts'
+
+/** A proposer's connection, as the timeline uses it. */
+export interface ProposerConnection {
+  readonly id: number
+  send(message: AcceptorMessage): void
+  close(reason: string): void
+}
+
+export interface TimelineContext {
+  nodeId: number
+  incarnation: string
+  spares: SpareSegments
+  metrics: SafekeeperMetrics
+  log: Logger
+}
+
+export class Timeline {
+  readonly directory: string
+  readonly #acceptor: Acceptor
+  readonly #controlFile: ControlFile
+  readonly #store: WalStore
+  readonly #log: Logger
+  readonly #connections = new Map<number, ProposerConnection>()
+  readonly #listeners = new Set<() => void>()
+  readonly #durableListeners = new Set<() => void>()
+  readonly #context: TimelineContext
+  #queue: AcceptorEffect[] = []
+  #running = false
+  #halted: string | null = null
+  #lastSyncUs = 0
+  #readers = 0
+  #writtenAtLastTick: Lsn = 0
+  #closed = false
+
+  private constructor(
+    directory: string,
+    control: ControlState,
+    flushLsn: Lsn,
+    context: TimelineContext,
+  ) {
+    this.directory = directory
+    this.#context = context
+    this.#log = context.log.child({ timeline: control.timelineId })
+    this.#controlFile = new ControlFile(directory)
+    const { nodeId, incarnation } = context
+    this.#acceptor = new Acceptor({ nodeId, incarnation, control, flushLsn })
+    this.#store = new WalStore({
+      directory,
+      spares: context.spares,
+      endLsn: flushLsn,
+      onDurable: (epoch, writeLsn, syncUs) => {
+        this.#lastSyncUs = syncUs
+        context.metrics.syncSeconds.observe(syncUs / 1e6)
+        if (this.#halted === null) this.dispatch({ kind: 'flushed', epoch, writeLsn })
+        for (const listener of this.#durableListeners) listener()
+      },
+    })
+  }
+
+  /** Builds the whole folder under a temporary name, then renames it: it exists whole or not at all. */
+  static async create(
+    directory: string,
+    control: ControlState,
+    context: TimelineContext,
+  ): Promise<Timeline> {
+    const parent = dirname(directory)
+    const building = `${parent}/creating-${basename(directory)}`
+    await mkdir(parent, { recursive: true })
+    await syncDirectory(dirname(parent))
+    await rm(building, { recursive: true, force: true })
+    await mkdir(building)
+    await createFirstSegment(building, control, context.spares)
+    await new ControlFile(building).write(control)
+    await rename(building, directory)
+    await syncDirectory(parent)
+    return new Timeline(directory, control, control.startLsn, context)
+  }
+
+  /** Opens a timeline from disk. Throws `corrupt` when its files cannot be trusted. */
+  static async open(directory: string, context: TimelineContext): Promise<Timeline> {
+    const control = await new ControlFile(directory).read()
+    const flushLsn = await recoverWal(directory, control)
+    context.log.info(
+      {
+        timeline: control.timelineId,
+        term: control.term,
+        commitLsn: formatLsn(control.commitLsn),
+        flushLsn: formatLsn(flushLsn),
+      },
+      'timeline opened',
+    )
+    return new Timeline(directory, control, flushLsn, context)
+  }
+
+  /** Durable state with the current positions folded in. */
+  get control(): ControlState {
+    return this.#acceptor.control
+  }
+
+  get flushLsn(): Lsn {
+    return this.#acceptor.flushLsn
+  }
+
+  get commitLsn(): Lsn {
+    return this.#acceptor.commitLsn
+  }
+
+  get lastLogTerm(): number {
+    return lastLogTerm(this.control.history, this.flushLsn)
+  }
+
+  get computeConnected(): boolean {
+    return this.#acceptor.streamingConnection !== null
+  }
+
+  get readers(): number {
+    return this.#readers
+  }
+
+  get backlogBytes(): number {
+    return this.#store.backlogBytes
+  }
+
+  /** Why the timeline refuses to work; null while it works. */
+  get halted(): string | null {
+    return this.#halted
+  }
+
+  attach(connection: ProposerConnection): void {
+    this.#refuseWhenHalted()
+    this.#connections.set(connection.id, connection)
+  }
+
+  detach(connection: ProposerConnection): void {
+    if (!this.#connections.delete(connection.id) || this.#halted !== null) return
+    this.dispatch({ kind: 'disconnected', connection: connection.id })
+  }
+
+  receive(connection: number, message: ProposerMessage): void {
+    this.dispatch({ kind: 'message', connection, message })
+  }
+
+  pageserverFeedback(feedback: PageserverFeedback): void {
+    this.dispatch({ kind: 'pageserver-feedback', feedback })
+  }
+
+  hotStandbyFeedback(hotStandby: HotStandbyFeedback): void {
+    this.dispatch({ kind: 'hot-standby-feedback', hotStandby })
+  }
+
+  /** Calls `listener` whenever more WAL is committed or durable, until the returned function runs. */
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener)
+    this.#readers += 1
+    return () => {
+      if (this.#listeners.delete(listener)) this.#readers -= 1
+    }
+  }
+
+  /** Calls `listener` after each write to disk, until the returned function runs. */
+  onDurable(listener: () => void): () => void {
+    this.#durableListeners.add(listener)
+    return () => this.#durableListeners.delete(listener)
+  }
+
+  /** WAL at `lsn` from memory, in one piece up to `endLsn`; null when it is on disk only. */
+  recentWal(lsn: Lsn, endLsn: Lsn): Buffer | null {
+    return this.#store.tail.view(lsn, endLsn)
+  }
+
+  /** Opens the segment that holds `lsn`, whichever name it has at the moment. */
+  async openSegment(lsn: Lsn): Promise<{ descriptor: Awaited<ReturnType<typeof open>> }> {
+    const segment = segmentNumber(lsn)
+    for (const partial of [false, true, false]) {
+      try {
+        return { descriptor: await open(segmentPath(this.directory, segment, partial), 'r') }
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+      }
+    }
+    throw new ZenithError('not_found', `WAL at ${formatLsn(lsn)} is not stored here any more`)
+  }
+
+  /** Reads bytes [lsn, endLsn) from disk; they must lie in one segment. */
+  async readWal(lsn: Lsn, endLsn: Lsn): Promise<Buffer> {
+    assert(segmentNumber(lsn) === segmentNumber(endLsn - 1), 'a read stays in one segment')
+    const { descriptor } = await this.openSegment(lsn)
+    try {
+      const bytes = Buffer.allocUnsafe(endLsn - lsn)
+      const { bytesRead } = await descriptor.read(bytes, 0, bytes.length, segmentOffset(lsn))
+      if (bytesRead !== bytes.length) {
+        throw new ZenithError('corrupt', `the segment at ${formatLsn(lsn)} is shorter than 16 MiB`)
+      }
+      return bytes
+    } finally {
+      await descriptor.close()
+    }
+  }
+
+  /** Stores lagging positions and lets memory go; called now and then. */
+  tick(): void {
+    if (this.#halted !== null || this.#closed) return
+    this.dispatch({ kind: 'save' })
+    if (this.#writtenAtLastTick === this.#store.durableLsn) {
+      this.#store.tail.trim(this.#store.durableLsn, 0)
+    }
+    this.#writtenAtLastTick = this.#store.durableLsn
+  }
+
+  /** Stops taking part: makes what is queued durable, stores the control file, cuts connections. */
+  async close(): Promise<void> {
+    for (const connection of [...this.#connections.values()]) connection.close('shutting down')
+    this.#closed = true
+    await this.#store.close()
+    if (this.#halted === null) await this.#controlFile.write(this.control)
+  }
+
+  dispatch(event: AcceptorEvent): void {
+    if (this.#closed) return
+    this.#refuseWhenHalted()
+    let effects: AcceptorEffect[]
+    try {
+      effects = this.#acceptor.step(event)
+    } catch (error) {
+      this.#halt(errorMessage(error))
+      return
+    }
+    for (const effect of effects) {
+      // The bytes are the sender's buffer: keep a copy when the write has to wait its turn.
+      const waits = effect.kind === 'write' && this.#running
+      this.#queue.push(waits ? { ...effect, wal: Buffer.from(effect.wal) } : effect)
+    }
+    this.#run()
+  }
+
+  #run(): void {
+    if (this.#running) return
+    this.#running = true
+    for (let effect = this.#queue.shift(); effect !== undefined; effect = this.#queue.shift()) {
+      const finished = this.#perform(effect)
+      if (finished !== null) {
+        finished.then(
+          () => {
+            this.#running = false
+            this.#run()
+          },
+          (error: unknown) => fatalDiskError(error, `a durable step of ${this.directory}`),
+        )
+        return
+      }
+    }
+    this.#running = false
+  }
+
+  /** Starts an effect; null when it is finished already. */
+  #perform(effect: AcceptorEffect): Promise<void> | null {
+    switch (effect.kind) {
+      case 'send':
+        this.#send(effect.connection, effect.message)
+        return null
+      case 'close':
+        this.#connections.get(effect.connection)?.close(effect.reason)
+        return null
+      case 'write':
+        this.#context.metrics.receivedBytes.inc(effect.wal.length)
+        this.#store.write(effect.epoch, effect.lsn, effect.wal)
+        return null
+      case 'flush':
+        return this.#store.flush()
+      case 'truncate':
+        this.#log.warn(
+          { lsn: formatLsn(effect.lsn) },
+          'cutting the end of the log for a new leader',
+        )
+        return this.#store.truncate(effect.lsn)
+      case 'persist':
+        return this.#persist(effect.control, effect.background)
+      case 'committed':
+        this.#wakeListeners()
+        return null
+      case 'halt':
+        this.#halt(effect.reason)
+        return null
+    }
+  }
+
+  #send(id: number, message: AcceptorMessage): void {
+    const connection = this.#connections.get(id)
+    if (!connection) return
+    if (message.kind === 'ack') message.syncUs = this.#lastSyncUs
+    connection.send(message)
+  }
+
+  #persist(control: ControlState, background: boolean): Promise<void> | null {
+    const done = this.#controlFile.write(control).then(() => {
+      if (this.#halted === null) this.dispatch({ kind: 'persisted', commitLsn: control.commitLsn })
+    })
+    if (!background) return done
+    done.catch((error: unknown) => fatalDiskError(error, `storing the control file`))
+    return null
+  }
+
+  #halt(reason: string): void {
+    this.#halted = reason
+    this.#queue = []
+    this.#log.error({ reason }, 'timeline halted')
+    for (const connection of [...this.#connections.values()]) connection.close(reason)
+  }
+
+  #refuseWhenHalted(): void {
+    if (this.#halted === null) return
+    throw new ZenithError('unavailable', `this timeline is halted: ${this.#halted}`, {
+      hint: 'The log of the safekeeper has the details. A restart checks its files anew.',
+    })
+  }
+
+  #wakeListeners(): void {
+    for (const listener of this.#listeners) listener()
+  }
+}
+
+/** End of the segment that holds `lsn`. */
+export function segmentEnd(lsn: Lsn): Lsn {
+  return (segmentNumber(lsn) + 1) * WAL_SEGMENT_SIZE
+}

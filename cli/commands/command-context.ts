@@ -36,6 +36,11 @@ export class CommandContext {
     return Installation.open(this.dir)
   }
 
+  /** Also opens one whose `init` was interrupted: what runs of it can be shown and stopped. */
+  openAny(): Installation {
+    return Installation.openUnfinished(this.dir) ?? this.open()
+  }
+
   /** Opens an installation whose control plane must be up, as most commands need it. */
   openRunning(): Installation {
     const installation = this.open()
@@ -47,12 +52,14 @@ export class CommandContext {
   async change<T>(
     purpose: string,
     run: (installation: Installation, release: () => void) => Promise<T>,
+    how: { unfinished?: boolean } = {},
   ): Promise<T> {
+    const open = (): Installation => (how.unfinished === true ? this.openAny() : this.open())
     // Errors about the folder come first, before a lock file is made in it.
-    this.open()
+    open()
     const lock = await lockInstallation(this.dir, purpose)
     try {
-      return await run(this.open(), () => lock.release())
+      return await run(open(), () => lock.release())
     } finally {
       lock.release()
     }

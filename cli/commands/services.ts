@@ -23,17 +23,18 @@ export async function start(options: CommonOptions): Promise<void> {
 
 export async function stop(options: CommonOptions & { immediate?: boolean }): Promise<void> {
   const context = new CommandContext(options)
-  await context.change('zenith stop', async (installation) => {
+  const run = async (installation: Installation): Promise<void> => {
     const stopped: string[] = []
     const count = await stopServices(installation, stopReport(context, stopped), options)
     context.show({ stopped }, count === 0 ? 'Zenith is not running.\n' : '')
-  })
+  }
+  await context.change('zenith stop', run, { unfinished: true })
 }
 
 /** Sets the exit code: 0 all run, 1 something crashed or does not answer, 3 all stopped. */
 export async function status(options: CommonOptions): Promise<void> {
   const context = new CommandContext(options)
-  const installation = context.open()
+  const installation = context.openAny()
   const services = await servicesOf(installation)
   const endpoints = await endpointsOf(installation)
   const bad = services.filter((one) => one.status !== 'running' && one.status !== 'stopped')

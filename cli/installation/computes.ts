@@ -58,14 +58,14 @@ export async function waitUntilRunning(
       const reason = info.error ?? `its process ended (${ending ?? info.status})`
       throw new ZenithError(
         'unavailable',
-        `Postgres "${spec.endpoint}" could not start: ${reason}\n${describeLog(compute.logFile)}`,
+        `Postgres "${spec.endpoint}" could not start: ${reason}\n${describeLog(compute.logFile, child.logStart)}`,
       )
     }
     if (Date.now() > deadline) {
       throw new ZenithError(
         'timeout',
         `Postgres "${spec.endpoint}" is not up after ${START_TIMEOUT_MS / 1000} s.\n` +
-          describeLog(compute.logFile),
+          describeLog(compute.logFile, child.logStart),
         { hint: 'A compute needs a majority of the safekeepers: see "zenith status".' },
       )
     }

@@ -25,5 +25,6 @@ test('the end of a log, without the frames of stacks', () => {
   const file = join(folder, 'x.log')
   expect(logTail(file)).toEqual([])
   writeFileSync(file, `${'x'.repeat(200_000)}\none\nError: two\n    at f (a.ts:1:1)\n\n`)
-  expect(logTail(file, 5)).toEqual(['one', 'Error: two'])
+  expect(logTail(file, { maxLines: 5 })).toEqual(['one', 'Error: two'])
+  expect(logTail(file, { from: 200_005 })).toEqual(['Error: two'])
 })

@@ -14,8 +14,12 @@ const LEVELS: Readonly<Record<number, string>> = {
 /** Empty lines, and the frames of a stack, which would push out the message above them. */
 const NOISE = /^\s*$|^\s+at |^\s*[{}]\s*$/
 
-/** The last lines of a log file; none when there is no log. */
-export function logTail(file: string, maxLines = 10): string[] {
+/** The last lines of a log file, from the given byte on; none when there is no log. */
+export function logTail(
+  file: string,
+  options: { maxLines?: number; from?: number } = {},
+): string[] {
+  const { maxLines = 10, from = 0 } = options
   let fd: number
   try {
     fd = openSync(file, 'r')
@@ -24,11 +28,12 @@ export function logTail(file: string, maxLines = 10): string[] {
   }
   try {
     const { size } = fstatSync(fd)
-    const buffer = Buffer.alloc(Math.min(size, TAIL_BYTES))
-    readSync(fd, buffer, 0, buffer.length, size - buffer.length)
+    const start = Math.max(0, from, size - TAIL_BYTES)
+    const buffer = Buffer.alloc(Math.max(0, size - start))
+    readSync(fd, buffer, 0, buffer.length, start)
     const lines = buffer.toString('utf8').split('\n')
-    // The first one is cut when the file is longer than what was read.
-    if (size > TAIL_BYTES) lines.shift()
+    // The first one is cut when more was left out than what came before.
+    if (start > from) lines.shift()
     const shown = lines.filter((line) => !NOISE.test(line)).slice(-maxLines)
     return shown.map(readableLine)
   } finally {

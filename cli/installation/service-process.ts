@@ -1,6 +1,14 @@
 /** Starts and stops one service process, and knows what to say when it does not do what it should. */
 import { spawn } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'smol-toml'
@@ -19,6 +27,8 @@ const MAX_LOG_BYTES = 16 * 1024 * 1024
 
 export interface SpawnedProcess {
   readonly pid: number
+  /** Size of the log when it started: what comes after is its own. */
+  readonly logStart: number
   /** How it ended, or null while it runs: `exit code 1`, `SIGKILL`. */
   ending(): string | null
 }
@@ -33,6 +43,7 @@ export function spawnDetached(options: {
 }): SpawnedProcess {
   mkdirSync(options.dir, { recursive: true })
   const log = openLog(options.logFile)
+  const logStart = fstatSync(log).size
   const script = fileURLToPath(new URL(`../../${options.program}`, import.meta.url))
   const child = spawn(process.execPath, [script, ...options.args], {
     cwd: options.dir,
@@ -52,7 +63,7 @@ export function spawnDetached(options: {
   child.on('exit', (code, signal) => {
     ending = signal ?? `exit code ${code}`
   })
-  return { pid: child.pid, ending: () => ending }
+  return { pid: child.pid, logStart, ending: () => ending }
 }
 
 /** Writes the settings of a service and starts it; `waitUntilHealthy` tells when it is up. */
@@ -77,7 +88,7 @@ export async function waitUntilHealthy(service: Service, child: SpawnedProcess):
     const ending = child.ending()
     if (ending !== null) {
       forgetProcess(service.pidFile)
-      throw crashed(`The ${service.title} could not start (${ending}).`, service.logFile)
+      throw crashed(`The ${service.title} could not start (${ending}).`, service.logFile, child)
     }
     health = await probeHealth(service, 2_000)
     if (health.healthy) return
@@ -86,6 +97,7 @@ export async function waitUntilHealthy(service: Service, child: SpawnedProcess):
   throw crashed(
     `The ${service.title} is not ready after ${START_TIMEOUT_MS / 1000} s: ${health.reason}.`,
     service.logFile,
+    child,
   )
 }
 
@@ -140,14 +152,14 @@ export async function stopProcess(
   return true
 }
 
-/** An error that shows the end of a log. */
-export function crashed(message: string, logFile: string): ZenithError {
-  return new ZenithError('unavailable', `${message}\n${describeLog(logFile)}`)
+/** An error that shows the end of the log of a process that was just started. */
+function crashed(message: string, logFile: string, child: SpawnedProcess): ZenithError {
+  return new ZenithError('unavailable', `${message}\n${describeLog(logFile, child.logStart)}`)
 }
 
-/** The end of a log, indented, with where the rest is. */
-export function describeLog(logFile: string): string {
-  const lines = logTail(logFile)
+/** The end of a log, indented, with where the rest is; `from` leaves out what earlier runs wrote. */
+export function describeLog(logFile: string, from = 0): string {
+  const lines = logTail(logFile, { from })
   if (lines.length === 0) return `Its log, ${shownPath(logFile)}, is empty.`
   const tail = lines.map((line) => `    ${line}`).join('\n')
   return `Its log, ${shownPath(logFile)}, ends:\n${tail}`

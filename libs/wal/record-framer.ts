@@ -43,6 +43,7 @@ export class RecordFramer {
   count = 0
   /** IN_SLICE or IN_ARENA, per record. */
   place = new Uint8Array(1024)
+  rmid = new Uint8Array(1024)
   offset = new Uint32Array(1024)
   length = new Uint32Array(1024)
   xid = new Uint32Array(1024)
@@ -305,6 +306,7 @@ export class RecordFramer {
     const index = this.count
     if (index === this.place.length) this.#ensureColumns(index + 1)
     this.place[index] = place
+    this.rmid[index] = bytes[offset + 17] as number
     this.offset[index] = offset
     this.length[index] = length
     this.xid[index] = view.getUint32(offset + 4, true)
@@ -385,6 +387,7 @@ export class RecordFramer {
     if (size <= this.place.length) return
     const capacity = Math.max(size, this.place.length * 2)
     this.place = grown(this.place, new Uint8Array(capacity))
+    this.rmid = grown(this.rmid, new Uint8Array(capacity))
     this.offset = grown(this.offset, new Uint32Array(capacity))
     this.length = grown(this.length, new Uint32Array(capacity))
     this.xid = grown(this.xid, new Uint32Array(capacity))

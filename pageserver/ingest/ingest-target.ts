@@ -6,6 +6,7 @@ export interface TargetBlob {
   spc: number
   db: number
   rel: number
+  fork: number
   value: Buffer
 }
 

@@ -10,7 +10,7 @@
  *   3 vm truncate  | 0 | first heap block to clear u16
  *   4 fsm truncate | 0 | first slot to clear u16
  *   5 clog set     | status u8 | transaction within the page u16, any number
- *   6 offsets set  | 0 | entry u16 | member offset u32
+ *   6 offsets set  | 0 | first entry u16 | member offset u32, once or for two entries in a row
  *   7 members set  | 0 | count u16 | first member offset u32 | count x (xid u32, status u32)
  *   8 commit ts    | 0 | origin u16 | time i64 | transaction within the page u16, any number
  *
@@ -87,6 +87,14 @@ export class NativeOpWriter {
     this.buffer.writeUInt32LE(memberOffset, 4)
   }
 
+  /** Sets `entry` and the one behind it. */
+  offsetsSetPair(entry: number, memberOffset: number, nextMemberOffset: number): void {
+    this.#begin(OFFSETS_SET, 0, 12)
+    this.buffer.writeUInt16LE(entry, 2)
+    this.buffer.writeUInt32LE(memberOffset, 4)
+    this.buffer.writeUInt32LE(nextMemberOffset, 8)
+  }
+
   /** `members` holds (xid u32, status u32) pairs, as they lie in the WAL record, from `at` on. */
   membersSet(firstOffset: number, members: Buffer, at: number, count: number): void {
     this.#begin(MEMBERS_SET, 0, MEMBERS_HEADER + count * 8)
@@ -140,7 +148,7 @@ export function applyNativeOp(page: Buffer, op: Buffer, lsn: Lsn): void {
     case CLOG_SET:
       return clogSet(page, op)
     case OFFSETS_SET:
-      page.writeUInt32LE(op.readUInt32LE(4), op.readUInt16LE(2) * 4)
+      op.copy(page, op.readUInt16LE(2) * 4, 4)
       return
     case MEMBERS_SET:
       return membersSet(page, op)

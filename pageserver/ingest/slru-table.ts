@@ -1,0 +1,89 @@
+/**
+ * The SLRU segments that exist and how many pages each has. Pages are keyed by segment and by their
+ * number within it. Ingest is the only writer, so the table is right once loaded.
+ */
+import type { Lsn } from '#libs/lsn.ts'
+import { SLRU_SEGMENT_PAGES, slruPagePrecedes, slruSegmentIsOld } from '#libs/pg/slru.ts'
+import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
+import type { IngestTarget } from './ingest-target.ts'
+import type { NativeOpWriter } from './native-op.ts'
+
+const EMPTY = Buffer.alloc(0)
+const sizeBytes = Buffer.alloc(4)
+
+export class SlruTable {
+  #target: IngestTarget
+  /** By kind: segment -> pages. */
+  #segments: Map<number, number>[] = [new Map(), new Map(), new Map(), new Map()]
+
+  constructor(target: IngestTarget) {
+    this.#target = target
+  }
+
+  /** Fills the table with what the timeline has at `lsn`. */
+  async load(lsn: Lsn): Promise<void> {
+    for (const entry of await this.#target.scanBlobs(KeyClass.SlruSegSize, lsn)) {
+      this.#segments[entry.spc]?.set(entry.rel, entry.value.readUInt32LE(0))
+    }
+  }
+
+  hasPage(kind: number, page: number): boolean {
+    const pages = this.#of(kind).get(Math.floor(page / SLRU_SEGMENT_PAGES)) ?? 0
+    return page % SLRU_SEGMENT_PAGES < pages
+  }
+
+  /** Makes the page all zeros at `lsn`, and with it the missing ones before it in its segment. */
+  zeroPage(kind: number, page: number, lsn: Lsn): void {
+    const segment = Math.floor(page / SLRU_SEGMENT_PAGES)
+    const inSegment = page % SLRU_SEGMENT_PAGES
+    const pages = this.#of(kind).get(segment) ?? 0
+    const slot = this.#target.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
+    for (let block = Math.min(pages, inSegment); block <= inSegment; block += 1) {
+      if (block < pages && block !== inSegment) continue
+      this.#target.put(slot, block, lsn, ValueKind.ZeroPage, EMPTY, 0, 0)
+    }
+    if (inSegment >= pages) {
+      this.#of(kind).set(segment, inSegment + 1)
+      sizeBytes.writeUInt32LE(inSegment + 1, 0)
+      const sizeSlot = this.#target.slot(KeyClass.SlruSegSize, kind, 0, segment, 0)
+      this.#target.put(sizeSlot, 0, lsn, ValueKind.Image, sizeBytes, 0, 4)
+    }
+  }
+
+  /** Makes sure that an operation at a later LSN finds a page to work on. */
+  ensurePage(kind: number, page: number, lsn: Lsn): void {
+    if (!this.hasPage(kind, page)) this.zeroPage(kind, page, lsn)
+  }
+
+  putOp(kind: number, page: number, lsn: Lsn, op: NativeOpWriter): void {
+    const segment = Math.floor(page / SLRU_SEGMENT_PAGES)
+    const slot = this.#target.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
+    const block = page % SLRU_SEGMENT_PAGES
+    this.#target.put(slot, block, lsn, ValueKind.NativeOp, op.buffer, 0, op.length)
+  }
+
+  /**
+   * Drops the segments older than page `cutoff`. Does nothing when `latestPage` is itself older,
+   * which means that the ids have wrapped around (SimpleLruTruncate).
+   */
+  truncate(kind: number, cutoff: number, latestPage: number, lsn: Lsn): void {
+    if (slruPagePrecedes(kind, latestPage, cutoff)) return
+    for (const segment of [...this.#of(kind).keys()]) {
+      if (slruSegmentIsOld(kind, segment, cutoff)) this.dropSegment(kind, segment, lsn)
+    }
+  }
+
+  dropSegment(kind: number, segment: number, lsn: Lsn): void {
+    if (!this.#of(kind).delete(segment)) return
+    const sizeSlot = this.#target.slot(KeyClass.SlruSegSize, kind, 0, segment, 0)
+    this.#target.put(sizeSlot, 0, lsn, ValueKind.Tombstone, EMPTY, 0, 0)
+  }
+
+  segments(kind: number): number[] {
+    return [...this.#of(kind).keys()]
+  }
+
+  #of(kind: number): Map<number, number> {
+    return this.#segments[kind] as Map<number, number>
+  }
+}

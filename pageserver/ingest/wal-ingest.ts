@@ -1,0 +1,375 @@
+/**
+ * Turns a timeline's WAL into versions of keys: a page image or the record itself for every block
+ * that a record names, and by hand what records only imply (sizes, dropped relations, transaction
+ * status, multixacts, visibility bits, prepared transactions, the checkpoint).
+ *
+ * The LSN of every version is the end of its record. What must lie under a version of the same
+ * record (a zero page where nothing was) goes 8 bytes below, where no other record ends.
+ */
+import { assert, ZenithError } from '#libs/errors.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { isNewPage, PAGE_SIZE, setPageLsn } from '#libs/pg/page.ts'
+import {
+  MIN_CUSTOM_RMGR,
+  RMGR,
+  rmgrName,
+  VM_FORK,
+  XLOG_INFO,
+  XLR_RMGR_INFO_MASK,
+} from '#libs/wal/format.ts'
+import { restoreImage } from '#libs/wal/page-image.ts'
+import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
+import { decodeCheckpointState, nextXidPast, xidIsNew } from './checkpoint-state.ts'
+import { ingestDatabaseRecord } from './database-records.ts'
+import { IngestContext } from './ingest-context.ts'
+import type { IngestTarget } from './ingest-target.ts'
+import { ABSENT } from './relation-table.ts'
+import { ingestClogRecord, ingestCommitTsRecord, ingestMultixactRecord } from './slru-records.ts'
+import { SlruTable } from './slru-table.ts'
+import { ingestOriginRecord, ingestRelmapRecord, ingestStorageRecord } from './storage-records.ts'
+import { ingestTransactionRecord } from './transaction-records.ts'
+import { ingestVisibility } from './visibility-map.ts'
+import { ingestStandbyRecord, ingestXlogRecord } from './xlog-records.ts'
+
+/** Bytes taken in before what they brought is published. */
+const BATCH_BYTES = 1024 * 1024
+const MAX_BLOCKS_PER_RECORD = 33
+const TWO_32 = 4294967296
+const ZERO_PAGE = Buffer.alloc(PAGE_SIZE)
+
+export class WalIngest {
+  #target: IngestTarget
+  #context: IngestContext
+  #framer: RecordFramer
+  #page = Buffer.alloc(PAGE_SIZE)
+  /** Forks that the record in hand makes longer. */
+  #grown = new Uint32Array(MAX_BLOCKS_PER_RECORD)
+  #grownCount = 0
+  /** Relation of each block reference of the record in hand. */
+  #relation = new Uint32Array(MAX_BLOCKS_PER_RECORD)
+  /** End of the last record whose versions are complete. */
+  #doneLsn: Lsn
+  #failed: unknown
+
+  private constructor(target: IngestTarget, context: IngestContext) {
+    this.#target = target
+    this.#context = context
+    this.#doneLsn = target.lastRecordLsn
+    this.#framer = new RecordFramer(target.lastRecordLsn)
+  }
+
+  /**
+   * Continues at the timeline's `lastRecordLsn`. Throws `corrupt` when the timeline has no
+   * checkpoint there, that is, when nothing was imported.
+   */
+  static async open(target: IngestTarget): Promise<WalIngest> {
+    await target.ready()
+    const lsn = target.lastRecordLsn
+    const slrus = new SlruTable(target)
+    const [checkpoint, databases, prepared, origins] = await Promise.all([
+      target.readBlob(target.slot(KeyClass.Checkpoint, 0, 0, 0, 0), 0, lsn),
+      target.readBlob(target.slot(KeyClass.DbDir, 0, 0, 0, 0), 0, lsn),
+      target.scanBlobs(KeyClass.TwoPhase, lsn),
+      target.scanBlobs(KeyClass.ReplOrigin, lsn),
+      slrus.load(lsn),
+    ])
+    if (checkpoint === null) {
+      throw new ZenithError(
+        'corrupt',
+        `the timeline has no checkpoint at ${formatLsn(lsn)}, so its WAL cannot be followed`,
+        { hint: 'A timeline begins with the import of a data directory.' },
+      )
+    }
+    const context = new IngestContext(target, slrus, {
+      state: decodeCheckpointState(checkpoint),
+      databases: readDatabases(databases),
+      prepared: new Set(prepared.map((entry) => entry.db * TWO_32 + entry.rel)),
+      origins: new Map(
+        origins.map((entry) => [
+          entry.rel,
+          entry.value.readUInt32LE(4) * TWO_32 + entry.value.readUInt32LE(0),
+        ]),
+      ),
+    })
+    return new WalIngest(target, context)
+  }
+
+  /** LSN of the next byte that `ingest` wants. */
+  get nextLsn(): Lsn {
+    return this.#framer.nextLsn
+  }
+
+  /** End of the newest complete record. */
+  get lastRecordLsn(): Lsn {
+    return this.#doneLsn
+  }
+
+  /**
+   * Forgets the bytes of a record that is not complete, so that `nextLsn` is a record end again.
+   * To be called when the WAL source changes: a new writer may continue differently there.
+   */
+  restart(): void {
+    this.#framer = new RecordFramer(this.#doneLsn)
+  }
+
+  /**
+   * Takes WAL bytes that begin at `startLsn`, which must be `nextLsn`. Everything up to the last
+   * complete record is readable when the promise resolves. Throws `corrupt` or `unsupported`,
+   * naming the LSN; records before the bad one are published, and the object is of no further use.
+   */
+  async ingest(chunk: Buffer, startLsn: Lsn): Promise<void> {
+    if (this.#failed !== undefined) throw this.#failed
+    assert(
+      startLsn === this.nextLsn,
+      `WAL at ${formatLsn(startLsn)} given, ${formatLsn(this.nextLsn)} expected`,
+    )
+    try {
+      for (let at = 0; at < chunk.length; at += BATCH_BYTES) {
+        await this.#ingestBatch(chunk.subarray(at, at + BATCH_BYTES))
+        await this.#target.waitForRoom()
+      }
+    } catch (error) {
+      this.#failed = error
+      throw error
+    }
+  }
+
+  async #ingestBatch(slice: Buffer): Promise<void> {
+    const framer = this.#framer
+    let broken: unknown
+    try {
+      framer.feed(slice)
+    } catch (error) {
+      broken = error
+    }
+    try {
+      for (let index = 0; index < framer.count; index += 1) {
+        const waiting = this.#ingestRecord(index)
+        if (waiting) await waiting
+      }
+      this.#noteTip()
+    } finally {
+      if (this.#doneLsn > this.#target.lastRecordLsn) this.#target.publish(this.#doneLsn)
+    }
+    if (broken !== undefined) throw broken
+  }
+
+  /** Handles one record of the batch; returns a promise only when the record needs reads. */
+  #ingestRecord(index: number): Promise<void> | undefined {
+    const framer = this.#framer
+    const context = this.#context
+    const { record } = context
+    const inArena = framer.place[index] === IN_ARENA
+    record.decode(
+      inArena ? framer.arena : framer.slice,
+      inArena ? framer.arenaView : framer.sliceView,
+      framer.offset[index] as number,
+      framer.length[index] as number,
+      framer.startLsn[index] as number,
+    )
+    context.endLsn = framer.endLsn[index] as number
+    if (record.xid !== 0) this.#seeXid(index, record.xid)
+    try {
+      if (record.rmid === RMGR.DATABASE) return this.#ingestDatabase()
+      this.#ingestDecoded()
+    } catch (error) {
+      throw readableError(error, context)
+    }
+    if (context.stateChanged) context.putState(context.endLsn)
+    this.#doneLsn = context.endLsn
+    return undefined
+  }
+
+  #ingestDecoded(): void {
+    const context = this.#context
+    const { record } = context
+    if (record.blockCount > 0) this.#growForks()
+    switch (record.rmid) {
+      case RMGR.HEAP:
+      case RMGR.HEAP2:
+        ingestVisibility(context)
+        break
+      case RMGR.XLOG:
+        ingestXlogRecord(context)
+        break
+      case RMGR.TRANSACTION:
+        ingestTransactionRecord(context)
+        break
+      case RMGR.STORAGE:
+        ingestStorageRecord(context)
+        break
+      case RMGR.CLOG:
+        ingestClogRecord(context)
+        break
+      case RMGR.COMMIT_TS:
+        ingestCommitTsRecord(context)
+        break
+      case RMGR.MULTIXACT:
+        ingestMultixactRecord(context)
+        break
+      case RMGR.RELMAP:
+        ingestRelmapRecord(context)
+        break
+      case RMGR.STANDBY:
+        ingestStandbyRecord(context)
+        break
+      case RMGR.REPLICATION_ORIGIN:
+        ingestOriginRecord(context)
+        break
+      default:
+        if (record.rmid >= MIN_CUSTOM_RMGR) {
+          throw context.unsupported(
+            `belongs to the custom resource manager ${record.rmid} of an extension`,
+            'Drop the extension that writes it; its pages cannot be rebuilt here.',
+          )
+        }
+    }
+    if (record.blockCount > 0) this.#putBlocks()
+  }
+
+  async #ingestDatabase(): Promise<void> {
+    const context = this.#context
+    // What the database holds now must be readable: everything up to the record before.
+    if (this.#doneLsn > this.#target.lastRecordLsn) this.#target.publish(this.#doneLsn)
+    await ingestDatabaseRecord(context, this.#doneLsn).catch((error: unknown) => {
+      throw readableError(error, context)
+    })
+    if (context.stateChanged) context.putState(context.endLsn)
+    this.#doneLsn = context.endLsn
+  }
+
+  /**
+   * Keeps nextXid above every transaction seen. It is moved to what the rest of the batch needs, so
+   * that one write serves many transactions; but never across records that make SLRU pages or use
+   * the counter, because at every LSN the page that it points into must exist.
+   */
+  #seeXid(index: number, xid: number): void {
+    const { checkpoint } = this.#context.state
+    if (!xidIsNew(checkpoint.nextXid, xid)) return
+    const framer = this.#framer
+    let next = nextXidPast(checkpoint.nextXid, xid)
+    for (let later = index + 1; later < framer.count; later += 1) {
+      const rmid = framer.rmid[later] as number
+      if (rmid === RMGR.XLOG || rmid === RMGR.CLOG || rmid === RMGR.COMMIT_TS) break
+      next = nextXidPast(next, framer.xid[later] as number)
+    }
+    checkpoint.nextXid = next
+    this.#context.stateChanged = true
+  }
+
+  /** Writes at the batch's end which record ends there: base backups link back to it. */
+  #noteTip(): void {
+    const { state } = this.#context
+    const startLsn = this.#framer.previousRecordLsn
+    if (startLsn === undefined || state.tipLsn === this.#doneLsn) return
+    state.tipLsn = this.#doneLsn
+    state.tipRecordLsn = startLsn
+    this.#context.putState(this.#doneLsn)
+  }
+
+  /**
+   * Makes forks long enough for the blocks that the record names. Blocks skipped become zero pages,
+   * lest an older incarnation shows through; so does a new block whose record needs a page to work
+   * on.
+   */
+  #growForks(): void {
+    const context = this.#context
+    const { record, relations } = context
+    this.#grownCount = 0
+    const hintOnly = isHintWithoutImage(record.rmid, record.info)
+    for (let index = 0; index < record.blockCount; index += 1) {
+      const relation = relations.find(
+        record.spc[index] as number,
+        record.db[index] as number,
+        record.rel[index] as number,
+        record.fork[index] as number,
+      )
+      this.#relation[index] = relation
+      const block = record.block[index] as number
+      const size = relations.size[relation] as number
+      if (block < size) continue
+      const image = record.appliesImage(index)
+      if (hintOnly && !image) continue
+      const slot = relations.blockSlot[relation] as number
+      for (let gap = size === ABSENT ? 0 : size; gap < block; gap += 1) {
+        context.putZeroPage(slot, gap, context.belowLsn)
+      }
+      if (!image && !record.willInit(index)) context.putZeroPage(slot, block, context.belowLsn)
+      relations.size[relation] = block + 1
+      this.#noteGrown(relation)
+    }
+    for (let index = 0; index < this.#grownCount; index += 1) {
+      const relation = this.#grown[index] as number
+      context.putSize(relation, relations.size[relation] as number, context.belowLsn)
+    }
+  }
+
+  #noteGrown(relation: number): void {
+    for (let index = 0; index < this.#grownCount; index += 1) {
+      if (this.#grown[index] === relation) return
+    }
+    this.#grown[this.#grownCount] = relation
+    this.#grownCount += 1
+  }
+
+  #putBlocks(): void {
+    const context = this.#context
+    const { record, relations, endLsn } = context
+    const target = this.#target
+    const heap = record.rmid === RMGR.HEAP || record.rmid === RMGR.HEAP2
+    for (let index = 0; index < record.blockCount; index += 1) {
+      const slot = relations.blockSlot[this.#relation[index] as number] as number
+      const block = record.block[index] as number
+      if (record.appliesImage(index)) {
+        this.#putImage(index, slot, block)
+        continue
+      }
+      if (heap && record.fork[index] === VM_FORK) continue
+      if (record.rmid === RMGR.XLOG) {
+        if (isHintWithoutImage(record.rmid, record.info)) continue
+        throw context.corrupt(`has no image of block ${block}`)
+      }
+      const kind = record.willInit(index) ? ValueKind.RecordInit : ValueKind.Record
+      target.put(slot, block, endLsn, kind, record.buffer, record.offset, record.length)
+    }
+  }
+
+  /** Stores an image as redo would leave the page: with the record's end as its LSN. */
+  #putImage(index: number, slot: number, block: number): void {
+    const page = this.#page
+    const { endLsn } = this.#context
+    restoreImage(this.#context.record, index, page)
+    if (!isNewPage(page)) setPageLsn(page, endLsn)
+    else if (page.equals(ZERO_PAGE)) {
+      this.#context.putZeroPage(slot, block, endLsn)
+      return
+    }
+    this.#target.put(slot, block, endLsn, ValueKind.Image, page, 0, PAGE_SIZE)
+  }
+}
+
+/** Hint records may name a block without its image, when full_page_writes is off. */
+function isHintWithoutImage(rmid: number, info: number): boolean {
+  return rmid === RMGR.XLOG && (info & XLR_RMGR_INFO_MASK) === XLOG_INFO.FPI_FOR_HINT
+}
+
+function readDatabases(blob: Buffer | null): Set<string> {
+  const databases = new Set<string>()
+  for (let at = 0; blob !== null && at + 8 <= blob.length; at += 8) {
+    databases.add(`${blob.readUInt32LE(at)}/${blob.readUInt32LE(at + 4)}`)
+  }
+  return databases
+}
+
+/** A read past the end of a record's data means that the record is damaged. */
+function readableError(error: unknown, context: IngestContext): unknown {
+  if (!(error instanceof RangeError)) return error
+  const { record } = context
+  return new ZenithError(
+    'corrupt',
+    `WAL record ${rmgrName(record.rmid)} at ${formatLsn(record.startLsn)} is shorter than its ` +
+      'contents need',
+    { cause: error },
+  )
+}

@@ -57,6 +57,10 @@ export class WalReceiver {
     this.#safekeepers = options.safekeepers
   }
 
+  get safekeepers(): readonly NodeInfo[] {
+    return this.#safekeepers
+  }
+
   start(): void {
     this.#running ??= this.#run()
   }

@@ -1,0 +1,103 @@
+/** The HTTP side of the pageserver: every route of `#libs/api/pageserver.ts` with its handler. */
+import type { Static, TSchema } from 'typebox'
+import {
+  type PageserverRouteName,
+  type PageserverRoutes,
+  pageserverRoutes,
+} from '#libs/api/pageserver.ts'
+import { ZenithError } from '#libs/errors.ts'
+import type { HttpServer } from '#libs/http/server.ts'
+import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
+import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import type { Timeline } from './timeline/timeline.ts'
+import type { TimelineService } from './timeline-service.ts'
+
+type SchemaOf<R, K extends string> =
+  R extends Record<K, infer S extends TSchema> ? Static<S> : undefined
+
+interface Call<N extends PageserverRouteName> {
+  params: Static<PageserverRoutes[N]['params']>
+  query: SchemaOf<PageserverRoutes[N], 'querystring'>
+  body: SchemaOf<PageserverRoutes[N], 'body'>
+}
+
+type Handlers = {
+  [N in PageserverRouteName]: (call: Call<N>) => Promise<Static<PageserverRoutes[N]['response']>>
+}
+
+export interface HttpParts {
+  id: number
+  service: TimelineService
+  /** Says why requests cannot be served yet, or null. */
+  notReady: () => string | null
+}
+
+/** Adds all routes. Bodies and parameters are checked against their schemas before a handler runs. */
+export function addRoutes(app: HttpServer, parts: HttpParts): void {
+  const handlers = handlersOf(parts)
+  for (const name of Object.keys(pageserverRoutes) as PageserverRouteName[]) {
+    const route = pageserverRoutes[name]
+    // Route and handler share the name, hence their types; a loop over names cannot show that.
+    const handler = handlers[name] as unknown as (call: unknown) => Promise<never>
+    app.route({
+      method: route.method,
+      url: route.path,
+      schema: {
+        summary: route.summary,
+        params: route.params,
+        ...('body' in route ? { body: route.body } : {}),
+        ...('querystring' in route ? { querystring: route.querystring } : {}),
+        response: { 200: route.response },
+      },
+      handler: ({ params, query, body }) => {
+        const reason = parts.notReady()
+        if (reason !== null) throw new ZenithError('unavailable', `the pageserver is ${reason}`)
+        return handler({ params, query, body })
+      },
+    })
+  }
+}
+
+function idsOf(params: { tenantId: string; timelineId: string }) {
+  return {
+    tenantId: parseTenantId(params.tenantId),
+    timelineId: parseTimelineId(params.timelineId),
+  }
+}
+
+function positionsOf(timeline: Timeline) {
+  return {
+    lastRecordLsn: formatLsn(timeline.lastRecordLsn),
+    diskConsistentLsn: formatLsn(timeline.diskConsistentLsn),
+    remoteConsistentLsn: formatLsn(timeline.remoteConsistentLsn),
+  }
+}
+
+function handlersOf({ id, service }: HttpParts): Handlers {
+  return {
+    status: async () => ({ id, tenants: service.tenants().length }),
+    listTenants: async () => service.tenants(),
+    attachTenant: ({ params, body }) =>
+      service.attach(parseTenantId(params.tenantId), body.generation),
+    createTimeline: ({ params, body }) => service.createTimeline(idsOf(params), body),
+    listTimelines: ({ params }) => service.listTimelines(parseTenantId(params.tenantId)),
+    getTimeline: ({ params, query }) =>
+      service.describe(idsOf(params), { withSize: query.size === true }),
+    waitLsn: async ({ params, body }) => {
+      const timeline = service.useTimeline(idsOf(params))
+      await timeline.waitForLsn(parseLsn(body.lsn), body.timeoutMs)
+      return positionsOf(timeline)
+    },
+    checkpoint: async ({ params }) => {
+      const timeline = service.timeline(idsOf(params))
+      await timeline.flush()
+      return positionsOf(timeline)
+    },
+    compact: async ({ params }) => {
+      const timeline = service.timeline(idsOf(params))
+      await timeline.createImageLayers()
+      return positionsOf(timeline)
+    },
+    setSafekeepers: ({ params, body }) => service.setSafekeepers(idsOf(params), body.safekeepers),
+  }
+}

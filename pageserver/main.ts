@@ -1,0 +1,95 @@
+/** The pageserver: `node pageserver/main.ts --config pageserver.toml`. */
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { configPath, loadConfig } from '#libs/config.ts'
+import { errorMessage } from '#libs/errors.ts'
+import { createHttp } from '#libs/http/server.ts'
+import { createMetrics } from '#libs/metrics.ts'
+import { openObjectStore } from '#libs/object-store/open-store.ts'
+import { findPostgres } from '#libs/postgres-install.ts'
+import { runProcess } from '#libs/service.ts'
+import { PageserverConfig } from './config.ts'
+import { addRoutes } from './http.ts'
+import { applyNativeOp } from './ingest/native-op.ts'
+import { createPageServiceMetrics } from './page-service/metrics.ts'
+import { servePages } from './page-service/page-service.ts'
+import { reAttach } from './re-attach.ts'
+import { RedoPool } from './redo/redo-pool.ts'
+import { createRedoMetrics } from './redo-metrics.ts'
+import { TenantManager } from './tenants/tenant-manager.ts'
+import { TimelineService } from './timeline-service.ts'
+
+const MAX_REDO_PROCESSES = 4
+
+runProcess('pageserver', async (self) => {
+  const config = loadConfig(PageserverConfig, configPath())
+  const { log } = self
+  const { dataDir } = config
+  const postgres = findPostgres(config.postgres_prefix)
+  const metrics = createMetrics('pageserver')
+
+  const redoMetrics = createRedoMetrics(metrics)
+  const redo = new RedoPool({
+    postgresPrefix: postgres.prefix,
+    workDir: join(dataDir, 'redo'),
+    log,
+    maxProcesses: config.redo_processes ?? Math.min(availableParallelism(), MAX_REDO_PROCESSES),
+    onApplied: redoMetrics.observe,
+  })
+  redoMetrics.watch(() => redo.stats)
+  self.onStop(() => redo.close())
+
+  const tenants = new TenantManager({
+    dataDir,
+    objectStore: openObjectStore(config.object_store, dataDir),
+    redo,
+    applyNativeOp,
+    log,
+  })
+  self.onStop(() => tenants.shutdown())
+  const service = new TimelineService({
+    tenants,
+    postgres,
+    templateFolder: join(dataDir, 'templates'),
+    log,
+    metrics,
+  })
+  self.onStop(() => service.stopReceivers())
+
+  let notReady: string | null = 'starting'
+  const pages = await servePages({
+    host: config.listen_pg_host,
+    port: config.listen_pg_port,
+    log,
+    metrics: createPageServiceMetrics(metrics),
+    findTimeline: (tenantId, timelineId) => service.useTimeline({ tenantId, timelineId }),
+  })
+  self.onStop(() => pages.close())
+  const app = await createHttp({ service: 'pageserver', log, metrics, notReady: () => notReady })
+  addRoutes(app, { id: config.id, service, notReady: () => notReady })
+  await app.listen({ host: config.listen_http_host, port: config.listen_http_port })
+  self.onStop(() => app.close())
+
+  service.prepareTemplate().catch((error: unknown) => {
+    log.warn({ err: error }, `no initdb template yet: ${errorMessage(error)}`)
+  })
+  const stopping = new AbortController()
+  self.onStop(() => stopping.abort())
+  const answer = await reAttach({
+    controlPlaneUrl: config.control_plane_url,
+    pageserverId: config.id,
+    log,
+    signal: stopping.signal,
+    onWaiting: (reason) => {
+      notReady = reason
+    },
+  }).catch((error: unknown) => {
+    if (stopping.signal.aborted) return null
+    throw error
+  })
+  if (answer === null) return
+  await service.attachAll(answer)
+  notReady = null
+  const httpPort = (app.server.address() as { port: number }).port
+  log.info({ pgPort: pages.port, httpPort, tenants: answer.tenants.length }, 'ready')
+})

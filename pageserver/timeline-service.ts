@@ -1,0 +1,266 @@
+/**
+ * The timelines that this pageserver holds, each with its WAL receiver: attaching tenants, making
+ * timelines, and what can be told about them. Storage is below (tenants/), protocols are above
+ * (http.ts, page-service/).
+ */
+import type { NodeInfo, ReAttachResponse } from '#libs/api/control.ts'
+import type {
+  AttachedTenant,
+  CreatePageserverTimeline,
+  PageserverTimeline,
+  TimelineMode,
+} from '#libs/api/pageserver.ts'
+import { ZenithError } from '#libs/errors.ts'
+import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
+import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import type { Metrics } from '#libs/metrics.ts'
+import type { PostgresInstall } from '#libs/postgres-install.ts'
+import { importDataFolder, importLsn } from './import/data-folder-import.ts'
+import { freshControlFile, type InitdbTemplate, initdbTemplate } from './import/initdb-template.ts'
+import { WalIngest } from './ingest/wal-ingest.ts'
+import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
+import type { TenantManager } from './tenants/tenant-manager.ts'
+import type { Timeline } from './timeline/timeline.ts'
+import { createWalReceiverMetrics, type TimelineLag } from './wal-receiver/metrics.ts'
+import { WalReceiver } from './wal-receiver/wal-receiver.ts'
+
+/** How long making a branch waits for the ancestor's WAL. */
+const BRANCH_WAIT_MS = 60_000
+
+export interface TimelineIds {
+  tenantId: TenantId
+  timelineId: TimelineId
+}
+
+export interface TimelineServiceOptions {
+  tenants: TenantManager
+  postgres: PostgresInstall
+  /** Where the initdb template is kept. */
+  templateFolder: string
+  log: Logger
+  metrics: Metrics
+}
+
+export class TimelineService {
+  readonly #options: TimelineServiceOptions
+  readonly #tenants: TenantManager
+  readonly #receivers = new Map<TimelineId, WalReceiver>()
+  readonly #broken = new Map<TimelineId, string>()
+  readonly #walMetrics
+  #template: Promise<InitdbTemplate> | null = null
+
+  constructor(options: TimelineServiceOptions) {
+    this.#options = options
+    this.#tenants = options.tenants
+    this.#walMetrics = createWalReceiverMetrics(options.metrics, () => this.#lags())
+  }
+
+  /** Makes the initdb template ahead of the first tenant. */
+  prepareTemplate(): Promise<InitdbTemplate> {
+    const { postgres, templateFolder: cacheFolder, log } = this.#options
+    this.#template ??= initdbTemplate({ postgres, cacheFolder, log }).catch((error: unknown) => {
+      this.#template = null
+      throw error
+    })
+    return this.#template
+  }
+
+  /** Attaches what the control plane says is ours, and starts receiving WAL. */
+  async attachAll(answer: ReAttachResponse): Promise<void> {
+    for (const { tenantId, generation, timelines } of answer.tenants) {
+      const id = parseTenantId(tenantId)
+      await this.attach(id, generation)
+      for (const { timelineId, safekeepers } of timelines) {
+        const ids = { tenantId: id, timelineId: parseTimelineId(timelineId) }
+        if (this.#find(ids)) this.#receive(ids, safekeepers)
+        else this.#options.log.warn(ids, 'a timeline of the control plane is not in storage')
+      }
+    }
+  }
+
+  /** A higher generation opens the timelines anew; their receivers go on with the new ones. */
+  async attach(tenantId: TenantId, generation: number): Promise<AttachedTenant> {
+    const attached = this.#tenants.tenants().find((tenant) => tenant.tenantId === tenantId)
+    const reopened = attached && attached.generation < generation ? attached.timelines() : []
+    const interrupted: [TimelineIds, readonly NodeInfo[]][] = []
+    for (const { timelineId } of reopened) {
+      const receiver = this.#receivers.get(timelineId)
+      this.#receivers.delete(timelineId)
+      await receiver?.stop()
+      if (receiver) interrupted.push([{ tenantId, timelineId }, receiver.safekeepers])
+    }
+    await this.#tenants.attach(tenantId, generation)
+    for (const [ids, safekeepers] of interrupted) this.#receive(ids, safekeepers)
+    return { tenantId, generation }
+  }
+
+  tenants(): AttachedTenant[] {
+    return this.#tenants.tenants().map(({ tenantId, generation }) => ({ tenantId, generation }))
+  }
+
+  /** Throws `not_found`. */
+  timeline({ tenantId, timelineId }: TimelineIds): Timeline {
+    return this.#tenants.tenant(tenantId).timeline(timelineId)
+  }
+
+  /** As `timeline`, for someone who is about to read at the end of the WAL. */
+  useTimeline(ids: TimelineIds): Timeline {
+    const timeline = this.timeline(ids)
+    this.#receivers.get(ids.timelineId)?.nudge()
+    return timeline
+  }
+
+  /** Idempotent; a different origin for a timeline that exists is a `conflict`. */
+  async createTimeline(
+    ids: TimelineIds,
+    request: CreatePageserverTimeline,
+  ): Promise<PageserverTimeline> {
+    const timeline = this.#find(ids) ?? (await this.#create(ids, request.mode))
+    checkOrigin(timeline, request.mode)
+    this.#receive(ids, request.safekeepers)
+    return this.describe(ids, { withSize: false })
+  }
+
+  #create(ids: TimelineIds, mode: TimelineMode): Promise<Timeline> {
+    if (mode.kind === 'bootstrap') return this.#bootstrap(ids)
+    const ancestorTimelineId = parseTimelineId(mode.ancestorTimelineId)
+    // The branch point may be WAL that is still on its way.
+    this.useTimeline({ tenantId: ids.tenantId, timelineId: ancestorTimelineId })
+    return this.#tenants.branchTimeline(ids.tenantId, ids.timelineId, {
+      ancestorTimelineId,
+      ancestorLsn: parseLsn(mode.ancestorLsn),
+      timeoutMs: BRANCH_WAIT_MS,
+    })
+  }
+
+  async #bootstrap({ tenantId, timelineId }: TimelineIds): Promise<Timeline> {
+    const startedAt = performance.now()
+    const template = await this.prepareTemplate()
+    const control = await freshControlFile(template)
+    // Durable and visible only once the import is complete and flushed.
+    const facts = {
+      startLsn: importLsn(control),
+      systemId: String(control.systemId),
+      pgVersion: template.pgVersion,
+    }
+    const timeline = await this.#tenants.createTimeline(tenantId, timelineId, facts, (empty) =>
+      importDataFolder(empty, template.folder, control),
+    )
+    const elapsedMs = Math.round(performance.now() - startedAt)
+    this.#options.log.info({ tenantId, timelineId, elapsedMs }, 'bootstrapped a timeline')
+    return timeline
+  }
+
+  async setSafekeepers(
+    ids: TimelineIds,
+    safekeepers: readonly NodeInfo[],
+  ): Promise<PageserverTimeline> {
+    this.timeline(ids)
+    this.#receive(ids, safekeepers)
+    return this.describe(ids, { withSize: false })
+  }
+
+  listTimelines(tenantId: TenantId): Promise<PageserverTimeline[]> {
+    const timelines = this.#tenants.tenant(tenantId).timelines()
+    return Promise.all(
+      timelines.map(({ timelineId }) =>
+        this.describe({ tenantId, timelineId }, { withSize: false }),
+      ),
+    )
+  }
+
+  async describe(ids: TimelineIds, options: { withSize: boolean }): Promise<PageserverTimeline> {
+    const timeline = this.timeline(ids)
+    const { ancestor } = timeline
+    const brokenReason = this.#broken.get(ids.timelineId) ?? null
+    return {
+      timelineId: ids.timelineId,
+      ...(ancestor
+        ? {
+            ancestorTimelineId: ancestor.timeline.timelineId,
+            ancestorLsn: formatLsn(ancestor.lsn),
+          }
+        : {}),
+      state: brokenReason === null ? 'active' : 'broken',
+      brokenReason,
+      startLsn: formatLsn(timeline.startLsn),
+      lastRecordLsn: formatLsn(timeline.lastRecordLsn),
+      diskConsistentLsn: formatLsn(timeline.diskConsistentLsn),
+      remoteConsistentLsn: formatLsn(timeline.remoteConsistentLsn),
+      systemId: timeline.systemId,
+      pgVersion: timeline.pgVersion,
+      ...(options.withSize ? { logicalSizeBytes: await logicalSize(timeline) } : {}),
+      walReceiver: this.#receivers.get(ids.timelineId)?.info() ?? null,
+    }
+  }
+
+  async stopReceivers(): Promise<void> {
+    await Promise.all([...this.#receivers.values()].map((receiver) => receiver.stop()))
+  }
+
+  #find({ tenantId, timelineId }: TimelineIds): Timeline | null {
+    try {
+      return this.timeline({ tenantId, timelineId })
+    } catch (error) {
+      if (error instanceof ZenithError && error.code === 'not_found') return null
+      throw error
+    }
+  }
+
+  #receive(ids: TimelineIds, safekeepers: readonly NodeInfo[]): void {
+    const existing = this.#receivers.get(ids.timelineId)
+    if (existing) {
+      existing.setSafekeepers(safekeepers)
+      return
+    }
+    if (safekeepers.length === 0) return
+    const timeline = this.timeline(ids)
+    const receiver = new WalReceiver({
+      ...ids,
+      timeline,
+      openSink: () => WalIngest.open(timeline),
+      safekeepers,
+      log: this.#options.log,
+      metrics: this.#walMetrics,
+      onBroken: (reason) => this.#broken.set(ids.timelineId, reason),
+    })
+    this.#receivers.set(ids.timelineId, receiver)
+    receiver.start()
+  }
+
+  *#lags(): Generator<TimelineLag> {
+    for (const { tenantId } of this.tenants()) {
+      for (const timeline of this.#tenants.tenant(parseTenantId(tenantId)).timelines()) {
+        const { timelineId, lastRecordLsn, remoteConsistentLsn } = timeline
+        yield {
+          tenantId,
+          timelineId,
+          lagBytes: this.#receivers.get(timelineId)?.lagBytes() ?? 0,
+          lastRecordLsn,
+          remoteConsistentLsn,
+          broken: this.#broken.has(timelineId),
+        }
+      }
+    }
+  }
+}
+
+function checkOrigin(timeline: Timeline, mode: TimelineMode): void {
+  const { ancestor } = timeline
+  const same =
+    mode.kind === 'bootstrap'
+      ? ancestor === null
+      : ancestor?.timeline.timelineId === mode.ancestorTimelineId &&
+        ancestor.lsn === parseLsn(mode.ancestorLsn)
+  if (same) return
+  const origin = ancestor
+    ? `branches from ${ancestor.timeline.timelineId} at ${formatLsn(ancestor.lsn)}`
+    : 'was made with initdb'
+  throw new ZenithError('conflict', `timeline ${timeline.timelineId} exists already and ${origin}`)
+}
+
+async function logicalSize(timeline: Timeline): Promise<number> {
+  const forks = await timeline.scanBlobs(KeyClass.RelSize, timeline.lastRecordLsn)
+  return forks.reduce((sum, { value }) => sum + value.readUInt32LE(0), 0) * PAGE_SIZE
+}

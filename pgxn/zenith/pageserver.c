@@ -1,0 +1,674 @@
+/*-------------------------------------------------------------------------
+ *
+ * pageserver.c
+ *	  The backend's connection to the page server, and the page stream.
+ *
+ * Requests and replies are CopyData messages on a libpq connection of each
+ * backend, made when it is first needed.  Integers are big endian.
+ *
+ *	request: tag u8 | id u64 | request LSN u64 | not modified since u64, then
+ *		'N'	spc u32 | db u32 | rel u32 | fork u8
+ *		'D'	db u32
+ *		'G'	spc u32 | db u32 | rel u32 | fork u8 | first block u32 | count u16
+ *	reply: tag u8 | id u64 | LSN u64, then
+ *		'n'	blocks u32
+ *		'd'	bytes u64
+ *		'g'	first block u32 | count u16 | count * 8192 bytes
+ *		'x'	SQLSTATE 5 bytes | message, zero-terminated
+ *
+ * Replies come in the order of the requests.  So a reader that waits for its
+ * reply gets those of earlier requests on the way: they belong to readahead.c,
+ * or to a reader that was cancelled, and nobody cares about the latter.
+ *
+ * If the connection breaks, the request at hand is sent again on a new one,
+ * for as long as zenith.pageserver_outage_timeout allows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/pg_prng.h"
+#include "libpq-fe.h"
+#include "libpq/libpq-be-fe-helpers.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "zenith.h"
+
+#define REPLY_HEADER_SIZE	17
+#define GETPAGE_HEADER_SIZE (REPLY_HEADER_SIZE + 6)
+#define MAX_REQUEST_SIZE	64
+
+#define FIRST_RETRY_DELAY_MS	20
+#define MAX_RETRY_DELAY_MS		1000
+
+/* Positions in the wait event set */
+#define SOCKET_EVENT 0
+
+static PGconn *connection = NULL;
+static WaitEventSet *wait_set = NULL;
+static Latch *wait_set_latch = NULL;
+static uint32 wait_set_events = 0;
+static uint32 connection_version = 0;
+
+/* Ids count up and replies come in order, so these two tell what is missing */
+static uint64 next_request_id = 1;
+static uint64 next_reply_id = 1;
+
+/* The message that the last ZenithReply points into, malloc'd by libpq */
+static char *reply_message = NULL;
+
+/* A latch that we reset in passing may have been set for somebody else */
+static bool latch_was_set = false;
+
+/* Why the connection broke, for the log and for the error after the timeout */
+static char last_failure[512];
+
+static void
+note_failure(const char *message)
+{
+	size_t		length;
+
+	strlcpy(last_failure, message, sizeof(last_failure));
+	length = strlen(last_failure);
+	while (length > 0 && last_failure[length - 1] == '\n')
+		last_failure[--length] = '\0';
+}
+
+/* "host:port" of the page server, for messages. */
+static const char *
+pageserver_address(void)
+{
+	static char address[256];
+	PQconninfoOption *options = PQconninfoParse(zenith_pageserver_connstring, NULL);
+	const char *host = NULL;
+	const char *port = NULL;
+
+	for (PQconninfoOption *option = options; option && option->keyword; option++)
+	{
+		if (option->val == NULL)
+			continue;
+		if (strcmp(option->keyword, "host") == 0 ||
+			(strcmp(option->keyword, "hostaddr") == 0 && host == NULL))
+			host = option->val;
+		else if (strcmp(option->keyword, "port") == 0)
+			port = option->val;
+	}
+	snprintf(address, sizeof(address), "%s:%s", host ? host : "localhost", port ? port : "5432");
+	PQconninfoFree(options);
+	return address;
+}
+
+static int
+pageserver_hint(void)
+{
+	return errhint("Check that the page server at %s is running; zenith.pageserver_connstring names it.",
+				   pageserver_address());
+}
+
+/*
+ * Like CHECK_FOR_INTERRUPTS(), but a cancel gets through to a reader that
+ * holds LWLocks, too: a failing read is legal there, and otherwise nothing
+ * could stop a backend whose page server is gone.  Not so in critical sections
+ * and while a transaction is ending, where an error would be a panic.
+ */
+static void
+check_interrupts(void)
+{
+	CHECK_FOR_INTERRUPTS();
+
+	if (unlikely(InterruptPending && (QueryCancelPending || ProcDiePending)) &&
+		InterruptHoldoffCount > 0 && CritSectionCount == 0 && IsTransactionState())
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("canceling statement while it waits for the page server")));
+}
+
+static void
+disconnect(void)
+{
+	if (wait_set)
+	{
+		FreeWaitEventSet(wait_set);
+		wait_set = NULL;
+	}
+	if (connection)
+	{
+		PGconn	   *conn = connection;
+
+		connection = NULL;
+		libpqsrv_disconnect(conn);
+	}
+	zenith_readahead_reset();
+	next_reply_id = next_request_id;
+}
+
+static void
+make_wait_set(void)
+{
+	if (wait_set)
+		FreeWaitEventSet(wait_set);
+	wait_set = CreateWaitEventSet(NULL, 3);
+	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, PQsocket(connection), NULL, NULL);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	wait_set_latch = MyLatch;
+	wait_set_events = WL_SOCKET_READABLE;
+}
+
+/* Wait until the socket can be read (or also written). */
+static void
+wait_for_socket(uint32 events)
+{
+	if (wait_set == NULL || wait_set_latch != MyLatch)
+		make_wait_set();
+	if (events != wait_set_events)
+	{
+		ModifyWaitEvent(wait_set, SOCKET_EVENT, events, NULL);
+		wait_set_events = events;
+	}
+	for (;;)
+	{
+		WaitEvent	event;
+
+		if (WaitEventSetWait(wait_set, -1, &event, 1, zenith_wait_reply) == 0)
+			continue;
+		if (event.events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			latch_was_set = true;
+			check_interrupts();
+			continue;
+		}
+		return;
+	}
+}
+
+/*
+ * Try once to connect.  False, and a text in last_failure, if it didn't work
+ * but may work later; ERROR if the page server refuses us.
+ */
+static bool
+connect_once(void)
+{
+	const char *keywords[] = {
+		"user", "application_name", "sslmode", "gssencmode",
+		"keepalives_idle", "keepalives_interval", "keepalives_count",
+		"tcp_user_timeout", "dbname", NULL
+	};
+	const char *values[] = {
+		"zenith", "zenith_compute", "disable", "disable",
+		"10", "5", "4",
+		"30000", zenith_pageserver_connstring, NULL
+	};
+	char		query[128];
+	PGconn	   *volatile conn = NULL;
+	bool		connected = false;
+
+	connection_version = zenith_connstring_version;
+	snprintf(query, sizeof(query), "pagestream %s %s", zenith_tenant_id, zenith_timeline_id);
+
+	/* later entries win, so the connection string overrides the defaults */
+	conn = libpqsrv_connect_params(keywords, values, true, zenith_wait_connect);
+	PG_TRY();
+	{
+		if (conn == NULL)
+			note_failure("out of memory");
+		else if (PQstatus(conn) != CONNECTION_OK)
+			note_failure(PQerrorMessage(conn));
+		else if (!PQsendQuery(conn, query))
+			note_failure(PQerrorMessage(conn));
+		else
+		{
+			PGresult   *result = libpqsrv_get_result(conn, zenith_wait_connect);
+
+			if (PQresultStatus(result) == PGRES_COPY_BOTH)
+				connected = PQsetnonblocking(conn, 1) == 0;
+			else
+			{
+				const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+				const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+				char		message[512];
+				char		code[6];
+
+				strlcpy(message, detail ? detail : PQerrorMessage(conn), sizeof(message));
+				strlcpy(code, state ? state : "08006", sizeof(code));
+				note_failure(message);
+				PQclear(result);
+				result = NULL;
+
+				/* classes 08 and 57: it is starting, stopping, or overloaded */
+				if (strncmp(code, "08", 2) != 0 && strncmp(code, "57", 2) != 0 &&
+					strncmp(code, "53", 2) != 0)
+					ereport(ERROR,
+							(errcode(MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4])),
+							 errmsg("page server at %s refused the timeline: %s",
+									pageserver_address(), message)));
+			}
+			PQclear(result);
+		}
+	}
+	PG_CATCH();
+	{
+		libpqsrv_disconnect(conn);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	if (!connected)
+	{
+		libpqsrv_disconnect(conn);
+		return false;
+	}
+	connection = conn;
+	next_reply_id = next_request_id;
+	return true;
+}
+
+/* State of the retries of one call */
+typedef struct Outage
+{
+	TimestampTz since;			/* 0 = all is well */
+	int			delay_ms;
+} Outage;
+
+/* Connection lost, or not to be had: wait, or give up with an error. */
+static void
+endure_outage(Outage *outage)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			delay_ms;
+
+	if (outage->since == 0)
+	{
+		outage->since = now;
+		outage->delay_ms = FIRST_RETRY_DELAY_MS;
+		zenith_count(ZENITH_RECONNECTS, 1);
+		ereport(LOG,
+				(errmsg("no connection to the page server at %s: %s",
+						pageserver_address(), last_failure),
+				 errdetail("Trying again.")));
+	}
+	else if (zenith_outage_timeout_s > 0 && CritSectionCount == 0 &&
+			 TimestampDifferenceExceeds(outage->since, now, zenith_outage_timeout_s * 1000))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not reach the page server at %s for %d seconds: %s",
+						pageserver_address(), zenith_outage_timeout_s, last_failure),
+				 pageserver_hint()));
+
+	/* spread the backends, so that they don't all come at once */
+	delay_ms = outage->delay_ms / 2 +
+		(int) pg_prng_uint64_range(&pg_global_prng_state, 0, outage->delay_ms / 2);
+	outage->delay_ms = Min(outage->delay_ms * 2, MAX_RETRY_DELAY_MS);
+
+	if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+				  delay_ms, zenith_wait_reconnect) & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		latch_was_set = true;
+		check_interrupts();
+	}
+}
+
+static void
+ensure_connected(Outage *outage)
+{
+	if (connection && connection_version != zenith_connstring_version)
+		disconnect();
+	while (connection == NULL)
+	{
+		if (connect_once())
+		{
+			if (outage->since != 0)
+				ereport(LOG,
+						(errmsg("connected to the page server at %s again after %ld ms",
+								pageserver_address(),
+								TimestampDifferenceMilliseconds(outage->since,
+																GetCurrentTimestamp()))));
+			return;
+		}
+		endure_outage(outage);
+	}
+}
+
+static char *
+put16(char *at, uint16 value)
+{
+	value = pg_hton16(value);
+	memcpy(at, &value, sizeof(value));
+	return at + sizeof(value);
+}
+
+static char *
+put32(char *at, uint32 value)
+{
+	value = pg_hton32(value);
+	memcpy(at, &value, sizeof(value));
+	return at + sizeof(value);
+}
+
+static char *
+put64(char *at, uint64 value)
+{
+	value = pg_hton64(value);
+	memcpy(at, &value, sizeof(value));
+	return at + sizeof(value);
+}
+
+static uint16
+get16(const char *at)
+{
+	uint16		value;
+
+	memcpy(&value, at, sizeof(value));
+	return pg_ntoh16(value);
+}
+
+static uint32
+get32(const char *at)
+{
+	uint32		value;
+
+	memcpy(&value, at, sizeof(value));
+	return pg_ntoh32(value);
+}
+
+static uint64
+get64(const char *at)
+{
+	uint64		value;
+
+	memcpy(&value, at, sizeof(value));
+	return pg_ntoh64(value);
+}
+
+static int
+encode_request(char *buffer, uint64 id, const ZenithRequest *request)
+{
+	char	   *at = buffer;
+
+	*at++ = request->tag;
+	at = put64(at, id);
+	at = put64(at, request->request_lsn);
+	at = put64(at, request->not_modified_since);
+	if (request->tag == 'D')
+		return put32(at, request->locator.dbOid) - buffer;
+
+	at = put32(at, request->locator.spcOid);
+	at = put32(at, request->locator.dbOid);
+	at = put32(at, request->locator.relNumber);
+	*at++ = (char) request->forknum;
+	if (request->tag == 'G')
+	{
+		at = put32(at, request->block);
+		at = put16(at, request->count);
+	}
+	return at - buffer;
+}
+
+/* False, with the reason in last_failure, if the message isn't a reply. */
+static bool
+decode_reply(const char *message, int length, ZenithReply *reply)
+{
+	const char *body = message + REPLY_HEADER_SIZE;
+	int			body_length = length - REPLY_HEADER_SIZE;
+	bool		valid = false;
+
+	memset(reply, 0, sizeof(*reply));
+	if (body_length < 0)
+	{
+		note_failure("the page server sent a reply that is too short");
+		return false;
+	}
+	reply->tag = message[0];
+	reply->id = get64(message + 1);
+	reply->lsn = get64(message + 9);
+	switch (reply->tag)
+	{
+		case 'n':
+			valid = body_length == 4;
+			if (valid)
+				reply->value = get32(body);
+			break;
+		case 'd':
+			valid = body_length == 8;
+			if (valid)
+				reply->value = get64(body);
+			break;
+		case 'g':
+			valid = body_length >= 6;
+			if (valid)
+			{
+				reply->block = get32(body);
+				reply->count = get16(body + 4);
+				reply->pages = body + 6;
+				valid = body_length == 6 + reply->count * BLCKSZ;
+			}
+			break;
+		case 'x':
+			valid = body_length > 5 && body[body_length - 1] == '\0';
+			if (valid)
+			{
+				reply->sqlstate = MAKE_SQLSTATE(body[0], body[1], body[2], body[3], body[4]);
+				reply->message = body + 5;
+			}
+			break;
+	}
+	if (!valid)
+		note_failure("the page server sent a malformed reply");
+	else if (reply->id != next_reply_id)
+	{
+		note_failure("the page server's replies are out of order");
+		valid = false;
+	}
+	return valid;
+}
+
+/* Queue a request; false if the connection is broken. */
+static bool
+put_request(const ZenithRequest *request, uint64 *id)
+{
+	char		buffer[MAX_REQUEST_SIZE];
+	int			length = encode_request(buffer, next_request_id, request);
+
+	if (PQputCopyData(connection, buffer, length) != 1)
+	{
+		note_failure(PQerrorMessage(connection));
+		return false;
+	}
+	*id = next_request_id++;
+	return true;
+}
+
+/*
+ * Receive the next reply.  It points into reply_message.  False if the
+ * connection is broken.
+ */
+static bool
+receive_reply(ZenithReply *reply)
+{
+	int			length;
+
+	if (reply_message)
+	{
+		PQfreemem(reply_message);
+		reply_message = NULL;
+	}
+	while ((length = PQgetCopyData(connection, &reply_message, 1)) == 0)
+	{
+		int			unsent = PQflush(connection);
+
+		if (unsent < 0)
+		{
+			note_failure(PQerrorMessage(connection));
+			return false;
+		}
+		wait_for_socket(unsent ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE);
+		if (!PQconsumeInput(connection))
+		{
+			note_failure(PQerrorMessage(connection));
+			return false;
+		}
+	}
+	if (length < 0)
+	{
+		/* The server has left copy mode, perhaps with a message */
+		PGresult   *result = length == -1 ? PQgetResult(connection) : NULL;
+		const char *message = result ? PQresultErrorMessage(result) : "";
+
+		note_failure(*message ? message :
+					 *PQerrorMessage(connection) ? PQerrorMessage(connection) :
+					 "the page server ended the page stream");
+		PQclear(result);
+		return false;
+	}
+	if (!decode_reply(reply_message, length, reply))
+		return false;
+	next_reply_id++;
+	return true;
+}
+
+/* Errors that may be gone when asked again: starting, stopping, overloaded. */
+static bool
+is_transient_error(const ZenithReply *reply)
+{
+	return reply->tag == 'x' &&
+		(ERRCODE_TO_CATEGORY(reply->sqlstate) == ERRCODE_OPERATOR_INTERVENTION ||
+		 ERRCODE_TO_CATEGORY(reply->sqlstate) == ERRCODE_CONNECTION_EXCEPTION);
+}
+
+/*
+ * Send a request and wait for its reply, which is valid until the next call.
+ *
+ * then_send is called after the request has been queued and may queue more of
+ * them with zenith_pageserver_send_ahead(), so that they travel together.
+ */
+void
+zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
+					   void (*then_send) (void *), void *arg)
+{
+	Outage		outage = {0};
+
+	for (;;)
+	{
+		uint64		id = 0;
+		bool		ok;
+
+		ensure_connected(&outage);
+		ok = put_request(request, &id);
+		if (ok && then_send)
+			then_send(arg);
+		if (ok && PQflush(connection) < 0)
+		{
+			note_failure(PQerrorMessage(connection));
+			ok = false;
+		}
+		while (ok && (ok = receive_reply(reply)))
+		{
+			if (reply->id == id)
+				break;
+			zenith_readahead_receive(reply);
+		}
+		if (ok && is_transient_error(reply))
+		{
+			note_failure(reply->message);
+			ok = false;
+		}
+		if (ok)
+			break;
+		disconnect();
+		endure_outage(&outage);
+	}
+	if (latch_was_set)
+	{
+		latch_was_set = false;
+		SetLatch(MyLatch);
+	}
+}
+
+/*
+ * Queue a request nobody waits for now.  Returns its id, or 0 if there is no
+ * connection; this never makes one.
+ */
+uint64
+zenith_pageserver_send_ahead(const ZenithRequest *request)
+{
+	uint64		id;
+
+	if (connection == NULL || !put_request(request, &id))
+		return 0;
+	return id;
+}
+
+/* Send what has been queued, as far as the socket takes it. */
+bool
+zenith_pageserver_flush(void)
+{
+	if (connection == NULL)
+		return false;
+	if (PQflush(connection) < 0)
+	{
+		note_failure(PQerrorMessage(connection));
+		disconnect();
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Receive replies until the one with this id has been handed to readahead.c.
+ * False if it will not come any more.
+ */
+bool
+zenith_pageserver_await(uint64 id)
+{
+	bool		ok = true;
+
+	while (ok && connection && next_reply_id <= id)
+	{
+		ZenithReply reply;
+
+		ok = receive_reply(&reply);
+		if (ok)
+			zenith_readahead_receive(&reply);
+	}
+	if (!ok)
+		disconnect();
+	if (latch_was_set)
+	{
+		latch_was_set = false;
+		SetLatch(MyLatch);
+	}
+	return ok && connection != NULL;
+}
+
+/* The process ends. */
+void
+zenith_pageserver_shutdown(void)
+{
+	disconnect();
+}
+
+/* Raise the page server's error. */
+void
+zenith_reply_error(const ZenithReply *reply, const char *what)
+{
+	if (reply->tag != 'x')
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("could not read %s: the page server at %s answered something else ('%c')",
+						what, pageserver_address(), reply->tag)));
+	ereport(ERROR,
+			(errcode(reply->sqlstate),
+			 errmsg("could not read %s: %s", what, reply->message),
+			 errdetail("The page server at %s reported this.", pageserver_address())));
+}

@@ -1,0 +1,204 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  Configuration parameters, and the ones of Postgres that must fit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "access/commit_ts.h"
+#include "access/xlog.h"
+#include "utils/guc.h"
+#include "utils/pg_lsn.h"
+
+#include "zenith.h"
+
+char	   *zenith_pageserver_connstring = NULL;
+char	   *zenith_tenant_id = NULL;
+char	   *zenith_timeline_id = NULL;
+static char *zenith_start_lsn_string = NULL;
+XLogRecPtr	zenith_start_lsn = InvalidXLogRecPtr;
+int			zenith_max_apply_lag_mb = 1024;
+int			zenith_readahead_pages = 256;
+int			zenith_size_cache_entries = 64 * 1024;
+int			zenith_lsn_cache_entries = 1024 * 1024;
+int			zenith_outage_timeout_s = 300;
+int			zenith_transient_logging = ZENITH_TRANSIENT_FRAGMENTS;
+
+/* grows whenever the connection string changes, so that backends reconnect */
+uint32		zenith_connstring_version = 0;
+
+static const struct config_enum_entry transient_logging_options[] = {
+	{"fragments", ZENITH_TRANSIENT_FRAGMENTS, false},
+	{"images", ZENITH_TRANSIENT_IMAGES, false},
+	{"off", ZENITH_TRANSIENT_OFF, false},
+	{NULL, 0, false}
+};
+
+static void
+assign_connstring(const char *newval, void *extra)
+{
+	zenith_connstring_version++;
+}
+
+/* Ids are 16 bytes in hexadecimal; empty while nothing is configured. */
+static bool
+check_id(char **newval, void **extra, GucSource source)
+{
+	size_t		length = *newval ? strlen(*newval) : 0;
+
+	if (length == 0)
+		return true;
+	if (length != 32 || strspn(*newval, "0123456789abcdefABCDEF") != 32)
+	{
+		GUC_check_errdetail("Expected 32 hexadecimal digits, got \"%s\".", *newval);
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_start_lsn(char **newval, void **extra, GucSource source)
+{
+	bool		failed = false;
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	XLogRecPtr *result;
+
+	if (*newval && **newval)
+	{
+		lsn = pg_lsn_in_internal(*newval, &failed);
+		if (failed)
+		{
+			GUC_check_errdetail("Expected an LSN like \"0/1609610\", got \"%s\".", *newval);
+			return false;
+		}
+	}
+	result = guc_malloc(LOG, sizeof(XLogRecPtr));
+	if (!result)
+		return false;
+	*result = lsn;
+	*extra = result;
+	return true;
+}
+
+static void
+assign_start_lsn(const char *newval, void *extra)
+{
+	zenith_start_lsn = *(XLogRecPtr *) extra;
+}
+
+void
+zenith_define_settings(void)
+{
+	DefineCustomStringVariable("zenith.pageserver_connstring",
+							   "How to connect to the page server.",
+							   "A libpq connection string. If it is empty when the server starts, all relations are kept in local files.",
+							   &zenith_pageserver_connstring,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, assign_connstring, NULL);
+	DefineCustomStringVariable("zenith.tenant_id",
+							   "Tenant to which this compute belongs.",
+							   NULL,
+							   &zenith_tenant_id,
+							   "",
+							   PGC_POSTMASTER, 0,
+							   check_id, NULL, NULL);
+	DefineCustomStringVariable("zenith.timeline_id",
+							   "Timeline (branch) that this compute serves.",
+							   NULL,
+							   &zenith_timeline_id,
+							   "",
+							   PGC_POSTMASTER, 0,
+							   check_id, NULL, NULL);
+	DefineCustomStringVariable("zenith.start_lsn",
+							   "End of the timeline's WAL when this compute started.",
+							   "Pages that this compute hasn't changed are at least as new as this LSN.",
+							   &zenith_start_lsn_string,
+							   "",
+							   PGC_POSTMASTER, 0,
+							   check_start_lsn, assign_start_lsn, NULL);
+	DefineCustomIntVariable("zenith.max_replication_apply_lag",
+							"WAL by which the page server may lag behind before writers are slowed down.",
+							"0 means without limit.",
+							&zenith_max_apply_lag_mb,
+							1024, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.readahead_pages",
+							"Pages that each backend keeps for reading ahead.",
+							"Rounded down to a power of two. 0 turns reading ahead off.",
+							&zenith_readahead_pages,
+							256, 0, 4096,
+							PGC_BACKEND, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.relation_size_cache_entries",
+							"Relation forks whose size is remembered in shared memory.",
+							NULL,
+							&zenith_size_cache_entries,
+							64 * 1024, 1024, 16 * 1024 * 1024,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.last_written_lsn_entries",
+							"Slots for the LSNs of pages that left the buffer pool.",
+							"Rounded up to a power of two. With few slots, reads wait for newer WAL than they need.",
+							&zenith_lsn_cache_entries,
+							1024 * 1024, 1024, 256 * 1024 * 1024,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.pageserver_outage_timeout",
+							"Time after which a read fails when the page server can't be reached.",
+							"0 means to keep trying forever.",
+							&zenith_outage_timeout_s,
+							300, 0, INT_MAX / 1000,
+							PGC_USERSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomEnumVariable("zenith.transient_state_logging",
+							 "How state that redo can't rebuild is logged when a page leaves the buffer pool.",
+							 "\"off\" gives wrong results in open transactions; it is there for tests.",
+							 &zenith_transient_logging,
+							 ZENITH_TRANSIENT_FRAGMENTS, transient_logging_options,
+							 PGC_SUSET, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
+	MarkGUCPrefixReserved("zenith");
+}
+
+/*
+ * Refuse to start with settings that would lose data.  Called when all
+ * settings have been read and a page server is configured.
+ */
+void
+zenith_check_settings(void)
+{
+	const char *checksums;
+
+	if (strlen(zenith_tenant_id) != 32 || strlen(zenith_timeline_id) != 32)
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("zenith.tenant_id and zenith.timeline_id must be set"),
+				 errhint("They name the branch whose pages are asked of the page server.")));
+	if (zenith_start_lsn < ZENITH_FIRST_REAL_LSN)
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("zenith.start_lsn must be set to the LSN of the base backup")));
+	if (wal_level == WAL_LEVEL_MINIMAL)
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("wal_level must not be \"minimal\" when relations are kept by a page server"),
+				 errdetail("The page server knows of changes from the WAL alone."),
+				 errhint("Set wal_level to \"replica\" or \"logical\".")));
+	if (track_commit_timestamp)
+		ereport(FATAL,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("track_commit_timestamp is not supported when relations are kept by a page server"),
+				 errhint("Set track_commit_timestamp to off.")));
+	checksums = GetConfigOption("data_checksums", true, false);
+	if (checksums && strcmp(checksums, "on") == 0)
+		ereport(FATAL,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("data checksums must be off when relations are kept by a page server"),
+				 errdetail("Pages that were rebuilt from WAL carry no checksums.")));
+}

@@ -1,0 +1,201 @@
+/*-------------------------------------------------------------------------
+ *
+ * zenith.h
+ *	  What the parts of the Zenith storage extension tell each other.
+ *
+ * A compute keeps permanent relations in no files: pages are read from the
+ * page server, and a page that leaves the buffer pool is dropped, since the
+ * WAL of its changes is durable in the safekeepers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ZENITH_H
+#define ZENITH_H
+
+#include "access/xlogdefs.h"
+#include "port/atomics.h"
+#include "storage/block.h"
+#include "storage/relfilelocator.h"
+#include "storage/smgr.h"
+
+/* Most blocks that one page request may ask for */
+#define ZENITH_MAX_REQUEST_BLOCKS 64
+
+/*
+ * LSNs below this are markers of access methods (GiST builds), not places in
+ * the WAL: no server hands out its first segment.
+ */
+#define ZENITH_FIRST_REAL_LSN ((XLogRecPtr) wal_segment_size)
+
+/* settings.c */
+typedef enum ZenithTransientLogging
+{
+	ZENITH_TRANSIENT_FRAGMENTS,
+	ZENITH_TRANSIENT_IMAGES,
+	ZENITH_TRANSIENT_OFF,
+} ZenithTransientLogging;
+
+extern char *zenith_pageserver_connstring;
+extern char *zenith_tenant_id;
+extern char *zenith_timeline_id;
+extern XLogRecPtr zenith_start_lsn;
+extern int	zenith_max_apply_lag_mb;
+extern int	zenith_readahead_pages;
+extern int	zenith_size_cache_entries;
+extern int	zenith_lsn_cache_entries;
+extern int	zenith_outage_timeout_s;
+extern int	zenith_transient_logging;
+extern uint32 zenith_connstring_version;
+
+extern void zenith_define_settings(void);
+extern void zenith_check_settings(void);
+
+/* counters.c: what zenith.getpage_stats shows */
+#define ZENITH_COUNTERS(X) \
+	X(GETPAGE_REQUESTS, "getpage_requests", "page requests that a reader waited for") \
+	X(GETPAGE_BLOCKS, "getpage_blocks", "blocks in those requests") \
+	X(GETPAGE_WAIT_US, "getpage_wait_us", "microseconds that readers waited for those requests") \
+	X(READAHEAD_BLOCKS, "readahead_blocks", "blocks asked for ahead of their use") \
+	X(READAHEAD_HITS, "readahead_hits", "blocks used that had been asked for ahead") \
+	X(READAHEAD_STALE, "readahead_stale", "blocks read ahead that changed before their use") \
+	X(READAHEAD_WASTED, "readahead_wasted", "blocks read ahead that nobody used") \
+	X(SIZE_REQUESTS, "size_requests", "relation sizes asked of the page server") \
+	X(SIZE_HITS, "size_hits", "relation sizes found in the shared cache") \
+	X(RECONNECTS, "reconnects", "connections to the page server that broke") \
+	X(PAGES_DROPPED, "pages_dropped", "pages that left the buffer pool") \
+	X(FRAGMENT_RECORDS, "fragment_records", "WAL records with transient state of dropped pages") \
+	X(FRAGMENT_BYTES, "fragment_bytes", "bytes of transient state in those records") \
+	X(TRANSIENT_IMAGES_COUNTER, "transient_images", "whole pages logged for their transient state") \
+	X(FSM_IMAGES, "fsm_images", "free space map pages logged") \
+	X(EXTEND_IMAGES, "extend_images", "zero pages logged when a relation grew") \
+	X(SIDE_PAGES_WRITTEN, "side_pages_written", "pages of index builds written to the side files") \
+	X(SIDE_PAGES_READ, "side_pages_read", "pages of index builds read from the side files") \
+	X(BACKPRESSURE_US, "backpressure_us", "microseconds that writers slept for the page server to keep up")
+
+#define ZENITH_COUNTER_ID(id, name, description) ZENITH_##id,
+typedef enum ZenithCounter
+{
+	ZENITH_COUNTERS(ZENITH_COUNTER_ID)
+	ZENITH_COUNTER_COUNT,
+} ZenithCounter;
+#undef ZENITH_COUNTER_ID
+
+extern Size zenith_counters_shmem_size(void);
+extern void zenith_counters_shmem_init(void);
+extern void zenith_count(ZenithCounter counter, uint64 amount);
+
+/* wait events, made by the shared memory start-up */
+extern uint32 zenith_wait_connect;
+extern uint32 zenith_wait_reply;
+extern uint32 zenith_wait_reconnect;
+extern uint32 zenith_wait_backpressure;
+
+/* pageserver.c: the connection and the page stream protocol */
+typedef struct ZenithRequest
+{
+	char		tag;			/* 'N' nblocks, 'D' dbsize, 'G' getpage */
+	XLogRecPtr	request_lsn;	/* read as of this LSN; all ones = newest */
+	XLogRecPtr	not_modified_since; /* an older state will not do */
+	RelFileLocator locator;		/* 'D' uses dbOid only */
+	ForkNumber	forknum;
+	BlockNumber block;			/* 'G' only */
+	uint16		count;			/* 'G' only */
+} ZenithRequest;
+
+typedef struct ZenithReply
+{
+	uint64		id;
+	char		tag;			/* 'n', 'd', 'g', or 'x' = error */
+	XLogRecPtr	lsn;			/* the state that was read */
+	uint64		value;			/* 'n' blocks, 'd' bytes */
+	BlockNumber block;			/* 'g' */
+	uint16		count;			/* 'g' */
+	const char *pages;			/* 'g': count pages, valid till the next call */
+	int			sqlstate;		/* 'x' */
+	const char *message;		/* 'x': valid till the next call */
+} ZenithReply;
+
+extern void zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
+								   void (*then_send) (void *), void *arg);
+extern uint64 zenith_pageserver_send_ahead(const ZenithRequest *request);
+extern bool zenith_pageserver_flush(void);
+extern bool zenith_pageserver_await(uint64 id);
+extern void zenith_pageserver_shutdown(void);
+extern void zenith_reply_error(const ZenithReply *reply, const char *what) pg_attribute_noreturn();
+
+/* readahead.c */
+extern bool zenith_readahead_has(RelFileLocator locator, ForkNumber forknum, BlockNumber block);
+extern bool zenith_readahead_take(RelFileLocator locator, ForkNumber forknum,
+								  BlockNumber block, char *page);
+extern void zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
+									BlockNumber first, int count);
+extern void zenith_readahead_follow(RelFileLocator locator, ForkNumber forknum,
+									BlockNumber first, int count);
+extern void zenith_readahead_receive(const ZenithReply *reply);
+extern void zenith_readahead_reset(void);
+
+/* lsn_bounds.c: the last-written LSN */
+extern Size zenith_lsn_shmem_size(void);
+extern void zenith_lsn_shmem_init(void);
+extern XLogRecPtr zenith_lsn_of_block(RelFileLocator locator, ForkNumber forknum, BlockNumber block);
+extern XLogRecPtr zenith_lsn_of_size(RelFileLocator locator, ForkNumber forknum);
+extern void zenith_lsn_set_block(RelFileLocator locator, ForkNumber forknum,
+								 BlockNumber block, XLogRecPtr lsn);
+extern void zenith_lsn_set_size(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
+extern void zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
+extern XLogRecPtr zenith_insert_position(void);
+extern void zenith_read_range(RelFileLocator locator, ForkNumber forknum,
+							  BlockNumber first, int count,
+							  XLogRecPtr *request_lsn, XLogRecPtr *not_modified_since);
+extern void zenith_size_range(RelFileLocator locator, ForkNumber forknum,
+							  XLogRecPtr *request_lsn, XLogRecPtr *not_modified_since);
+extern void zenith_flush_for_read(XLogRecPtr lsn);
+
+/* size_cache.c */
+#define ZENITH_SIZE_LOCKS 64
+extern Size zenith_size_shmem_size(void);
+extern void zenith_size_shmem_init(void);
+extern bool zenith_size_lookup(RelFileLocator locator, ForkNumber forknum, BlockNumber *nblocks);
+extern uint64 zenith_size_load_begin(RelFileLocator locator, ForkNumber forknum);
+extern void zenith_size_load_end(RelFileLocator locator, ForkNumber forknum,
+								 BlockNumber nblocks, uint64 version);
+extern void zenith_size_set(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
+extern void zenith_size_grow(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
+extern void zenith_size_forget(RelFileLocator locator, ForkNumber forknum);
+
+/* side_file.c */
+extern Size zenith_side_shmem_size(void);
+extern void zenith_side_shmem_init(void);
+extern bool zenith_side_active(void);
+extern bool zenith_side_write(RelFileLocator locator, ForkNumber forknum,
+							  BlockNumber block, const char *page);
+extern bool zenith_side_read(RelFileLocator locator, ForkNumber forknum,
+							 BlockNumber block, char *page);
+extern void zenith_side_remove(RelFileLocator locator, ForkNumber forknum, BlockNumber block);
+extern void zenith_side_truncate(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
+
+/* transient_state.c */
+extern XLogRecPtr zenith_log_transient_state(RelFileLocator locator, ForkNumber forknum,
+											 BlockNumber block, const char *page,
+											 bool certain_only);
+
+/* page_drop.c: what must be kept of pages that leave the buffer pool */
+extern void zenith_page_dropped(RelFileLocator locator, ForkNumber forknum,
+								BlockNumber block, const char *page);
+extern void zenith_page_added(RelFileLocator locator, ForkNumber forknum,
+							  BlockNumber block, const char *page);
+extern void zenith_zero_pages_added(RelFileLocator locator, ForkNumber forknum,
+									BlockNumber first, int count);
+
+/* network_smgr.c */
+extern void zenith_smgr_register(void);
+
+/* backpressure.c */
+extern void zenith_backpressure_register(void);
+extern void zenith_backpressure(void);
+extern uint64 zenith_apply_lag(void);
+
+/* utility_guard.c */
+extern void zenith_utility_guard_register(void);
+
+#endif							/* ZENITH_H */

@@ -13,12 +13,17 @@ Exit codes:
   4 refused as things are, 5 timeout`
 
 const MAX_SAFEKEEPERS = 9
+const HELP_WIDTH = 96
 
 export function buildProgram(version: string): Command {
   const program = new Command('zenith')
     .description('Serverless Postgres: storage apart from compute, branches in milliseconds')
     .version(version)
     .showSuggestionAfterError()
+    .showHelpAfterError(
+      '"zenith --help" lists the commands, "zenith <command> --help" explains one.',
+    )
+    .configureHelp({ helpWidth: HELP_WIDTH, subcommandTerm: termOf })
     .addHelpText(
       'after',
       `
@@ -26,9 +31,9 @@ All state is in one folder: --dir, else ZENITH_DIR, else .zenith in the current 
 ${EXIT_CODES}
 
 Example:
-  zenith up                                set up, start, and print how to connect
-  zenith branch migration_check main      branch the database
-  zenith pg start migration_check         a Postgres on the branch`,
+  zenith up                           set up, start, and print how to connect
+  zenith branch migration_check main  branch the database
+  zenith pg start migration_check     a Postgres on the branch`,
     )
   addServiceCommands(program)
   addTenantCommands(program)
@@ -83,7 +88,7 @@ Exit code: 0 all runs, 1 something has crashed or does not answer, 3 all is stop
 function addTenantCommands(program: Command): void {
   const tenant = program
     .command('tenant')
-    .description('Tenants: databases that share nothing but the services')
+    .description('Tenants, which share nothing but the services: create, list')
     .addHelpText('after', example('zenith tenant list'))
   withCommon(tenant.command('create'))
     .description('Create a tenant with its branch main')
@@ -106,7 +111,7 @@ function addTenantCommands(program: Command): void {
 function addPostgresCommands(program: Command): void {
   const pg = program
     .command('pg')
-    .description('Postgres servers (endpoints), one writer per branch')
+    .description('Postgres servers, one per branch: start, stop, list, create, destroy')
     .addHelpText('after', example('zenith pg start main', 'zenith pg list'))
   withPlace(withTenant(pg.command('start')))
     .description('Start a Postgres; one that is new is made on the branch of the same name')
@@ -164,7 +169,7 @@ function addBranchCommands(program: Command): void {
     })
   const timeline = program
     .command('timeline')
-    .description('Timelines: the histories behind the branches')
+    .description('Timelines, the histories behind the branches: list')
     .addHelpText('after', example('zenith timeline list'))
   withTenant(timeline.command('list'))
     .description('List timelines with where each stands')
@@ -205,6 +210,16 @@ function withPorts(command: Command): Command {
 
 function optionsOf<T extends CommonOptions>(command: Command): T {
   return command.optsWithGlobals<T & Record<string, unknown>>()
+}
+
+/** How a list of commands names one: without its options, which its own help shows. */
+function termOf(command: Command): string {
+  if (command.commands.length > 0) return `${command.name()} <command>`
+  const args = command.registeredArguments.map((one) => {
+    const name = one.name()
+    return one.required ? `<${name}>` : `[${name}]`
+  })
+  return [command.name(), ...args].join(' ')
 }
 
 function parsePort(text: string): number {

@@ -255,7 +255,7 @@ export class LayerWriter {
   async #drain(keep: number): Promise<void> {
     while (this.#queue.length > keep) {
       const chunk = await (this.#queue[0] as Promise<StoredChunk>)
-      this.#queue.shift()
+      this.#queue = this.#queue.slice(1)
       this.#chunkOffset.push(this.#end)
       this.#chunkStored.push(chunk.stored.length)
       this.#chunkRaw.push(chunk.rawBytes)

@@ -32,7 +32,7 @@ export interface Appliers {
 
 /**
  * The page of `versions` (newest first), or null when there is no version at all. The result may be
- * a view of storage: callers copy and do not change it. Throws `corrupt` when a chain has no base.
+ * a view of storage: callers copy and do not change it. Never throws; rejects with `corrupt` when a chain has no base.
  */
 export function reconstructPage(
   key: Key,
@@ -41,7 +41,9 @@ export function reconstructPage(
 ): Buffer | null | Promise<Buffer> {
   const newest = versions[0]
   if (newest === undefined) return null
-  if (newest.kind === ValueKind.Image) return checkedPage(key, newest)
+  if (newest.kind === ValueKind.Image) {
+    return isPage(newest) ? newest.value : Promise.reject(wrongSize(key, newest))
+  }
   if (newest.kind === ValueKind.ZeroPage) return ZERO_PAGE
   if (newest.kind === ValueKind.Tombstone) return null
   return applyChain(key, versions, appliers)
@@ -93,11 +95,17 @@ async function applyChain(
 }
 
 function checkedPage(key: Key, version: Version): Buffer {
-  if (version.value.length !== PAGE_SIZE) {
-    throw new ZenithError(
-      'corrupt',
-      `the image of key ${formatKey(key)} at ${formatLsn(version.lsn)} has ${version.value.length} bytes`,
-    )
-  }
+  if (!isPage(version)) throw wrongSize(key, version)
   return version.value
+}
+
+function isPage(version: Version): boolean {
+  return version.value.length === PAGE_SIZE
+}
+
+function wrongSize(key: Key, { lsn, value }: Version): ZenithError {
+  return new ZenithError(
+    'corrupt',
+    `the image of key ${formatKey(key)} at ${formatLsn(lsn)} has ${value.length} bytes`,
+  )
 }

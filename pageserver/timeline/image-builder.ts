@@ -133,8 +133,8 @@ async function addBatch(
   }
 }
 
-function valueOf(key: Key, chain: Version[], appliers: Appliers): Buffer | null | Promise<Buffer> {
-  if (isPageClass(key.cls)) return reconstructPage(key, chain, appliers)
+async function valueOf(key: Key, chain: Version[], appliers: Appliers): Promise<Buffer | null> {
+  if (isPageClass(key.cls)) return await reconstructPage(key, chain, appliers)
   const newest = chain[0]
   if (newest === undefined || newest.kind === ValueKind.Tombstone) return null
   if (newest.kind === ValueKind.Image) return newest.value

@@ -380,9 +380,9 @@ export class Timeline {
   async #buildPages(keys: KeyRef[], lsn: Lsn): Promise<(Buffer | null)[]> {
     const chains = await readVersions(this.#source, keys, lsn + 1)
     return await Promise.all(
-      keys.map(({ slot, blk }, index) => {
+      keys.map(async ({ slot, blk }, index) => {
         if (!isPageClass(this.#source.slots.cls(slot))) return null
-        return this.#reconstruct(slot, blk, chains[index] as Version[])
+        return await this.#reconstruct(slot, blk, chains[index] as Version[])
       }),
     )
   }
@@ -477,7 +477,9 @@ export class Timeline {
     const images = newestFirst.filter((layer) => layer.id.kind === LayerKind.Image)
     const inputs = full ? [...deltas, ...images] : deltas
     await Promise.all(inputs.map((layer) => layer.load()))
-    const floorLsn = full || newestImageLsn === 0 ? this.startLsn : newestImageLsn + 1
+    // A branch's own versions lie above its branch point; at that LSN the ancestor answers.
+    const oldestLsn = this.ancestor ? this.startLsn + 1 : this.startLsn
+    const floorLsn = full || newestImageLsn === 0 ? oldestLsn : newestImageLsn + 1
     const entries = await buildImages({
       source: this.#source,
       inputs,

@@ -1,0 +1,78 @@
+/** A tenant manager over a temporary folder, for tests: can crash and come back. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { newTenantId, type TenantId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
+import { LocalObjectStore } from '#libs/object-store/local-store.ts'
+import type { StorageLimits, StorageStep } from '../../timeline/storage-context.ts'
+import type { Tenant } from '../tenant.ts'
+import { TenantManager } from '../tenant-manager.ts'
+import { type ToyRedo, toyRedo } from './toy-redo.ts'
+
+export class ScratchServer {
+  readonly folder: string
+  readonly tenantId: TenantId = newTenantId()
+  readonly toy: ToyRedo = toyRedo()
+  readonly errors: string[] = []
+  /** Set by a test: called at each step of flushes; throwing acts out a failure there. */
+  onStep: (step: StorageStep) => void = () => undefined
+  #manager: TenantManager | null = null
+  #generation = 0
+  readonly #limits: Partial<StorageLimits>
+
+  private constructor(folder: string, limits: Partial<StorageLimits>) {
+    this.folder = folder
+    this.#limits = limits
+  }
+
+  static async start(limits: Partial<StorageLimits> = {}): Promise<ScratchServer> {
+    const folder = await mkdtemp(join(tmpdir(), 'pageserver-storage-'))
+    const server = new ScratchServer(folder, limits)
+    await server.restart()
+    return server
+  }
+
+  get tenant(): Tenant {
+    return (this.#manager as TenantManager).tenant(this.tenantId)
+  }
+
+  get manager(): TenantManager {
+    return this.#manager as TenantManager
+  }
+
+  get localFolder(): string {
+    return join(this.folder, 'local')
+  }
+
+  get store(): LocalObjectStore {
+    return new LocalObjectStore(join(this.folder, 'objects'))
+  }
+
+  /** Attaches under the next generation; what was running is let go as by a crash. */
+  async restart(options: { clean?: boolean; wipeLocal?: boolean } = {}): Promise<void> {
+    if (options.clean) await this.#manager?.shutdown()
+    else await this.#manager?.abandon()
+    if (options.wipeLocal) await rm(this.localFolder, { recursive: true, force: true })
+    const log = {
+      info() {},
+      warn() {},
+      error: (_: unknown, text: string) => this.errors.push(text),
+    }
+    this.#manager = new TenantManager({
+      dataDir: this.localFolder,
+      objectStore: this.store,
+      redo: this.toy.redo,
+      applyNativeOp: this.toy.applyNativeOp,
+      log: log as unknown as Logger,
+      limits: this.#limits,
+      onStep: (step) => this.onStep(step),
+    })
+    await this.#manager.attach(this.tenantId, ++this.#generation)
+  }
+
+  async stop(): Promise<void> {
+    await this.#manager?.abandon()
+    await rm(this.folder, { recursive: true, force: true })
+  }
+}

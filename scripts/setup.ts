@@ -19,7 +19,7 @@ import { POSTGRES_RECORD_FILE, recordedPrefix } from '#libs/postgres-install.ts'
 import { runAs, systemUserName } from '#libs/system-user.ts'
 import { Cache } from './setup/cache.ts'
 import { installPackages, missingPackages, packagesNeeded } from './setup/debian-packages.ts'
-import { buildPgxn, hasPgxn, pgxnInstallName } from './setup/pgxn-build.ts'
+import { buildPgxn, pgxnInstallName } from './setup/pgxn-build.ts'
 import {
   type BuildStep,
   buildPostgres,
@@ -55,7 +55,7 @@ function findFinished(
 ): string | null {
   for (const source of sources) {
     const base = installName(source, patches)
-    const found = cache.findInstalled(hasPgxn(PGXN) ? pgxnInstallName(base, PGXN) : base)
+    const found = cache.findInstalled(pgxnInstallName(base, PGXN))
     if (found !== null) return found
   }
   return null
@@ -113,7 +113,6 @@ async function build(
     base = await progress.step(title, (show) => buildPostgres(postgresName, step(show)))
     name = postgresName
   }
-  if (!hasPgxn(PGXN)) return base
   const postgres = base
   const pgxnName = pgxnInstallName(name, PGXN)
   return await progress.step('Building the Postgres extension', (show) =>

@@ -3,7 +3,7 @@
  * clean, into a prefix of its own: the Postgres prefix by hard links plus the modules. A change in
  * pgxn/ therefore costs seconds, and running computes keep the files that they were started with.
  */
-import { cpSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs'
+import { cpSync, mkdirSync, renameSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { runLogged } from './command.ts'
@@ -46,11 +46,6 @@ export async function buildPgxn(
   renameSync(staging, prefix)
   rmSync(build, { recursive: true, force: true })
   return prefix
-}
-
-/** True as long as pgxn/ has something to build. */
-export function hasPgxn(pgxn: string): boolean {
-  return existsSync(join(pgxn, 'Makefile'))
 }
 
 async function copyPrefix(from: string, to: string, step: BuildStep): Promise<void> {

@@ -79,7 +79,8 @@ export async function buildPostgres(name: string, step: BuildStep): Promise<stri
   const tree = buildTree(cache, name)
   const what = 'Building Postgres'
   const configured = join(tree, '.configured')
-  if (!existsSync(configured)) {
+  const continued = existsSync(configured)
+  if (!continued) {
     step.onProgress('configure')
     const command = ['./configure', `--prefix=${prefix}`, ...CONFIGURE_OPTIONS]
     const logFile = cache.log('postgres-configure')
@@ -91,18 +92,18 @@ export async function buildPostgres(name: string, step: BuildStep): Promise<stri
   let calls = 0
   const logFile = cache.log('postgres-make')
   const make = ['make', `-j${jobs}`, 'world-bin']
-  await runLogged({
-    what,
-    command: make,
-    cwd: tree,
-    logFile,
-    lockFd,
-    onLine: (line) => {
-      if (!line.startsWith('gcc ')) return
-      calls += 1
-      if (calls % 10 === 0) step.onProgress(percent(calls))
-    },
-  })
+  const onLine = (line: string): void => {
+    if (!line.startsWith('gcc ')) return
+    calls += 1
+    if (calls % 10 === 0) step.onProgress(percent(calls))
+  }
+  try {
+    await runLogged({ what, command: make, cwd: tree, logFile, lockFd, onLine })
+  } catch (error) {
+    // A power cut may have left cut-off files that make takes for finished: then begin anew.
+    if (continued) rmSync(join(tree, '..'), { recursive: true, force: true })
+    throw error
+  }
 
   // Installed aside and renamed, so that a prefix in the cache is always a whole one.
   step.onProgress('install')

@@ -111,7 +111,7 @@ describe('tenants', () => {
     const { tenants, pageserver, safekeepers, registry } = await world()
     const tenant = await tenants.create('a'.repeat(32))
     expect(tenant).toMatchObject({ tenantId: 'a'.repeat(32), state: 'active', generation: 1 })
-    expect(pageserver.requests.map(({ method }) => method)).toEqual(['PUT', 'PUT'])
+    expect(pageserver.requests.map(({ method }) => method)).toEqual(['PUT', 'PUT', 'PUT'])
     expect(safekeepers[0]?.requests[0]?.body).toMatchObject({
       startLsn: START,
       systemId: '7400000000000000001',
@@ -123,7 +123,7 @@ describe('tenants', () => {
   })
 
   it('are completed after a failure at any step', async () => {
-    for (let steps = 0; steps < 2; steps++) {
+    for (let steps = 0; steps < 3; steps++) {
       const { tenants, pageserver, safekeepers } = await world()
       pageserver.answers = steps
       expect(await failure(tenants.create('b'.repeat(32)))).toBe('unavailable')
@@ -143,7 +143,7 @@ describe('tenants', () => {
     const id = 'c'.repeat(32)
     const [one, two] = await Promise.all([tenants.create(id), tenants.create(id)])
     expect(one).toEqual(two)
-    expect(pageserver.requests).toHaveLength(2)
+    expect(pageserver.requests).toHaveLength(3)
   })
 
   it('get a higher generation at each re-attachment', async () => {

@@ -36,6 +36,13 @@ export const pageserverApi = {
       timeoutMs: body.mode.kind === 'bootstrap' ? BOOTSTRAP_TIMEOUT_MS : BRANCH_TIMEOUT_MS,
     }),
 
+  setSafekeepers: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    safekeepers: NodeInfo[],
+  ): Promise<unknown> =>
+    callPageserver(urlOf(node), 'setSafekeepers', { params, body: { safekeepers } }),
+
   timelines: (node: NodeInfo, tenantId: string): Promise<PageserverTimeline[]> =>
     callPageserver(urlOf(node), 'listTimelines', {
       params: { tenantId },

@@ -43,38 +43,48 @@ export class Timelines {
     if (timeline.state === 'active') return timeline
     const members = await this.#registry.members(timeline)
 
-    if (timeline.ancestorTimelineId !== null && timeline.startLsn !== null) {
+    const pageserver = await this.#pageserverOf(tenantId)
+    let pending: number[]
+    if (timeline.ancestorTimelineId !== null) {
       // A branch's start is known beforehand, so both sides make it at the same time.
-      const [pending] = await Promise.all([
+      const [failed] = await Promise.all([
         this.#makeOnSafekeepers(timeline, members),
-        this.#makeOnPageserver(timeline, members),
+        this.#makeOnPageserver(timeline, pageserver),
       ])
-      return this.#activate(key, pending)
+      pending = failed
+    } else {
+      const made = await this.#makeOnPageserver(timeline, pageserver)
+      timeline = await this.#registry.change<TimelineRecord>(key, (current) => ({
+        ...current,
+        startLsn: made.startLsn,
+        systemId: made.systemId,
+        pgVersion: made.pgVersion,
+      }))
+      pending = await this.#makeOnSafekeepers(timeline, members)
     }
-    const made = await this.#makeOnPageserver(timeline, members)
-    timeline = await this.#registry.change<TimelineRecord>(key, (current) => ({
-      ...current,
-      startLsn: made.startLsn,
-      systemId: made.systemId,
-      pgVersion: made.pgVersion,
-    }))
-    return this.#activate(key, await this.#makeOnSafekeepers(timeline, members))
+    // Only now can the pageserver find the timeline on safekeepers, so only now is it told of them.
+    await pageserverApi.setSafekeepers(pageserver, { tenantId, timelineId }, members)
+    return this.#activate(key, pending)
   }
 
-  async #makeOnPageserver(timeline: TimelineRecord, members: NodeInfo[]) {
+  async #pageserverOf(tenantId: string): Promise<NodeInfo> {
+    const { pageserverId } = await this.#registry.tenant(tenantId)
+    return this.#registry.node('pageserver', pageserverId)
+  }
+
+  async #makeOnPageserver(timeline: TimelineRecord, pageserver: NodeInfo) {
     const { tenantId, timelineId, ancestorTimelineId, ancestorLsn } = timeline
-    // Read late: a pageserver that restarted in between has raised the generation.
-    const tenant = await this.#registry.tenant(tenantId)
-    const pageserver = await this.#registry.node('pageserver', tenant.pageserverId)
-    const mode: TimelineMode =
-      ancestorTimelineId === null || ancestorLsn === null
-        ? { kind: 'bootstrap' }
-        : { kind: 'branch', ancestorTimelineId, ancestorLsn }
-    if (mode.kind === 'bootstrap') {
-      await pageserverApi.attach(pageserver, tenantId, tenant.generation)
+    const branch = ancestorTimelineId !== null && ancestorLsn !== null
+    if (!branch) {
+      // Read late: a pageserver that restarted in between has raised the generation.
+      const { generation } = await this.#registry.tenant(tenantId)
+      await pageserverApi.attach(pageserver, tenantId, generation)
     }
-    const params = { tenantId, timelineId }
-    return pageserverApi.createTimeline(pageserver, params, { mode, safekeepers: members })
+    const mode: TimelineMode = branch
+      ? { kind: 'branch', ancestorTimelineId, ancestorLsn }
+      : { kind: 'bootstrap' }
+    const body = { mode, safekeepers: [] }
+    return pageserverApi.createTimeline(pageserver, { tenantId, timelineId }, body)
   }
 
   /** Returns the ids of members that did not get it. Throws `unavailable` without a majority. */

@@ -148,7 +148,6 @@ export class WalIngest {
         const waiting = this.#ingestRecord(index)
         if (waiting) await waiting
       }
-      this.#noteTip()
     } finally {
       if (this.#doneLsn > this.#target.lastRecordLsn) this.#target.publish(this.#doneLsn)
     }
@@ -160,6 +159,7 @@ export class WalIngest {
     const framer = this.#framer
     const context = this.#context
     const { record } = context
+    const isLast = index === framer.count - 1
     const inArena = framer.place[index] === IN_ARENA
     record.decode(
       inArena ? framer.arena : framer.slice,
@@ -171,13 +171,12 @@ export class WalIngest {
     context.endLsn = framer.endLsn[index] as number
     if (record.xid !== 0) this.#seeXid(index, record.xid)
     try {
-      if (record.rmid === RMGR.DATABASE) return this.#ingestDatabase()
+      if (record.rmid === RMGR.DATABASE) return this.#ingestDatabase(isLast)
       this.#ingestDecoded()
     } catch (error) {
       throw readableError(error, context)
     }
-    if (context.stateChanged) context.putState(context.endLsn)
-    this.#doneLsn = context.endLsn
+    this.#finishRecord(isLast)
     return undefined
   }
 
@@ -228,15 +227,14 @@ export class WalIngest {
     if (record.blockCount > 0) this.#putBlocks()
   }
 
-  async #ingestDatabase(): Promise<void> {
+  async #ingestDatabase(isLast: boolean): Promise<void> {
     const context = this.#context
     // What the database holds now must be readable: everything up to the record before.
     if (this.#doneLsn > this.#target.lastRecordLsn) this.#target.publish(this.#doneLsn)
     await ingestDatabaseRecord(context, this.#doneLsn).catch((error: unknown) => {
       throw readableError(error, context)
     })
-    if (context.stateChanged) context.putState(context.endLsn)
-    this.#doneLsn = context.endLsn
+    this.#finishRecord(isLast)
   }
 
   /**
@@ -258,14 +256,18 @@ export class WalIngest {
     this.#context.stateChanged = true
   }
 
-  /** Writes at the batch's end which record ends there: base backups link back to it. */
-  #noteTip(): void {
-    const { state } = this.#context
-    const startLsn = this.#framer.previousRecordLsn
-    if (startLsn === undefined || state.tipLsn === this.#doneLsn) return
-    state.tipLsn = this.#doneLsn
-    state.tipRecordLsn = startLsn
-    this.#context.putState(this.#doneLsn)
+  /**
+   * Completes the record: writes the state if it changed, and for the batch's last record in any
+   * case, with the place of that record, to which a base backup at its end links back.
+   */
+  #finishRecord(isLast: boolean): void {
+    const context = this.#context
+    if (isLast) {
+      context.state.tipLsn = context.endLsn
+      context.state.tipRecordLsn = context.record.startLsn
+    }
+    if (isLast || context.stateChanged) context.putState(context.endLsn)
+    this.#doneLsn = context.endLsn
   }
 
   /**

@@ -1,0 +1,123 @@
+/**
+ * WAL ingest alone: the WAL of pgbench by stock Postgres (without page images, as computes write
+ * it) goes through decoder, open layer, flush and upload of a real timeline, in one thread.
+ */
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { newTenantId, newTimelineId } from '#libs/ids.ts'
+import { createLogger } from '#libs/log.ts'
+import {
+  formatLsn,
+  type Lsn,
+  parseLsn,
+  segmentFileName,
+  segmentNumber,
+  segmentOffset,
+  WAL_SEGMENT_SIZE,
+} from '#libs/lsn.ts'
+import { openObjectStore } from '#libs/object-store/open-store.ts'
+import { parseControlFile } from '#libs/pg/control-file.ts'
+import { findPostgres } from '#libs/postgres-install.ts'
+import { importDataFolder, importLsn } from '../../pageserver/import/data-folder-import.ts'
+import { applyNativeOp } from '../../pageserver/ingest/native-op.ts'
+import { WalIngest } from '../../pageserver/ingest/wal-ingest.ts'
+import { RedoPool } from '../../pageserver/redo/redo-pool.ts'
+import { TenantManager } from '../../pageserver/tenants/tenant-manager.ts'
+import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
+import { initialise, pgbench } from './pgbench.ts'
+import type { Report } from './report.ts'
+
+const CHUNK_BYTES = 128 * 1024
+
+/** Makes the WAL, then feeds it as a safekeeper would; MB of WAL per second. */
+export async function measureIngest(
+  sizes: { scale: number; seconds: number },
+  report: Report,
+): Promise<void> {
+  const dir = mkdtempSync(join(tmpdir(), 'zenith-ingest-'))
+  const log = createLogger('ingest')
+  const redo = new RedoPool({
+    postgresPrefix: findPostgres().prefix,
+    workDir: join(dir, 'redo'),
+    log,
+    maxProcesses: 1,
+  })
+  try {
+    await using stock = await VanillaPostgres.create({
+      settings: { full_page_writes: 'off', max_wal_size: '64GB', wal_keep_size: "'64GB'" },
+    })
+    // The start of the timeline is a stopped cluster; its WAL begins right there.
+    const base = join(dir, 'base')
+    cpSync(stock.dataDir, base, { recursive: true, filter: (path) => !path.endsWith('/pg_wal') })
+    const control = parseControlFile(readFileSync(join(base, 'global', 'pg_control')))
+    const startLsn = importLsn(control)
+    await stock.start()
+    await initialise(stock.address(), sizes.scale)
+    await stock.query('CHECKPOINT')
+    const [middle] = await stock.query('SELECT pg_current_wal_flush_lsn()::text AS lsn')
+    await pgbench(stock.address(), { script: 'tpcb', clients: 8, seconds: sizes.seconds * 2 })
+    const [end] = await stock.query('SELECT pg_switch_wal()::text AS lsn')
+    await stock.stop()
+
+    const dataDir = join(dir, 'pageserver')
+    mkdirSync(dataDir)
+    const tenants = new TenantManager({
+      dataDir,
+      objectStore: openObjectStore({ kind: 'local_fs', path: join(dir, 'objects') }, dataDir),
+      redo,
+      applyNativeOp,
+      log,
+    })
+    const tenantId = newTenantId()
+    await tenants.attach(tenantId, 1)
+    const timeline = await tenants.createTimeline(
+      tenantId,
+      newTimelineId(),
+      { startLsn, systemId: String(control.systemId), pgVersion: 170011 },
+      (empty) => importDataFolder(empty, base, control),
+    )
+    const ingest = await WalIngest.open(timeline)
+    const walDir = join(stock.dataDir, 'pg_wal')
+    const phases: [string, Lsn][] = [
+      ['pgbench -i', parseLsn(String(middle?.['lsn']))],
+      ['TPC-B', parseLsn(String(end?.['lsn']))],
+    ]
+    for (const [phase, until] of phases) {
+      const from = ingest.nextLsn
+      const started = performance.now()
+      await feed(ingest, walDir, until)
+      const seconds = (performance.now() - started) / 1000
+      report.add(
+        {
+          name: `WAL ingest, ${phase}`,
+          unit: 'MB/s',
+          better: 'more',
+          how: `WAL without page images, decode, index and flush in one thread (${formatLsn(from)} to ${formatLsn(until)})`,
+          goal: '>= 250 MB/s',
+        },
+        'zenith',
+        (ingest.nextLsn - from) / 1e6 / seconds,
+      )
+    }
+    await tenants.abandon()
+  } finally {
+    await redo.close()
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+async function feed(ingest: WalIngest, walDir: string, until: Lsn): Promise<void> {
+  const files = new Set(readdirSync(walDir))
+  while (ingest.nextLsn < until) {
+    const lsn = ingest.nextLsn
+    const name = segmentFileName(1, segmentNumber(lsn))
+    if (!files.has(name)) throw new Error(`${name} is no longer in ${walDir}`)
+    const segment = readFileSync(join(walDir, name))
+    const end = Math.min(WAL_SEGMENT_SIZE, segmentOffset(lsn) + until - lsn)
+    for (let at = segmentOffset(lsn); at < end; at += CHUNK_BYTES) {
+      const chunk = segment.subarray(at, Math.min(end, at + CHUNK_BYTES))
+      await ingest.ingest(chunk, lsn - segmentOffset(lsn) + at)
+    }
+  }
+}

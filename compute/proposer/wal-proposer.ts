@@ -1,0 +1,375 @@
+/**
+ * The WAL proposer: wins the timeline for this compute, brings a quorum of safekeepers to one log,
+ * then streams the WAL of the local Postgres to them and tells it what a quorum has durably.
+ *
+ * A shell: decisions are in core.ts. The path of a commit has no timer and one copy: bytes from the
+ * walsender's socket go to the window, from there to each safekeeper's socket in the same turn; the
+ * acknowledgement that completes a quorum sends the status update in its own turn.
+ */
+import { randomBytes } from 'node:crypto'
+import { ZenithError } from '#libs/errors.ts'
+import type { TenantId, TimelineId } from '#libs/ids.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import type { Logger } from '#libs/log.ts'
+import type { SessionTarget } from '#libs/pgwire/session-target.ts'
+import type { AcceptorMessage, Member } from '#libs/protocol/wal-push.ts'
+import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
+import { ProposerCore, type ProposerEffect, type ProposerEvent } from './core.ts'
+import { DonorReader } from './donor-reader.ts'
+import { type PostgresAddress, PostgresStream } from './postgres-stream.ts'
+import { SafekeeperLink } from './safekeeper-link.ts'
+import { WalWindow } from './wal-window.ts'
+
+const TICK_MS = 100
+const STOP_LOG_MS = 5_000
+
+export interface WalProposerOptions {
+  tenantId: TenantId
+  timelineId: TimelineId
+  /** For logs. */
+  endpointName: string
+  safekeepers: readonly Member[]
+  /** Generation of the member list. */
+  generation: number
+  pgVersion: number
+  /** Decimal; "0" when there is no Postgres. */
+  systemId: string
+  log: Logger
+}
+
+export interface Election {
+  term: number
+  /** S: the end of the log, committed; this compute's own WAL begins here. */
+  startLsn: Lsn
+}
+
+export interface WalProposerStatus {
+  phase: 'idle' | 'collecting' | 'campaign' | 'elected' | 'fenced' | 'stopped'
+  term: number
+  commitLsn: Lsn
+  /** End of the WAL taken from Postgres. */
+  receivedLsn: Lsn
+  /** What the page server has durably in object storage, as the safekeepers heard last; 0 at first. */
+  remoteConsistentLsn: Lsn
+  postgresConnected: boolean
+  safekeepers: { id: number; state: string; sentLsn: Lsn; ackedLsn: Lsn }[]
+}
+
+export class WalProposer {
+  readonly #target: SessionTarget
+  readonly #core: ProposerCore
+  readonly #log: Logger
+  readonly #members: ReadonlyMap<number, Member>
+  readonly #links = new Map<number, SafekeeperLink>()
+  readonly #readers = new Map<number, DonorReader>()
+  #window = new WalWindow(0)
+  #postgres: PostgresStream | null = null
+  #postgresPaused = false
+  #timer: NodeJS.Timeout | undefined
+  #feedback: PageserverFeedback | null = null
+  #fencedReason: string | null = null
+  #stopped = false
+  readonly #fencedCallbacks: ((reason: string) => void)[] = []
+  #electionWaiter: { resolve: (won: Election) => void; reject: (error: Error) => void } | null =
+    null
+  #commitWaiters: { lsn: Lsn; resolve: () => void }[] = []
+
+  constructor(options: WalProposerOptions) {
+    this.#target = { tenantId: options.tenantId, timelineId: options.timelineId }
+    this.#log = options.log.child({ part: 'proposer', endpoint: options.endpointName })
+    this.#members = new Map(options.safekeepers.map((member) => [member.id, member]))
+    if (this.#members.size !== options.safekeepers.length || this.#members.size === 0) {
+      throw new ZenithError(
+        'invalid_argument',
+        'each safekeeper must be listed once, and one at least',
+      )
+    }
+    this.#core = new ProposerCore({
+      ...this.#target,
+      configuration: {
+        generation: options.generation,
+        members: [...this.#members.values()],
+        newMembers: null,
+      },
+      pgVersion: options.pgVersion,
+      systemId: BigInt(options.systemId),
+      proposerId: randomBytes(16).toString('hex'),
+      random: Math.random,
+    })
+  }
+
+  /** End of the WAL that a quorum has durably; 0 before the election. */
+  get commitLsn(): Lsn {
+    return this.#core.commitLsn
+  }
+
+  /**
+   * Wins the election and brings a quorum to the end of the log. Waits as long as a quorum is
+   * missing. Throws `fenced` when another proposer takes the timeline meanwhile.
+   */
+  elect(): Promise<Election> {
+    return new Promise((resolve, reject) => {
+      this.#electionWaiter = { resolve, reject }
+      this.#timer = setInterval(() => this.#step({ kind: 'tick', nowMs: nowMs() }), TICK_MS)
+      this.#step({ kind: 'start', nowMs: nowMs() })
+    })
+  }
+
+  /** Streams from the local Postgres, which began at the elected position, until `stop`. */
+  stream(options: PostgresAddress & { startLsn: Lsn }): void {
+    const { startLsn, ...address } = options
+    if (startLsn !== this.#core.termStartLsn || this.#core.commitLsn < startLsn) {
+      throw new ZenithError(
+        'precondition_failed',
+        `this term starts at ${formatLsn(this.#core.termStartLsn)}, not ${formatLsn(startLsn)}`,
+      )
+    }
+    this.#postgres = new PostgresStream({
+      address,
+      nextLsn: () => this.#window.endLsn,
+      positions: () => ({
+        commitLsn: this.#core.commitLsn,
+        appliedLsn: this.#feedback?.remoteConsistentLsn ?? 0,
+      }),
+      onWal: (wal) => this.#onWal(wal),
+      log: this.#log,
+    })
+  }
+
+  /** Calls back once when another proposer has taken the timeline. Postgres must die at once then. */
+  onFenced(callback: (reason: string) => void): void {
+    this.#fencedCallbacks.push(callback)
+    if (this.#fencedReason !== null) callback(this.#fencedReason)
+  }
+
+  status(): WalProposerStatus {
+    return {
+      phase: this.#stopped ? 'stopped' : this.#timer === undefined ? 'idle' : this.#core.phase,
+      term: this.#core.term,
+      commitLsn: this.#core.commitLsn,
+      receivedLsn: this.#window.endLsn,
+      remoteConsistentLsn: this.#feedback?.remoteConsistentLsn ?? 0,
+      postgresConnected: this.#postgres?.isConnected ?? false,
+      safekeepers: this.#core.nodes(),
+    }
+  }
+
+  /** Resolves when a quorum has everything up to `lsn`, or the proposer was stopped or fenced. */
+  waitCommitted(lsn: Lsn): Promise<void> {
+    if (this.#core.commitLsn >= lsn || this.#stopped || this.#fencedReason !== null) {
+      return Promise.resolve()
+    }
+    return new Promise((resolve) => this.#commitWaiters.push({ lsn, resolve }))
+  }
+
+  /**
+   * Ends the work. Call after Postgres has shut down: waits until a quorum has everything that came
+   * from it, then closes the connections. Before the election it just gives up.
+   */
+  async stop(): Promise<void> {
+    if (this.#stopped) return
+    if (this.#postgres !== null) {
+      const reminder = setInterval(
+        () => this.#log.warn(this.status(), 'waiting for a quorum to have the last WAL'),
+        STOP_LOG_MS,
+      )
+      await this.waitCommitted(this.#window.endLsn)
+      clearInterval(reminder)
+    }
+    this.#shutDown()
+    this.#electionWaiter?.reject(new ZenithError('unavailable', 'the proposer was stopped'))
+    this.#electionWaiter = null
+  }
+
+  #shutDown(): void {
+    this.#stopped = true
+    clearInterval(this.#timer)
+    this.#postgres?.stop()
+    for (const reader of this.#readers.values()) reader.close()
+    for (const link of this.#links.values()) link.close()
+    this.#links.clear()
+    this.#releaseWaiters(Number.POSITIVE_INFINITY)
+  }
+
+  #step(event: ProposerEvent): void {
+    if (this.#stopped) return
+    for (const effect of this.#core.step(event)) this.#perform(effect)
+    this.#pumpAll()
+  }
+
+  #perform(effect: ProposerEffect): void {
+    switch (effect.kind) {
+      case 'connect':
+        this.#connect(effect.node)
+        break
+      case 'disconnect':
+        this.#log.info({ safekeeper: effect.node, reason: effect.reason }, 'dropping a connection')
+        this.#unlink(effect.node)
+        break
+      case 'send':
+        this.#links.get(effect.node)?.send(effect.message)
+        break
+      case 'fetch':
+        this.#fetch(effect)
+        break
+      case 'elected':
+        this.#window = new WalWindow(effect.startLsn)
+        this.#log.info({ term: effect.term, lsn: formatLsn(effect.startLsn) }, 'election won')
+        break
+      case 'committed':
+        this.#onCommitted(effect.lsn)
+        break
+      case 'fenced':
+        this.#onFenced(effect.reason)
+    }
+  }
+
+  #connect(id: number): void {
+    const member = this.#members.get(id)
+    if (member === undefined) return
+    this.#unlink(id)
+    const link: SafekeeperLink = new SafekeeperLink(member, this.#target, {
+      onConnected: () => this.#fromLink(link, { kind: 'connected', node: id, nowMs: nowMs() }),
+      onMessage: (message) => this.#onMessage(link, message),
+      onWritable: () => this.#pumpAll(),
+      onEnd: (error) => {
+        this.#log.info(
+          { safekeeper: id, reason: error?.message },
+          'connection to a safekeeper ended',
+        )
+        if (this.#links.get(id) !== link) return
+        this.#unlink(id)
+        this.#step({ kind: 'disconnected', node: id, nowMs: nowMs() })
+      },
+    })
+    this.#links.set(id, link)
+  }
+
+  #unlink(id: number): void {
+    this.#links.get(id)?.close()
+    this.#links.delete(id)
+    this.#readers.get(id)?.close()
+    this.#readers.delete(id)
+  }
+
+  #fromLink(link: SafekeeperLink, event: ProposerEvent): void {
+    if (this.#links.get(link.member.id) === link) this.#step(event)
+  }
+
+  #onMessage(link: SafekeeperLink, message: AcceptorMessage): void {
+    if (message.kind === 'ack' && message.feedback !== null) this.#onFeedback(message.feedback)
+    this.#fromLink(link, { kind: 'message', node: link.member.id, message, nowMs: nowMs() })
+  }
+
+  #onFeedback(feedback: PageserverFeedback): void {
+    const before = this.#feedback?.remoteConsistentLsn ?? 0
+    if (feedback.remoteConsistentLsn < before) return
+    this.#feedback = feedback
+  }
+
+  #onWal(wal: Buffer): void {
+    this.#window.append(wal)
+    this.#shareWindow()
+    this.#pumpAll()
+    if (this.#window.isFull && !this.#postgresPaused) {
+      this.#log.warn('too much WAL waits for a quorum; not taking more from Postgres')
+      this.#postgresPaused = true
+      this.#postgres?.pause()
+    }
+  }
+
+  #shareWindow(): void {
+    const { startLsn, endLsn } = this.#window
+    this.#core.step({ kind: 'window', startLsn, endLsn })
+  }
+
+  #onCommitted(lsn: Lsn): void {
+    this.#postgres?.report()
+    this.#window.trim(lsn, this.#core.lowestSentLsn)
+    this.#shareWindow()
+    if (this.#postgresPaused && !this.#window.isFull) {
+      this.#postgresPaused = false
+      this.#postgres?.resume()
+    }
+    const waiter = this.#electionWaiter
+    if (waiter !== null && lsn >= this.#core.termStartLsn) {
+      this.#electionWaiter = null
+      waiter.resolve({ term: this.#core.term, startLsn: this.#core.termStartLsn })
+    }
+    this.#releaseWaiters(lsn)
+  }
+
+  #releaseWaiters(lsn: Lsn): void {
+    if (this.#commitWaiters.length === 0) return
+    for (const waiter of this.#commitWaiters) if (waiter.lsn <= lsn) waiter.resolve()
+    this.#commitWaiters = this.#commitWaiters.filter((waiter) => waiter.lsn > lsn)
+  }
+
+  #onFenced(reason: string): void {
+    this.#log.error({ reason }, 'another proposer has taken this timeline')
+    this.#fencedReason = reason
+    this.#shutDown()
+    this.#electionWaiter?.reject(new ZenithError('fenced', reason))
+    this.#electionWaiter = null
+    for (const callback of this.#fencedCallbacks) callback(reason)
+  }
+
+  /** Sends whatever the safekeepers can take. */
+  #pumpAll(): void {
+    if (this.#core.phase !== 'elected') return
+    for (const [id, link] of this.#links) this.#pump(id, link)
+    for (const fetch of this.#core.wantedFetches()) this.#fetch(fetch)
+  }
+
+  #pump(id: number, link: SafekeeperLink): void {
+    let corked = false
+    while (link.isWritable) {
+      const header = this.#core.nextAppend(id)
+      if (header === null) break
+      if (!corked) link.cork()
+      corked = true
+      link.append(header, this.#window.pieces(header.beginLsn, header.endLsn))
+    }
+    if (corked) link.uncork()
+    if (link.isWritable) this.#readers.get(id)?.resume()
+  }
+
+  #fetch(fetch: Extract<ProposerEffect, { kind: 'fetch' }>): void {
+    const { node, beginLsn, endLsn } = fetch
+    const donor = this.#members.get(fetch.donor) as Member
+    this.#log.info(
+      { safekeeper: node, donor: donor.id, from: formatLsn(beginLsn), to: formatLsn(endLsn) },
+      'bringing a safekeeper up to date from another',
+    )
+    const link = this.#links.get(node)
+    const reader: DonorReader = new DonorReader({
+      donor,
+      target: this.#target,
+      term: this.#core.term,
+      beginLsn,
+      endLsn,
+      onWal: (lsn, wal) => {
+        if (link === undefined || this.#links.get(node) !== link) return false
+        const header = this.#core.relay(node, lsn, lsn + wal.length)
+        if (header === null) return false
+        // The bytes are the reader's, valid during this call only.
+        link.append(header, [Buffer.from(wal)])
+        if (!link.isWritable) reader.pause()
+        return true
+      },
+      onEnd: (error) => {
+        if (error !== null) {
+          this.#log.warn({ safekeeper: node, reason: error.message }, 'recovery read broke off')
+        }
+        this.#readers.delete(node)
+        this.#step({ kind: 'fetch-ended', node, complete: error === null })
+      },
+    })
+    this.#readers.set(node, reader)
+  }
+}
+
+/** Milliseconds of a clock that never jumps. */
+function nowMs(): number {
+  return performance.now()
+}

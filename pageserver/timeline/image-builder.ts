@@ -164,9 +164,9 @@ class ImageOutput {
     if (writer.add(slot, blk, this.#job.imageLsn, kind, value)) await writer.pump()
   }
 
-  /** Names the files, durably. A set without any key is no set. */
+  /** Names the files, durably. When nothing is left of what changed, one empty file says so. */
   async finish(): Promise<LayerEntry[]> {
-    if (!this.#writer) return []
+    if (!this.#writer) await this.#open()
     await this.#close(MAX_KEY)
     for (const { temp, entry } of this.#done) {
       await rename(temp, join(this.#job.folder, layerName(entry.id)))

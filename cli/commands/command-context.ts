@@ -3,6 +3,7 @@ import type { TenantId } from '#libs/ids.ts'
 import { parseTenantId } from '#libs/ids.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { Installation, installationDir, lockInstallation } from '../installation/installation.ts'
+import { asTyped } from '../output/failure.ts'
 import { processState } from '../installation/process-record.ts'
 
 export interface CommonOptions {
@@ -24,12 +25,12 @@ export class CommandContext {
 
   /** Prints text for people; nothing when JSON was asked for. */
   say(text: string): void {
-    if (!this.json) process.stdout.write(`${text}\n`)
+    if (!this.json) process.stdout.write(`${asTyped(text)}\n`)
   }
 
   /** Prints data: the value as JSON, or the text for people (which ends its own lines). */
   show(value: unknown, text: string): void {
-    process.stdout.write(this.json ? `${JSON.stringify(value, null, 2)}\n` : text)
+    process.stdout.write(this.json ? `${JSON.stringify(value, null, 2)}\n` : asTyped(text))
   }
 
   open(): Installation {

@@ -12,7 +12,6 @@ import { ZenithError } from '#libs/errors.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
 import { Installation, shownPath } from '../installation/installation.ts'
 import { startServices } from '../installation/start-services.ts'
-import { commandName } from '../output/failure.ts'
 import { CommandContext } from './command-context.ts'
 import { initialize, type InitOptions } from './init.ts'
 import { connectionUri, DATABASE, startPostgres, SUPERUSER } from './postgres.ts'
@@ -65,8 +64,14 @@ async function ensureRunning(
 }
 
 function whatNext(installation: Installation, { host, port }: EndpointInfo): string {
-  const zenith = commandName()
   const psql = isOnPath('psql') ? 'psql' : findPostgres().bin('psql')
+  const next: [string, string][] = [
+    ['branch dev', 'a branch with all the data, in milliseconds'],
+    ['pg start dev', 'a Postgres on it'],
+    ['pg list', 'where each Postgres listens'],
+    ['stop', 'stop everything; "zenith up" goes on from there'],
+  ]
+  const lines = next.map(([command, what]) => `    zenith ${command.padEnd(14)}${what}`)
   return `
 Zenith is running in ${shownPath(installation.dir)}, with a Postgres on branch ${BRANCH}. Connect to it:
 
@@ -74,10 +79,7 @@ Zenith is running in ${shownPath(installation.dir)}, with a Postgres on branch $
 
 Try next:
 
-    ${zenith} branch dev          a branch with all the data, in milliseconds
-    ${zenith} pg start dev        a Postgres on it
-    ${zenith} pg list             where each Postgres listens
-    ${zenith} stop                stop everything; "${zenith} up" goes on from there
+${lines.join('\n')}
 `
 }
 

@@ -46,8 +46,8 @@ export function commandName(): string {
   return process.env['ZENITH_COMMAND'] || 'zenith'
 }
 
-/** Hints say `zenith pg list`; the user gets it with the path that works where they are. */
-function asTyped(text: string): string {
+/** Texts say `zenith pg list`; the user gets it with the path that works where they are. */
+export function asTyped(text: string): string {
   const commands = 'up|init|start|stop|status|tenant|pg|branch|timeline'
   return text.replace(new RegExp(`(?<![\\w./])(?:\\./)?zenith (?=(?:${commands})\\b)`, 'g'), () => {
     return `${commandName()} `

@@ -18,6 +18,7 @@ const LOG_LINES_LIMIT = 200
 /** Lines kept for the error message of a process that cannot start. */
 const LAST_LINES = 5
 const STOP_TIMEOUT_MS = 1000
+const START_TIMEOUT_MS = 60_000
 
 /** Everything small: redo needs a handful of buffers and no other process. */
 const SETTINGS: readonly string[] = [
@@ -178,6 +179,7 @@ export class RedoProcess {
   #onGreeting(valid: boolean): void {
     if (!valid) return this.kill('greeted with something else')
     this.greeted = true
+    this.#unwatch()
     this.state = REDO_STATE.ready
     this.lastActiveMs = performance.now()
     this.#events.onReady(this)
@@ -197,27 +199,27 @@ export class RedoProcess {
   /** Kills the process when it owes a greeting or a reply for too long. */
   #watch(): void {
     if (this.#timer !== null) return
-    const owes = this.state === REDO_STATE.starting || this.load > 0
-    if (!owes) return
-    const dueMs = this.lastActiveMs + this.#options.timeoutMs - performance.now()
-    this.#timer = setTimeout(
-      () => {
-        this.#timer = null
-        const waited = performance.now() - this.lastActiveMs
-        const late = waited >= this.#options.timeoutMs
-        if (late && (this.load > 0 || this.state === REDO_STATE.starting)) {
-          this.kill(`did not answer for ${Math.round(waited / 1000)} s`)
-        } else this.#watch()
-      },
-      Math.max(dueMs, 1),
-    )
+    const starting = this.state === REDO_STATE.starting
+    if (!starting && this.load === 0) return
+    const limitMs = starting ? START_TIMEOUT_MS : this.#options.timeoutMs
+    const waitedMs = performance.now() - this.lastActiveMs
+    if (waitedMs >= limitMs) return this.kill(`did not answer for ${Math.round(waitedMs)} ms`)
+    this.#timer = setTimeout(() => {
+      this.#timer = null
+      this.#watch()
+    }, limitMs - waitedMs)
     this.#timer.unref()
+  }
+
+  #unwatch(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#timer = null
   }
 
   #die(reason: string): void {
     if (this.state === REDO_STATE.dead) return
     this.state = REDO_STATE.dead
-    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#unwatch()
     rm(this.#options.dataDir, { recursive: true, force: true })
       .catch((error: unknown) =>
         this.#options.log.warn({ error: errorMessage(error) }, 'redo directory stays behind'),

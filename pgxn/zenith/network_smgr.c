@@ -428,6 +428,33 @@ zenith_registersync(SMgrRelation reln, ForkNumber forknum)
 		mdregistersync(reln, forknum);
 }
 
+/* For zenith_test_utils: read a page at any LSN, past all caches. */
+void
+zenith_read_page_at_lsn(RelFileLocator locator, ForkNumber forknum, BlockNumber block,
+						XLogRecPtr request_lsn, XLogRecPtr not_modified_since, char *page)
+{
+	ZenithRequest request = {
+		.tag = 'G',
+		.request_lsn = request_lsn,
+		.not_modified_since = not_modified_since,
+		.locator = locator,
+		.forknum = forknum,
+		.block = block,
+		.count = 1,
+	};
+	ZenithReply reply;
+
+	if (network_smgr_number == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("there is no page server")));
+	zenith_pageserver_call(&request, &reply, NULL, NULL);
+	if (reply.tag != 'g' || reply.count != 1)
+		zenith_reply_error(&reply, psprintf("block %u of relation %s", block,
+											fork_name(locator, forknum)));
+	memcpy(page, reply.pages, BLCKSZ);
+}
+
 static const f_smgr network_smgr = {
 	.smgr_init = NULL,
 	.smgr_shutdown = zenith_smgr_shutdown,

@@ -189,6 +189,9 @@ extern void zenith_zero_pages_added(RelFileLocator locator, ForkNumber forknum,
 
 /* network_smgr.c */
 extern void zenith_smgr_register(void);
+extern PGDLLEXPORT void zenith_read_page_at_lsn(RelFileLocator locator, ForkNumber forknum,
+												BlockNumber block, XLogRecPtr request_lsn,
+												XLogRecPtr not_modified_since, char *page);
 
 /* backpressure.c */
 extern void zenith_backpressure_register(void);

@@ -1,0 +1,19 @@
+/* pgxn/zenith_test_utils/zenith_test_utils--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION zenith_test_utils" to load this file. \quit
+
+CREATE FUNCTION clear_buffer_cache() RETURNS bigint
+AS 'MODULE_PATHNAME', 'clear_buffer_cache'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION clear_buffer_cache() FROM PUBLIC;
+
+CREATE FUNCTION get_raw_page_at_lsn(
+	tablespace oid, database oid, relfilenode oid, fork text, block bigint,
+	request_lsn pg_lsn DEFAULT NULL, not_modified_since pg_lsn DEFAULT NULL)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'get_raw_page_at_lsn'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION get_raw_page_at_lsn(oid, oid, oid, text, bigint, pg_lsn, pg_lsn) FROM PUBLIC;

@@ -35,9 +35,12 @@ export function parseLsn(text: string): Lsn {
   if (!match) {
     throw new ZenithError('invalid_argument', `"${text}" is not an LSN; write it as 0/1609610`)
   }
-  return assertLsn(
-    Number.parseInt(match[1] as string, 16) * TWO_32 + Number.parseInt(match[2] as string, 16),
-  )
+  const [, high = '', low = ''] = match
+  const lsn = Number.parseInt(high, 16) * TWO_32 + Number.parseInt(low, 16)
+  if (!Number.isSafeInteger(lsn)) {
+    throw new ZenithError('invalid_argument', `the LSN ${text} is out of range (below 200000/0)`)
+  }
+  return lsn
 }
 
 export function formatLsn(lsn: Lsn): string {

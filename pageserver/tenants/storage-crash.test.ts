@@ -303,6 +303,29 @@ describe('branches', () => {
   })
 })
 
+describe('a branch of what was not yet durable', () => {
+  test('reads wait after a crash until the ancestor has its WAL again', async () => {
+    const timeline = await create()
+    putRound(timeline, 1, START_LSN + 800)
+    const [child, grandchild] = [newTimelineId(), newTimelineId()]
+    const ancestorLsn = START_LSN + 800
+    await server.tenant.branchTimeline(child, { ancestorTimelineId: id, ancestorLsn })
+    await server.tenant.branchTimeline(grandchild, { ancestorTimelineId: child, ancestorLsn })
+    await server.restart()
+    const main = server.tenant.timeline(id)
+    expect(main.lastRecordLsn).toBe(START_LSN)
+    const reads = [child, grandchild].map(async (one) => {
+      const branch = server.tenant.timeline(one)
+      await branch.ready()
+      await expectRound(branch, 1, branch.lastRecordLsn)
+      expect(await branch.relSize(1, 2, 3, 0, branch.lastRecordLsn)).toBe(BLOCKS)
+    })
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    putRound(main, 1, START_LSN + 800)
+    await Promise.all(reads)
+  })
+})
+
 describe('the chain cap', () => {
   test('bounds the records that a read of a hot page applies', async () => {
     const timeline = await create()

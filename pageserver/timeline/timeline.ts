@@ -2,7 +2,8 @@
  * One branch's history: every version of every key, readable at any LSN up to `lastRecordLsn`.
  *
  * One writer (ingest) puts versions in LSN order and publishes record ends; readers see only what
- * is published. What lies below the branch point is read from the ancestor, never copied.
+ * is published. What lies below the branch point is read from the ancestor, never copied; after a
+ * restart the ancestor may still have to take in WAL up to there, and reads wait for that.
  *
  * LSNs, each at most the one before: lastRecordLsn (readable), diskConsistentLsn (in local layer
  * files), remoteConsistentLsn (in a manifest in object storage; WAL below it may be forgotten).
@@ -47,6 +48,8 @@ export interface TimelineOptions extends LayerStoreOptions {
 const KEEP_AFTER_RECORDS = 16
 /** Of the roll size, at most so much goes to pages kept by reads. */
 const KEPT_SHARE = 1 / 4
+/** After a restart reads wait so long for the ancestor's WAL up to the branch point. */
+const ANCESTOR_WAIT_MS = 60_000
 /** Leaves room for the puts of one batch before the hard limit. */
 const ROLL_KEYS = MAX_KEYS * 0.75
 
@@ -67,6 +70,7 @@ export class Timeline {
   #imaging: Promise<void> | null = null
   /** When the open layer was first seen to hold data; 0 = it is empty. */
   #openSinceMs = 0
+  #ancestorComplete = false
   #closed = false
 
   constructor(options: TimelineOptions) {
@@ -225,6 +229,7 @@ export class Timeline {
   /** `count` pages of 8 KiB from `firstBlk` on, as of `lsn`; zeros where nothing was stored. */
   async readPages(slot: number, firstBlk: number, count: number, lsn: Lsn): Promise<Buffer> {
     const readLsn = this.#readableLsn(lsn)
+    if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
     const keys: KeyRef[] = []
     for (let index = 0; index < count; index++) keys.push({ slot, blk: firstBlk + index })
     const versions = await readVersions(this.#source, keys, readLsn + 1)
@@ -254,8 +259,9 @@ export class Timeline {
 
   /** Newest value at or below `lsn`; null when absent or deleted. */
   async readBlob(slot: number, blk: number, lsn: Lsn): Promise<Buffer | null> {
-    const keys = [{ slot, blk }]
-    const [versions] = await readVersions(this.#source, keys, this.#readableLsn(lsn) + 1)
+    const readLsn = this.#readableLsn(lsn)
+    if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
+    const [versions] = await readVersions(this.#source, [{ slot, blk }], readLsn + 1)
     return this.#blobOf(slot, blk, versions as Version[])
   }
 
@@ -267,6 +273,7 @@ export class Timeline {
   ): Promise<BlobEntry[]> {
     const { slots } = this.#source
     const ceilingLsn = this.#readableLsn(lsn) + 1
+    if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
     const keys = await scanKeys(this.#source, cls, ceilingLsn, filter)
     const chains = await readVersions(this.#source, keys, ceilingLsn)
     const entries: BlobEntry[] = []
@@ -373,11 +380,27 @@ export class Timeline {
     return Math.min(lsn, this.#lastRecordLsn)
   }
 
+  /** True when every ancestor has its history up to where we branch off. */
+  #hasAncestorWal(): boolean {
+    if (this.#ancestorComplete || this.ancestor === null) return true
+    const { timeline, lsn } = this.ancestor
+    this.#ancestorComplete = timeline.lastRecordLsn >= lsn && timeline.#hasAncestorWal()
+    return this.#ancestorComplete
+  }
+
+  async #awaitAncestorWal(): Promise<void> {
+    if (this.ancestor === null) return
+    const { timeline, lsn } = this.ancestor
+    await timeline.waitForLsn(lsn, ANCESTOR_WAIT_MS)
+    await timeline.#awaitAncestorWal()
+  }
+
   #reconstruct(slot: number, blk: number, chain: Version[]): Buffer | null | Promise<Buffer> {
     return reconstructPage(this.#source.slots.key(slot, blk), chain, this.#context.appliers)
   }
 
   async #buildPages(keys: KeyRef[], lsn: Lsn): Promise<(Buffer | null)[]> {
+    await this.#awaitAncestorWal()
     const chains = await readVersions(this.#source, keys, lsn + 1)
     return await Promise.all(
       keys.map(async ({ slot, blk }, index) => {
@@ -407,6 +430,7 @@ export class Timeline {
   }
 
   async #loadRelSizes(): Promise<void> {
+    await this.#awaitAncestorWal()
     const lsn = this.#lastRecordLsn
     if (lsn === 0) return this.#relSizes.finishLoad(0)
     if (await this.#inheritRelSizes(lsn)) return
@@ -468,6 +492,7 @@ export class Timeline {
 
   async #createImageLayers(): Promise<void> {
     const store = this.#store
+    await this.#awaitAncestorWal()
     await this.flush()
     const imageLsn = store.remoteConsistentLsn
     const { newestImageLsn, imageLsns, newestFirst } = store.layers

@@ -33,9 +33,9 @@ runProcess('compute', async (self) => {
   clock.enter('electing')
   supervisor.start()
 
-  // Loading the HTTP stack takes as long as all the rest of a start. It is done while Postgres comes
-  // up, or while an election that finds no quorum goes on.
-  await Promise.race([supervisor.postgresSpawned, sleep(HTTP_DELAY_MS)])
+  // Loading the HTTP stack takes as long as all the rest of a start, and holds up everything else in
+  // this process. It is done when Postgres serves, or while a start takes longer than usual.
+  await Promise.race([supervisor.settled, sleep(HTTP_DELAY_MS)])
   const { serveHttp } = await import('./http.ts')
   const { app, port } = await serveHttp(supervisor, spec.host, log)
   closeHttp = () => app.close()

@@ -4,7 +4,7 @@
  */
 import type { ComputeStatus } from '#libs/api/compute.ts'
 import type { ComputeSpec, EndpointReport, EndpointStatus } from '#libs/api/control.ts'
-import { assert, errorMessage } from '#libs/errors.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { writeFileSync } from 'node:fs'
@@ -55,10 +55,10 @@ export class Supervisor {
     this.#resolveEnded = resolve
   })
   httpPort: number | null = null
-  #resolveSpawned: () => void = () => {}
-  /** Resolves when the Postgres process has been started, or will not be. */
-  readonly postgresSpawned: Promise<void> = new Promise((resolve) => {
-    this.#resolveSpawned = resolve
+  #resolveSettled: () => void = () => {}
+  /** Resolves when the start has ended one way or the other, and the control plane knows. */
+  readonly settled: Promise<void> = new Promise((resolve) => {
+    this.#resolveSettled = resolve
   })
 
   constructor(options: SupervisorOptions) {
@@ -118,6 +118,9 @@ export class Supervisor {
       ...(commitLsn === null ? {} : { lsn: commitLsn }),
       ...(error === null ? {} : { error }),
     })
+    if (this.#state.phase === 'running' || this.#state.phase === 'ended') {
+      void this.#reported.then(this.#resolveSettled)
+    }
   }
 
   #endpointStatus(): EndpointStatus {
@@ -147,8 +150,10 @@ export class Supervisor {
         if (event !== null) this.#handle(event)
       },
       (error: unknown) => {
-        this.#log.error({ err: error }, `${this.#state.phase} failed`)
-        this.#handle({ kind: 'failed', reason: errorMessage(error) })
+        const reason = errorMessage(error)
+        const fenced = error instanceof ZenithError && error.code === 'fenced'
+        if (!fenced) this.#log.error({ err: error }, `${this.#state.phase} failed`)
+        this.#handle({ kind: fenced ? 'fenced' : 'failed', reason })
       },
     )
   }
@@ -204,7 +209,6 @@ export class Supervisor {
       logFile: place.postgresLog,
     })
     this.#postgres = postgres
-    this.#resolveSpawned()
     void postgres.ended.then(({ clean, reason }) => {
       const tail = clean ? '' : `\n${logTail(place.postgresLog)}`
       this.#handle({ kind: 'postgres-ended', clean, reason: `${reason}${tail}` })
@@ -230,7 +234,6 @@ export class Supervisor {
 
   #exit(): void {
     clearTimeout(this.#stopTimer)
-    this.#resolveSpawned()
     removeSocketFolder(this.#socketFolder)
     const { outcome } = this.#state
     assert(outcome !== null, 'an ended compute has an outcome')

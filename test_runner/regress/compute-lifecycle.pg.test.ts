@@ -5,6 +5,8 @@ import { expect, it, onTestFailed } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
 import { Installation } from '../fixtures/installation.ts'
 
+const SOON = { timeout: 20_000 }
+
 async function installation(options = {}): Promise<Installation> {
   const zenith = await Installation.create(options)
   onTestFailed(() => console.error(zenith.logs()))
@@ -36,7 +38,7 @@ it('loses nothing when its folder is deleted', async () => {
 it('is told apart by status: running, stopped, crashed', async () => {
   await using zenith = await installation()
   const compute = await zenith.startCompute()
-  await expect.poll(async () => (await compute.info()).status).toBe('running')
+  await expect.poll(async () => (await compute.info()).status, SOON).toBe('running')
   const status = await compute.status()
   expect(status).toMatchObject({ state: 'running', phase: 'running' })
   expect(status.phasesMs).toHaveProperty('electing')
@@ -45,7 +47,7 @@ it('is told apart by status: running, stopped, crashed', async () => {
   expect(await compute.info()).toMatchObject({ status: 'stopped', error: null })
 
   const again = await zenith.startCompute()
-  await expect.poll(async () => (await again.info()).status).toBe('running')
+  await expect.poll(async () => (await again.info()).status, SOON).toBe('running')
   const { postgresPid } = await again.status()
   process.kill(postgresPid as number, 'SIGSEGV')
   expect(await again.exited).toBe(1)
@@ -57,7 +59,7 @@ it('is told apart by status: running, stopped, crashed', async () => {
 it('takes its Postgres along when it is killed', async () => {
   await using zenith = await installation()
   const compute = await zenith.startCompute()
-  await expect.poll(async () => (await compute.info()).status).toBe('running')
+  await expect.poll(async () => (await compute.info()).status, SOON).toBe('running')
   const { postgresPid } = await compute.status()
   await compute.kill()
   const alive = () => {
@@ -68,7 +70,7 @@ it('takes its Postgres along when it is killed', async () => {
       return false
     }
   }
-  await expect.poll(alive).toBe(false)
+  await expect.poll(alive, SOON).toBe(false)
   expect((await compute.info()).status).toBe('crashed')
 })
 

@@ -169,8 +169,7 @@ test('a crashed service is named with the end of its log; start after a power cu
 
   const status = await zenith.json<Status>('status')
   for (const { pid } of status.services) if (pid !== null) process.kill(pid, 'SIGKILL')
-  const [tenant] = await readTenants(zenith)
-  process.kill(zenith.pidOf(`pgdatadirs/tenants/${tenant}/main/compute.pid`), 'SIGKILL')
+  process.kill(zenith.pidOf(`pgdatadirs/tenants/${zenith.tenantId}/main/compute.pid`), 'SIGKILL')
   await zenith.ok('start')
   await zenith.ok('pg start main')
   expect(await zenith.sql('main', 'SELECT * FROM t')).toEqual([{ one: 1 }])
@@ -222,11 +221,6 @@ test('tenants share nothing', async () => {
   await zenith.ok('branch dev')
   expect(await zenith.ok(`branch --tenant ${other}`)).toBe(' main\n')
 })
-
-async function readTenants(zenith: ZenithCommand): Promise<string[]> {
-  const text = readFileSync(join(zenith.dir, 'config.toml'), 'utf8')
-  return [/default_tenant = "([0-9a-f]+)"/.exec(text)?.[1] ?? '']
-}
 
 function listen(): Promise<Server> {
   const server = createServer()

@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { arch, availableParallelism } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import type { Cache } from './cache.ts'
 import { runLogged } from './command.ts'
 import { hashFiles, shortHash } from './file-hash.ts'
@@ -51,7 +51,7 @@ export function patchFiles(folder: string): string[] {
 export function installName(source: PostgresSource, patches: readonly string[]): string {
   const key = shortHash({
     source: source.contentHash,
-    patches: patches.map((patch) => [basename(patch), hashFiles('/', [patch])]),
+    patches: patches.map((patch) => hashFiles(dirname(patch), [basename(patch)])),
     configure: CONFIGURE_OPTIONS,
     system: systemName(),
   })

@@ -17,3 +17,7 @@ AS 'MODULE_PATHNAME', 'get_raw_page_at_lsn'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 REVOKE ALL ON FUNCTION get_raw_page_at_lsn(oid, oid, oid, text, bigint, pg_lsn, pg_lsn) FROM PUBLIC;
+
+CREATE FUNCTION mask_pages(first_block bigint, pages bytea) RETURNS bytea
+AS 'MODULE_PATHNAME', 'mask_pages'
+LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;

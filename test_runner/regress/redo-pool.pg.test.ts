@@ -97,6 +97,9 @@ for (const fullPageWrites of ['off', 'on']) {
       expect(pool.stats.applied).toBe(blocks.length)
     })
 
+    // With page images on, no record needs a page of the base.
+    if (fullPageWrites === 'on') return
+
     test('a record without the page that it changes is reported as such', async () => {
       const block = comparable(scenario).find((each) => basePage(scenario, each) !== null)
       if (block === undefined) throw new Error('no block changes a page of the base')

@@ -27,7 +27,8 @@ export interface IngestTarget {
     offset: number,
     length: number,
   ): void
-  publish(lastRecordLsn: Lsn): void
+  /** Makes everything up to this record end readable; `lastRecordStartLsn` is where it starts. */
+  publish(lastRecordLsn: Lsn, lastRecordStartLsn: Lsn | null): void
   /** Resolves when memory allows more puts. */
   waitForRoom(): Promise<void>
   readPages(slot: number, firstBlk: number, count: number, lsn: Lsn): Promise<Buffer>

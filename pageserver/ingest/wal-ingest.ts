@@ -50,6 +50,7 @@ export class WalIngest {
   #relation = new Uint32Array(MAX_BLOCKS_PER_RECORD)
   /** End of the last record whose versions are complete. */
   #doneLsn: Lsn
+  #doneStartLsn: Lsn | null = null
   #failed: unknown
 
   private constructor(target: IngestTarget, context: IngestContext) {
@@ -149,7 +150,7 @@ export class WalIngest {
         if (waiting) await waiting
       }
     } finally {
-      if (this.#doneLsn > this.#target.lastRecordLsn) this.#target.publish(this.#doneLsn)
+      this.#publish()
     }
     if (broken !== undefined) throw broken
   }
@@ -230,7 +231,7 @@ export class WalIngest {
   async #ingestDatabase(isLast: boolean): Promise<void> {
     const context = this.#context
     // What the database holds now must be readable: everything up to the record before.
-    if (this.#doneLsn > this.#target.lastRecordLsn) this.#target.publish(this.#doneLsn)
+    this.#publish()
     await ingestDatabaseRecord(context, this.#doneLsn).catch((error: unknown) => {
       throw readableError(error, context)
     })
@@ -268,6 +269,13 @@ export class WalIngest {
     }
     if (isLast || context.stateChanged) context.putState(context.endLsn)
     this.#doneLsn = context.endLsn
+    this.#doneStartLsn = context.record.startLsn
+  }
+
+  #publish(): void {
+    if (this.#doneLsn > this.#target.lastRecordLsn) {
+      this.#target.publish(this.#doneLsn, this.#doneStartLsn)
+    }
   }
 
   /**

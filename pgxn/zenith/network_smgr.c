@@ -236,7 +236,7 @@ zenith_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, int
 	if (is_local(reln, forknum))
 		return mdprefetch(reln, forknum, blocknum, nblocks);
 	zenith_readahead_submit(locator_of(reln), forknum, blocknum, nblocks);
-	zenith_pageserver_flush();
+	zenith_readahead_send_many();
 	return true;
 }
 

@@ -53,22 +53,27 @@ typedef struct Request
 	uint32		count;
 } Request;
 
-/* Reads that continue each other */
+/*
+ * Reads that continue each other.  A parallel scan reads runs of some length
+ * and leaves out what other processes read, so the length of the last run says
+ * how far it is worth reading ahead.
+ */
 typedef struct Stream
 {
 	RelFileLocator locator;
 	ForkNumber	forknum;
+	bool		used;
+	BlockNumber run_start;
 	BlockNumber next;			/* where the next read will start */
 	BlockNumber ahead;			/* blocks before this one have been requested */
-	int			run;			/* reads so far */
-	int			window;			/* blocks to keep requested ahead of next */
+	BlockNumber usual_run;		/* blocks until reads jumped; 0 = never did */
 	uint64		last_use;
 } Stream;
 
 #define STREAM_COUNT		8
-#define FIRST_WINDOW		16
-#define READS_BEFORE_WINDOW 2
+#define MAX_JUMP			4096
 #define MAX_AHEAD_REQUEST	32
+#define MAX_UNSENT			8
 
 static uint32 capacity = 0;		/* a power of two; 0 = not set up */
 static Slot *slots = NULL;
@@ -237,6 +242,22 @@ zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 	}
 }
 
+/*
+ * Send what has been queued if it is worth a system call.  Postgres announces
+ * single blocks, many at a time; whatever is left is sent with the next read.
+ */
+void
+zenith_readahead_send_many(void)
+{
+	static uint32 sent = 0;
+
+	if (request_head - sent >= MAX_UNSENT)
+	{
+		sent = request_head;
+		zenith_pageserver_flush();
+	}
+}
+
 /* A reply has come that no reader waits for. */
 void
 zenith_readahead_receive(const ZenithReply *reply)
@@ -307,40 +328,59 @@ zenith_readahead_take(RelFileLocator locator, ForkNumber forknum,
 	return true;
 }
 
+/* The stream that this read continues, or a new one. */
 static Stream *
 find_stream(RelFileLocator locator, ForkNumber forknum, BlockNumber first)
 {
 	Stream	   *oldest = &streams[0];
+	Stream	   *jumped = NULL;
 
 	for (int i = 0; i < STREAM_COUNT; i++)
 	{
 		Stream	   *stream = &streams[i];
 
-		if (stream->next == first && stream->run > 0 && stream->forknum == forknum &&
+		if (stream->used && stream->forknum == forknum &&
 			RelFileLocatorEquals(stream->locator, locator))
-			return stream;
+		{
+			if (stream->next == first)
+				return stream;
+			if (first > stream->next && first - stream->next <= MAX_JUMP &&
+				(jumped == NULL || stream->next > jumped->next))
+				jumped = stream;
+		}
 		if (stream->last_use < oldest->last_use)
 			oldest = stream;
 	}
+	if (jumped)
+	{
+		jumped->usual_run = jumped->next - jumped->run_start;
+		jumped->run_start = first;
+		jumped->ahead = Max(jumped->ahead, first);
+		return jumped;
+	}
 	oldest->locator = locator;
 	oldest->forknum = forknum;
-	oldest->next = first;
+	oldest->used = true;
+	oldest->run_start = first;
 	oldest->ahead = first;
-	oldest->run = 0;
-	oldest->window = FIRST_WINDOW;
+	oldest->usual_run = 0;
 	return oldest;
 }
 
 /*
  * A reader reads these blocks now; request what it will want next if this
  * continues earlier reads.  The caller sends what has been queued.
+ *
+ * As much is requested as has been read already, so that at worst half of the
+ * pages are for nothing.
  */
 void
 zenith_readahead_follow(RelFileLocator locator, ForkNumber forknum,
 						BlockNumber first, int count)
 {
 	Stream	   *stream;
-	BlockNumber next = first + count;
+	BlockNumber length;
+	BlockNumber window;
 	BlockNumber nblocks;
 	BlockNumber end;
 
@@ -349,20 +389,28 @@ zenith_readahead_follow(RelFileLocator locator, ForkNumber forknum,
 
 	stream = find_stream(locator, forknum, first);
 	stream->last_use = ++stream_clock;
-	stream->next = next;
-	if (++stream->run < READS_BEFORE_WINDOW)
+	stream->next = first + count;
+	stream->ahead = Max(stream->ahead, stream->next);
+
+	length = stream->next - stream->run_start;
+	if (length < 2)
 		return;
+	if (stream->usual_run > 0 && length > stream->usual_run)
+		stream->usual_run = length * 2;
 
 	/* More than half of the window is still requested: that will do */
-	stream->ahead = Max(stream->ahead, next);
-	if (stream->ahead - next > (BlockNumber) stream->window / 2)
+	window = Min(length, capacity / 2);
+	if (stream->ahead - stream->next > window / 2)
 		return;
 	if (!zenith_size_lookup(locator, forknum, &nblocks) || nblocks == InvalidBlockNumber)
 		return;
 
-	end = Min(nblocks, next + (BlockNumber) stream->window);
+	end = Min(nblocks, stream->next + window);
+	if (stream->usual_run > 0)
+		end = Min(end, stream->run_start + stream->usual_run);
 	if (end > stream->ahead)
+	{
 		zenith_readahead_submit(locator, forknum, stream->ahead, end - stream->ahead);
-	stream->ahead = Max(stream->ahead, end);
-	stream->window = Min(stream->window * 2, (int) capacity / 2);
+		stream->ahead = end;
+	}
 }

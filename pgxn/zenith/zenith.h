@@ -131,6 +131,7 @@ extern void zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 									BlockNumber first, int count);
 extern void zenith_readahead_follow(RelFileLocator locator, ForkNumber forknum,
 									BlockNumber first, int count);
+extern void zenith_readahead_send_many(void);
 extern void zenith_readahead_receive(const ZenithReply *reply);
 extern void zenith_readahead_reset(void);
 

@@ -271,6 +271,11 @@ export class Acceptor {
         history: cutHistory(this.#control.history, this.#recordEnd),
       },
     })
+    // The leader until now learns at once that it is deposed, not at its next append.
+    const streaming = this.#streaming
+    if (given && streaming && streaming.connection !== connection) {
+      this.#sendDeposed(streaming.connection, effects)
+    }
   }
 
   #onElected(connection: number, elected: Elected, effects: AcceptorEffect[]): void {

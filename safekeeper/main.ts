@@ -13,6 +13,15 @@ runProcess('safekeeper', async ({ log, onStop }) => {
   const timelines = await Timelines.open(config.dataDir, { nodeId: config.id, log, metrics })
   onStop(() => timelines.close())
 
+  const wal = await serveWal({
+    host: config.listen_pg_host,
+    port: config.listen_pg_port,
+    log,
+    timelines,
+    metrics,
+  })
+  onStop(() => wal.close())
+
   const http = await createSafekeeperHttp({
     id: config.id,
     name: config.name,
@@ -22,14 +31,5 @@ runProcess('safekeeper', async ({ log, onStop }) => {
   })
   await http.listen({ host: config.listen_http_host, port: config.listen_http_port })
   onStop(() => http.close())
-
-  const wal = await serveWal({
-    host: config.listen_pg_host,
-    port: config.listen_pg_port,
-    log,
-    timelines,
-    metrics,
-  })
-  onStop(() => wal.close())
   log.info({ id: config.id, pgPort: wal.port, httpPort: config.listen_http_port }, 'serving')
 })

@@ -35,7 +35,7 @@ import { isQuorum, quorumLsn } from './quorum.ts'
 
 export const HEARTBEAT_MS = 1_000
 export const SILENCE_MS = 10_000
-export const RECONNECT_MS = 1_000
+export const RECONNECT_MS = 250
 /** How long the best voter may be away during recovery before the election is held again. */
 export const ABANDON_MS = 3_000
 /** A lost campaign is repeated after a random wait up to this, so that rivals do not stay in step. */

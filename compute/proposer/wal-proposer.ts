@@ -181,6 +181,11 @@ export class WalProposer {
     this.#electionWaiter = null
   }
 
+  /** Ends the work at once, as a crash would. */
+  abandon(): void {
+    if (!this.#stopped) this.#shutDown()
+  }
+
   #shutDown(): void {
     this.#stopped = true
     clearInterval(this.#timer)

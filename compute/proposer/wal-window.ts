@@ -55,8 +55,9 @@ export class WalWindow {
     }
   }
 
-  /** The bytes [beginLsn, endLsn) where they lie: one piece, or two across slabs. */
+  /** The bytes [beginLsn, endLsn) where they lie: one piece, two across slabs, none for an empty range. */
   pieces(beginLsn: Lsn, endLsn: Lsn): Buffer[] {
+    if (beginLsn === endLsn) return []
     assert(beginLsn >= this.startLsn && endLsn <= this.#end, 'the range is inside the window')
     const pieces: Buffer[] = []
     let index = this.#slabs.length - 1

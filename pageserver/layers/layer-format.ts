@@ -6,11 +6,12 @@
  * The footer holds the CRC of the index section, which holds the CRC of every chunk; the manifest
  * holds the footer's CRC. So one number in the manifest vouches for every byte that a read uses.
  */
-import { crc32, constants as zlibConstants, zstdCompressSync, zstdDecompressSync } from 'node:zlib'
+import { crc32, constants as zlibConstants, zstdCompressSync } from 'node:zlib'
 import { ZenithError } from '#libs/errors.ts'
 import { readLsnLE, writeLsnLE } from '#libs/lsn.ts'
 import { KEY_SIZE, writeKey } from '../keyspace/key.ts'
 import type { LayerId } from './layer-name.ts'
+import { expandZstd } from './zstd-expander.ts'
 
 export const HEADER_SIZE = 256
 export const FOOTER_SIZE = 64
@@ -129,7 +130,7 @@ export function pack(raw: Buffer): { stored: Buffer; codec: Codec } {
 export function unpack(stored: Buffer, codec: Codec, rawBytes: number): Buffer {
   if (codec === Codec.Raw && stored.length === rawBytes) return stored
   if (codec === Codec.Zstd) {
-    const raw = zstdDecompressSync(stored, { maxOutputLength: rawBytes })
+    const raw = expandZstd(stored, rawBytes)
     if (raw.length === rawBytes) return raw
   }
   throw new ZenithError('corrupt', `a piece of a layer does not expand to ${rawBytes} bytes`)

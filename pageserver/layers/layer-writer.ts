@@ -41,7 +41,7 @@ const WRITE_BYTES = 1024 * 1024
 
 const compress = promisify(zstdCompress) as (
   raw: Buffer,
-  options: typeof ZSTD_OPTIONS,
+  options: typeof ZSTD_OPTIONS & { chunkSize: number },
 ) => Promise<Buffer>
 
 interface StoredChunk {
@@ -314,7 +314,8 @@ export class LayerWriter {
 
 async function packChunk(raw: Buffer): Promise<StoredChunk> {
   if (raw.length >= MIN_COMPRESSED_BYTES) {
-    const stored = await compress(raw, ZSTD_OPTIONS)
+    // One output buffer of the right size in place of many small ones.
+    const stored = await compress(raw, { ...ZSTD_OPTIONS, chunkSize: raw.length + 1024 })
     if (savesEnough(stored.length, raw.length)) {
       return { stored, codec: Codec.Zstd, rawBytes: raw.length }
     }

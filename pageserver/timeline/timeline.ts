@@ -312,6 +312,7 @@ export class Timeline {
     const target = this.#lastRecordLsn
     this.#freeze()
     while (this.#store.remoteConsistentLsn < target) await this.#store.flush()
+    this.#imageIfDue()
   }
 
   /** Makes images of what changed since the last ones; nothing to do is no error. */
@@ -474,13 +475,16 @@ export class Timeline {
   /** A failure leaves everything in memory; `tick` tries again. */
   #flushInBackground(): void {
     this.#store.flush().then(
-      () => {
-        const due = this.#context.limits.imageAfterDeltas
-        if (this.#closed || this.#store.layers.deltasAboveImages.length < due) return
-        this.createImageLayers().catch((error: unknown) => this.#warn(error, 'image creation'))
-      },
+      () => this.#imageIfDue(),
       (error: unknown) => this.#warn(error, 'flush'),
     )
+  }
+
+  #imageIfDue(): void {
+    const due = this.#context.limits.imageAfterDeltas
+    if (this.#closed || this.#imaging) return
+    if (this.#store.layers.deltasAboveImages.length < due) return
+    this.createImageLayers().catch((error: unknown) => this.#warn(error, 'image creation'))
   }
 
   #warn(error: unknown, what: string): void {

@@ -1,5 +1,5 @@
 /** The page service port: page streams and base backups, in Postgres sessions. */
-import { ZenithError } from '#libs/errors.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
@@ -44,7 +44,9 @@ async function runSession(session: PgSession, options: PageServiceOptions): Prom
       await runCommand(session, parsePageCommand(query), options)
     } catch (error) {
       if (session.socket.destroyed) return
-      options.log.warn({ err: error, query: query.slice(0, 200) }, 'page service command failed')
+      const context = { query: query.slice(0, 200) }
+      if (error instanceof ZenithError) options.log.warn(context, errorMessage(error))
+      else options.log.error({ ...context, err: error }, 'page service command failed')
       session.sendError(error)
     }
     session.sendReadyForQuery()

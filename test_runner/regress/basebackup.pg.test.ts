@@ -151,6 +151,8 @@ const HISTORY = [
   `INSERT INTO scratch SELECT generate_series(1, 100)`,
   `CREATE SEQUENCE counter`,
   `SELECT nextval('counter') FROM generate_series(1, 100)`,
+  // WAL runs up to 32 values ahead of nextval, but says exactly what setval did.
+  `SELECT setval('counter', 1000)`,
   `CREATE MATERIALIZED VIEW sums AS SELECT id % 10 AS bucket, sum(balance) FROM account GROUP BY 1`,
   `CREATE TABLE moved AS SELECT generate_series(1, 2000) AS n`,
   `CLUSTER account USING account_owner`,

@@ -7,12 +7,8 @@ import { parseLsn } from '#libs/lsn.ts'
 import { createMetrics } from '#libs/metrics.ts'
 import type { Supervisor } from './supervisor.ts'
 
-/** Starts the server on a free port; the caller reads it from the result. */
-export async function serveHttp(
-  supervisor: Supervisor,
-  host: string,
-  log: Logger,
-): Promise<{ app: HttpServer; port: number }> {
+/** Builds the application; `HttpDoor` has its port. */
+export async function createApp(supervisor: Supervisor, log: Logger): Promise<HttpServer> {
   const metrics = createMetrics('compute')
   const gauge = (name: string, help: string, read: () => number) =>
     new Gauge({
@@ -44,6 +40,5 @@ export async function serveHttp(
     supervisor.stop()
     return supervisor.status()
   })
-  await app.listen({ host, port: 0 })
-  return { app, port: (app.server.address() as { port: number }).port }
+  return app
 }

@@ -1,12 +1,14 @@
 /** One compute: `node compute/main.ts --spec spec.json`. Exit codes: 0 stopped, 1 crashed, 3 fenced. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runProcess } from '#libs/service.ts'
+import { HttpDoor } from './http-door.ts'
 import { PhaseClock } from './phase-clock.ts'
 import { createProposer } from './proposer-of-spec.ts'
 import { Reporter } from './reporter.ts'
 import { loadSpec, specPath } from './spec.ts'
 import { Supervisor } from './supervisor.ts'
 
+/** The HTTP stack is loaded when Postgres serves, or when a start takes longer than this. */
 const HTTP_DELAY_MS = 1_000
 
 runProcess('compute', async (self) => {
@@ -22,24 +24,20 @@ runProcess('compute', async (self) => {
     clock,
     report: (report) => reporter.send(report),
   })
-  let closeHttp = async () => {}
+  const door = await HttpDoor.listen(spec.host)
+  supervisor.httpPort = door.port
   self.onStop(async () => {
     supervisor.stop()
     await supervisor.ended
     // Last: until then the control plane can see that a stop is under way.
-    await closeHttp()
+    door.close()
   })
   void supervisor.ended.then((exitCode) => self.stop(exitCode))
   clock.enter('electing')
   supervisor.start()
 
-  // Loading the HTTP stack takes as long as all the rest of a start, and holds up everything else in
-  // this process. It is done when Postgres serves, or while a start takes longer than usual.
   await Promise.race([supervisor.settled, sleep(HTTP_DELAY_MS)])
-  const { serveHttp } = await import('./http.ts')
-  const { app, port } = await serveHttp(supervisor, spec.host, log)
-  closeHttp = () => app.close()
-  supervisor.httpPort = port
-  supervisor.report()
-  log.info({ port }, 'supervisor listening')
+  const { createApp } = await import('./http.ts')
+  await door.open(await createApp(supervisor, log))
+  log.info({ port: door.port, ...supervisor.status().phasesMs }, 'supervisor listening')
 })

@@ -68,6 +68,7 @@ export class Supervisor {
 
   /** Begins the election; everything else follows from it. */
   start(): void {
+    this.report()
     this.#options.proposer.onFenced((reason) =>
       this.#handle({
         kind: 'fenced',

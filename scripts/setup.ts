@@ -13,7 +13,7 @@ import { spawnSync } from 'node:child_process'
 import { renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ZenithError } from '#libs/errors.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { type FileLock, lockFile } from '#libs/file-lock.ts'
 import { POSTGRES_RECORD_FILE, recordedPrefix } from '#libs/postgres-install.ts'
 import { runAs, systemUserName } from '#libs/system-user.ts'
@@ -124,7 +124,7 @@ function prepareCache(cache: Cache): void {
   try {
     cache.prepare()
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = errorMessage(error)
     throw new ZenithError('precondition_failed', `The build cache cannot be made: ${reason}`, {
       hint: 'Set ZENITH_CACHE to a folder that you may write to.',
     })
@@ -148,8 +148,16 @@ function checkReachable(prefix: string): void {
 
 function record(prefix: string): void {
   if (recordedPrefix() === prefix) return
-  writeFileSync(`${POSTGRES_RECORD_FILE}.new`, `${prefix}\n`)
-  renameSync(`${POSTGRES_RECORD_FILE}.new`, POSTGRES_RECORD_FILE)
+  try {
+    writeFileSync(`${POSTGRES_RECORD_FILE}.new`, `${prefix}\n`)
+    renameSync(`${POSTGRES_RECORD_FILE}.new`, POSTGRES_RECORD_FILE)
+  } catch (error) {
+    throw new ZenithError(
+      'precondition_failed',
+      `Where Postgres was built cannot be noted: ${errorMessage(error)}`,
+      { hint: `Run set-up as the owner of this clone, or set ZENITH_POSTGRES_PREFIX=${prefix}.` },
+    )
+  }
 }
 
 if (import.meta.main) {

@@ -2,7 +2,7 @@
  * `zenith init`: makes the folder, starts the services, creates the first tenant with its branch
  * `main`, and stops the services again. Interrupted, it continues when repeated.
  */
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, statSync } from 'node:fs'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { newTenantId } from '#libs/ids.ts'
@@ -112,6 +112,11 @@ function settingsOf(options: InitOptions): Settings {
 /** Nothing that is not ours is touched, and nothing that is there is made again. */
 function refuseOccupied(dir: string): void {
   if (!existsSync(dir)) return
+  if (!statSync(dir).isDirectory()) {
+    throw new ZenithError('already_exists', `${shownPath(dir)} is a file, so it is left alone.`, {
+      hint: 'Name another place by --dir or ZENITH_DIR.',
+    })
+  }
   const unfinished = Installation.openUnfinished(dir)
   if (unfinished !== null) {
     if (unfinished.settings.initialized) throw alreadyThere(dir)

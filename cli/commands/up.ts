@@ -28,10 +28,9 @@ export async function up(options: InitOptions): Promise<void> {
   }
   const found = Installation.openUnfinished(context.dir)
   if (found === null || !found.settings.initialized) {
-    const quiet = new CommandContext({ ...options, json: false })
-    await initialize(context.json ? new SilentContext(options) : quiet, options, {
-      keepRunning: true,
-    })
+    // The JSON of this command is printed once, at its end.
+    const output = context.json ? new SilentContext(options) : context
+    await initialize(output, options, { keepRunning: true })
   }
   await context.change('zenith up', async (installation, release) => {
     const report = startReport(context)

@@ -40,7 +40,8 @@ export function readSettings(file: string, folder: string): Settings {
   try {
     text = readFileSync(file, 'utf8')
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    const { code } = error as NodeJS.ErrnoException
+    if (code !== 'ENOENT' && code !== 'ENOTDIR') throw error
     throw new ZenithError('not_found', `There is no Zenith installation in ${folder}.`, {
       hint: 'Make one with "zenith init", or name another folder by --dir or ZENITH_DIR.',
     })

@@ -34,11 +34,16 @@ export function reportFailure(error: unknown, options: { json: boolean }): numbe
   } else {
     const title = styleText('red', 'error:', { stream: process.stderr })
     // Only a bug is worth a stack; for everything else the sentence is enough.
-    const text = known === null && error instanceof Error ? (error.stack ?? message) : message
+    const text = error instanceof Error && isBug(error) ? (error.stack ?? message) : message
     process.stderr.write(`${title} ${text}\n`)
     if (hint !== undefined) process.stderr.write(`${hint}\n`)
   }
   return known === null ? EXIT.failure : (EXIT_OF_CODE[known.code] ?? EXIT.failure)
+}
+
+/** Not ours to explain: what the system refused (no permission, disk full) explains itself. */
+function isBug(error: Error): boolean {
+  return !(error instanceof ZenithError) && (error as NodeJS.ErrnoException).syscall === undefined
 }
 
 /** The command as the user typed it (`./zenith`), so that hints can be pasted. */

@@ -22,7 +22,7 @@ const FOOTER_MAGIC = Buffer.from('ZLFOOT01')
 export const Codec = { Raw: 0, Zstd: 1 } as const
 export type Codec = (typeof Codec)[keyof typeof Codec]
 
-export const ZSTD_OPTIONS = {
+const ZSTD_OPTIONS = {
   params: { [zlibConstants.ZSTD_c_compressionLevel]: 1 },
 }
 /** Compressing smaller pieces costs more than it saves. */

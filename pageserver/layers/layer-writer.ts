@@ -4,8 +4,7 @@
  * awaits `pump` when `add` says so, which bounds memory and lets other work run in between.
  */
 import { type FileHandle, open } from 'node:fs/promises'
-import { promisify } from 'node:util'
-import { crc32, zstdCompress } from 'node:zlib'
+import { crc32 } from 'node:zlib'
 import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { syncFile } from '#libs/object-store/durable-file.ts'
@@ -24,12 +23,12 @@ import {
   MIN_COMPRESSED_BYTES,
   pack,
   savesEnough,
-  ZSTD_OPTIONS,
 } from './layer-format.ts'
 import type { Key } from '../keyspace/key.ts'
 import type { LayerEntry } from './layer.ts'
 import { indexColumns } from './layer-index.ts'
 import { type LayerId, LayerKind } from './layer-name.ts'
+import { packZstd } from './zstd-packer.ts'
 
 /** Raw bytes of a chunk: small for images, where reads are single pages. */
 const DELTA_CHUNK_BYTES = 64 * 1024
@@ -38,11 +37,6 @@ const IMAGE_CHUNK_BYTES = 32 * 1024
 const MAX_CHUNK_ENTRIES = 8192
 const CHUNKS_IN_FLIGHT = 8
 const WRITE_BYTES = 1024 * 1024
-
-const compress = promisify(zstdCompress) as (
-  raw: Buffer,
-  options: typeof ZSTD_OPTIONS & { chunkSize: number },
-) => Promise<Buffer>
 
 interface StoredChunk {
   stored: Buffer
@@ -314,8 +308,7 @@ export class LayerWriter {
 
 async function packChunk(raw: Buffer): Promise<StoredChunk> {
   if (raw.length >= MIN_COMPRESSED_BYTES) {
-    // One output buffer of the right size in place of many small ones.
-    const stored = await compress(raw, { ...ZSTD_OPTIONS, chunkSize: raw.length + 1024 })
+    const stored = await packZstd(raw)
     if (savesEnough(stored.length, raw.length)) {
       return { stored, codec: Codec.Zstd, rawBytes: raw.length }
     }

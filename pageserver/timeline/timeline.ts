@@ -226,14 +226,24 @@ export class Timeline {
     )
   }
 
-  /** `count` pages of 8 KiB from `firstBlk` on, as of `lsn`; zeros where nothing was stored. */
-  async readPages(slot: number, firstBlk: number, count: number, lsn: Lsn): Promise<Buffer> {
+  /**
+   * `count` pages of 8 KiB from `firstBlk` on, as of `lsn`; zeros where nothing was stored. They go
+   * to `target`, which has just that size, or to a new buffer.
+   */
+  async readPages(
+    slot: number,
+    firstBlk: number,
+    count: number,
+    lsn: Lsn,
+    target?: Buffer,
+  ): Promise<Buffer> {
+    assert(!target || target.length === count * PAGE_SIZE, 'the target holds just the pages')
     const readLsn = this.#readableLsn(lsn)
     if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
     const keys: KeyRef[] = []
     for (let index = 0; index < count; index++) keys.push({ slot, blk: firstBlk + index })
     const versions = await readVersions(this.#source, keys, readLsn + 1)
-    const pages = Buffer.allocUnsafeSlow(count * PAGE_SIZE)
+    const pages = target ?? Buffer.allocUnsafeSlow(count * PAGE_SIZE)
     const pending: Promise<void>[] = []
     for (const [index, chain] of versions.entries()) {
       const blk = firstBlk + index

@@ -1,0 +1,167 @@
+/** Layer files alone: what is written is read, in every shape of key, chain and chunk. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { LocalObjectStore } from '#libs/object-store/local-store.ts'
+import { ValueKind } from '../keyspace/key-class.ts'
+import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
+import { SlotTable } from '../keyspace/slot-table.ts'
+import { readVersions, type ReadSource, type Version } from '../read/read-plan.ts'
+import { ChunkCache } from './chunk-cache.ts'
+import { Layer } from './layer.ts'
+import { LayerMap } from './layer-map.ts'
+import { type LayerId, LayerKind, layerName, parseLayerName } from './layer-name.ts'
+import { LayerWriter } from './layer-writer.ts'
+
+let folder = ''
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'layer-file-'))
+})
+afterAll(async () => {
+  await rm(folder, { recursive: true, force: true })
+})
+
+const OWNER = {
+  tenantId: '0123456789abcdef0123456789abcdef',
+  timelineId: 'fedcba9876543210fedcba9876543210',
+  pgVersion: 170011,
+}
+const START = 1000
+let files = 0
+
+interface Entry {
+  rel: number
+  blk: number
+  lsn: number
+  kind: ValueKind
+  value: Buffer
+}
+
+async function write(kind: LayerKind, entries: readonly Entry[], slots: SlotTable) {
+  const id: LayerId = {
+    kind,
+    firstKey: MIN_KEY,
+    lastKey: MAX_KEY,
+    startLsn: START,
+    endLsn: kind === LayerKind.Delta ? 1_000_000 : START + 1,
+    floorLsn: kind === LayerKind.Delta ? START : 500,
+    generation: ++files,
+  }
+  const writer = await LayerWriter.create(join(folder, layerName(id)), id, OWNER, slots)
+  for (const { rel, blk, lsn, kind: valueKind, value } of entries) {
+    const full = writer.add(slots.intern(0, 1, 2, rel, 0), blk, lsn, valueKind, value)
+    if (full) await writer.pump()
+  }
+  return await writer.finish()
+}
+
+/** Reads through a slot table of its own, as another process would. */
+function openSource(entries: Awaited<ReturnType<typeof write>>[]): ReadSource {
+  const slots = new SlotTable()
+  slots.intern(9, 9, 9, 9, 9)
+  const context = {
+    folder,
+    objectFolder: 'none',
+    store: new LocalObjectStore(join(folder, 'objects')),
+    slots,
+    cache: new ChunkCache(200_000),
+  }
+  const layers = new LayerMap(entries.map((entry) => new Layer(entry, context)))
+  return { slots, memory: [], layers, parent: null }
+}
+
+const entry = fc.record({
+  rel: fc.nat(3),
+  blk: fc.oneof(fc.nat(5), fc.constantFrom(0xffffffff, 0xfffffffe, 100_000)),
+  lsn: fc.integer({ min: START, max: START + 60 }),
+  kind: fc.constantFrom(...Object.values(ValueKind)),
+  size: fc.oneof(fc.nat(50), fc.nat(9000), fc.constantFrom(8192, 70_000, 200_000)),
+  fill: fc.nat(255),
+})
+
+test('a delta gives each key its versions below any ceiling', { timeout: 60_000 }, async () => {
+  const shape = fc.array(entry, { minLength: 1, maxLength: 200 })
+  await fc.assert(
+    fc.asyncProperty(shape, fc.integer({ min: START, max: START + 62 }), async (raw, ceiling) => {
+      const sorted: Entry[] = raw
+        .map(({ size, fill, ...rest }) => ({ ...rest, value: Buffer.alloc(size, fill) }))
+        .sort((a, b) => a.rel - b.rel || a.blk - b.blk || a.lsn - b.lsn)
+      const source = openSource([await write(LayerKind.Delta, sorted, new SlotTable())])
+      const keys = [...new Set(sorted.map(({ rel, blk }) => `${rel} ${blk}`)), '0 77'].map(
+        (text) => {
+          const [rel, blk] = text.split(' ').map(Number) as [number, number]
+          return { rel, blk, slot: source.slots.intern(0, 1, 2, rel, 0) }
+        },
+      )
+      const found = await readVersions(source, keys, ceiling)
+      for (const [index, { rel, blk }] of keys.entries()) {
+        const mine = sorted.filter((one) => one.rel === rel && one.blk === blk)
+        expect((found[index] as Version[]).map(plain)).toEqual(expected(mine, ceiling).map(plain))
+      }
+    }),
+    { numRuns: 60 },
+  )
+})
+
+function expected(entries: Entry[], ceiling: number): Entry[] {
+  const below = entries.filter(({ lsn }) => lsn < ceiling).reverse()
+  const base = below.findIndex(
+    ({ kind }) => kind !== ValueKind.Record && kind !== ValueKind.NativeOp,
+  )
+  return base < 0 ? below : below.slice(0, base + 1)
+}
+
+function plain({ kind, lsn, value }: Version): [number, number, string] {
+  return [kind, lsn, `${value.length} ${value.subarray(0, 8).toString('hex')}`]
+}
+
+test('a key absent from an image is looked for below its floor', async () => {
+  const slots = new SlotTable()
+  const image = await write(
+    LayerKind.Image,
+    [{ rel: 1, blk: 5, lsn: START, kind: ValueKind.Image, value: Buffer.from('image') }],
+    slots,
+  )
+  const record = (rel: number, lsn: number): Entry => {
+    return { rel, blk: 5, lsn, kind: ValueKind.Image, value: Buffer.from(`old ${lsn}`) }
+  }
+  const below = await write(LayerKind.Delta, [record(1, START), record(2, START)], slots)
+  const old = openSource([image, below])
+  const read = async (rel: number, ceiling: number) => {
+    const slot = old.slots.intern(0, 1, 2, rel, 0)
+    const [versions] = await readVersions(old, [{ slot, blk: 5 }], ceiling)
+    return versions?.map(({ value }) => value.toString())
+  }
+  // The delta's end lies above the image, so it comes first and answers for both.
+  expect(await read(1, START + 1)).toEqual([`old ${START}`])
+  const alone = openSource([image])
+  const slot = alone.slots.intern(0, 1, 2, 1, 0)
+  const [versions] = await readVersions(alone, [{ slot, blk: 5 }], START + 1)
+  expect(versions?.[0]?.value.toString()).toBe('image')
+  expect(await readVersions(alone, [{ slot, blk: 5 }], START)).toEqual([[]])
+  expect(await readVersions(alone, [{ slot, blk: 6 }], START + 1)).toEqual([[]])
+})
+
+test('names say what the layer is', () => {
+  const id: LayerId = {
+    kind: LayerKind.Image,
+    firstKey: { cls: 0, spc: 1663, db: 5, rel: 16384, fork: 3, blk: 7 },
+    lastKey: MAX_KEY,
+    startLsn: 2 ** 45 + 8,
+    endLsn: 2 ** 45 + 9,
+    floorLsn: 24,
+    generation: 0x1f,
+  }
+  const name = layerName(id)
+  expect(name).toBe(
+    'image_000000067f00000005000040000300000007-ffffffffffffffffffffffffffffffffffff__0000200000000008-0000000000000018-0000001f',
+  )
+  expect(parseLayerName(name)).toEqual(id)
+  const delta = { ...id, kind: LayerKind.Delta, endLsn: 2 ** 46, floorLsn: id.startLsn }
+  expect(parseLayerName(layerName(delta))).toEqual(delta)
+  for (const bad of ['', 'delta_', `${name}.tmp~1`, name.replace('image', 'other')]) {
+    expect(() => parseLayerName(bad)).toThrow('is not a layer name')
+  }
+})

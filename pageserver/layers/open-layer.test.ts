@@ -1,0 +1,100 @@
+import { describe, expect, test } from 'vitest'
+import { PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
+import { OpenLayer } from './open-layer.ts'
+
+const { Record, RecordInit, Image, NativeOp } = ValueKind
+
+function put(layer: OpenLayer, lsn: number, kind: ValueKind, text: string, slot = 1, blk = 2) {
+  const bytes = Buffer.from(`<${text}>`)
+  return layer.put(slot, blk, lsn, kind, bytes, 1, text.length)
+}
+
+function collect(layer: OpenLayer, ceiling: number, slot = 1, blk = 2): [string, boolean] {
+  const seen: string[] = []
+  const key = layer.find(slot, blk)
+  if (key < 0) return ['', false]
+  const push = (kind: number, lsn: number, value: Buffer) => {
+    seen.push(`${lsn}${kind === Image ? 'I' : ''}${value.length < 10 ? value.toString() : ''}`)
+  }
+  const done = layer.collect(key, ceiling, { push })
+  return [seen.join(' '), done]
+}
+
+describe('chains', () => {
+  test('give what lies below the ceiling, newest first, down to a base', () => {
+    const layer = new OpenLayer(10)
+    put(layer, 10, Record, 'a')
+    put(layer, 20, RecordInit, 'b')
+    put(layer, 20, NativeOp, 'c')
+    put(layer, 30, Record, 'd')
+    expect(collect(layer, 100)).toEqual(['30d 20c 20b', true])
+    expect(collect(layer, 30)).toEqual(['20c 20b', true])
+    expect(collect(layer, 20)).toEqual(['10a', false])
+    expect(collect(layer, 10)).toEqual(['', false])
+    expect(collect(layer, 100, 1, 3)).toEqual(['', false])
+  })
+
+  test('an own image stands for what is at or below it, and only that', () => {
+    const layer = new OpenLayer(10)
+    for (const lsn of [10, 20, 30, 40]) put(layer, lsn, Record, 'r')
+    const page = Buffer.alloc(PAGE_SIZE)
+    layer.putOwnImage(1, 2, 30, page)
+    layer.putOwnImage(1, 2, 20, page)
+    expect(collect(layer, 100)).toEqual(['40r 30I', true])
+    expect(collect(layer, 31)).toEqual(['30I', true])
+    expect(collect(layer, 30)).toEqual(['20r 10r', false])
+    put(layer, 50, Record, 'r')
+    layer.putOwnImage(1, 2, 55, page)
+    expect(collect(layer, 100)).toEqual(['55I', true])
+    expect(collect(layer, 55)).toEqual(['50r 40r 30I', true])
+    const order: number[] = []
+    layer.visitAscending(layer.find(1, 2), { push: (_kind, lsn) => order.push(lsn) })
+    expect(order).toEqual([10, 20, 30, 30, 40, 50, 55])
+    expect(layer.ownImageBytes).toBe(2 * PAGE_SIZE)
+  })
+
+  test('the cap is told when it is passed, again after as much, anew after an image', () => {
+    const layer = new OpenLayer(1)
+    const told: number[] = []
+    for (let lsn = 1; lsn <= 200; lsn++) if (put(layer, lsn, Record, 'r') >= 0) told.push(lsn)
+    expect(told).toEqual([64, 128, 192])
+    layer.putOwnImage(1, 2, 190, Buffer.alloc(PAGE_SIZE))
+    for (let lsn = 201; lsn <= 300; lsn++) if (put(layer, lsn, Record, 'r') >= 0) told.push(lsn)
+    expect(told).toEqual([64, 128, 192, 254])
+    put(layer, 301, Image, 'i')
+    for (let lsn = 302; lsn <= 420; lsn++) if (put(layer, lsn, NativeOp, 'o') >= 0) told.push(lsn)
+    expect(told).toEqual([64, 128, 192, 254])
+  })
+})
+
+test('unpublished versions move to the next layer in order', () => {
+  const layer = new OpenLayer(1)
+  put(layer, 1, Image, 'base')
+  put(layer, 2, Record, 'two')
+  put(layer, 3, Record, 'three')
+  layer.putOwnImage(1, 2, 2, Buffer.alloc(PAGE_SIZE))
+  put(layer, 4, Record, 'four')
+  put(layer, 4, Record, 'only', 7, 7)
+  const next = new OpenLayer(3)
+  layer.moveUnpublished(2, next)
+  expect(collect(layer, 100)).toEqual(['2I', true])
+  expect(collect(layer, 2)).toEqual(['1Ibase', true])
+  expect(collect(next, 100)).toEqual(['4four 3three', false])
+  expect(collect(next, 100, 7, 7)).toEqual(['4only', false])
+  expect([...layer.keysBySlot().keys()]).toEqual([1])
+})
+
+test('many keys and large values', () => {
+  const layer = new OpenLayer(1)
+  const big = Buffer.alloc(20_000_000, 'x')
+  layer.put(9, 1, 1, Image, big, 0, big.length)
+  for (let blk = 0; blk < 50_000; blk++) put(layer, 2, Image, String(blk), blk % 7, blk)
+  expect(layer.keyCount).toBe(50_001)
+  for (const blk of [0, 1, 7, 49_999]) {
+    expect(collect(layer, 3, blk % 7, blk)[0]).toBe(`2I${blk}`)
+  }
+  const keys = layer.keysBySlot().get(3) as Uint32Array
+  const blks = [...keys].map((key) => layer.keyBlk(key))
+  expect(blks).toEqual(blks.toSorted((a, b) => a - b))
+  expect(layer.sizeBytes).toBeGreaterThan(20_000_000)
+})

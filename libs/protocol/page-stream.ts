@@ -279,10 +279,29 @@ export function encodeGetPageReplyHeader(
   firstBlock: number,
   count: number,
 ): Buffer {
-  const frame = responseHeader(Tag.getpageReply, requestId, lsn, 6)
-  frame.writeUInt32BE(firstBlock, RESPONSE_HEADER_SIZE)
-  frame.writeUInt16BE(count, RESPONSE_HEADER_SIZE + 4)
+  const frame = Buffer.allocUnsafe(GETPAGE_REPLY_HEADER_SIZE)
+  writeGetPageReplyHeader(frame, 0, { requestId, lsn, firstBlock, count })
   return frame
+}
+
+export interface GetPageReplyHeader {
+  requestId: bigint
+  lsn: Lsn
+  firstBlock: number
+  count: number
+}
+
+/** Writes those 23 bytes at `offset`. */
+export function writeGetPageReplyHeader(
+  target: Buffer,
+  offset: number,
+  header: GetPageReplyHeader,
+): void {
+  target[offset] = Tag.getpageReply
+  target.writeBigUInt64BE(header.requestId, offset + 1)
+  writeLsnBE(target, header.lsn, offset + 9)
+  target.writeUInt32BE(header.firstBlock, offset + 17)
+  target.writeUInt16BE(header.count, offset + 21)
 }
 
 /** The 21 bytes before the pages of an SLRU reply; the pages follow in the same CopyData. */

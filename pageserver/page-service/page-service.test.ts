@@ -37,10 +37,15 @@ class ModelTimeline {
     return rel === 1 ? SIZE_BLOCKS : null
   }
 
-  async readPages(_slot: number, firstBlock: number, count: number): Promise<Buffer> {
+  async readPages(
+    _slot: number,
+    firstBlock: number,
+    count: number,
+    _lsn: number,
+    pages: Buffer = Buffer.alloc(count * PAGE_SIZE),
+  ): Promise<Buffer> {
     this.reads += 1
     await sleep(Math.random() * 3)
-    const pages = Buffer.alloc(count * PAGE_SIZE)
     for (let index = 0; index < count; index += 1) {
       const block = firstBlock + index
       if (block === DAMAGED_BLOCK) throw new ZenithError('corrupt', 'block 77 is damaged')

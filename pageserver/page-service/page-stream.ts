@@ -4,31 +4,50 @@
  * Requests are decoded as they arrive and started together once the bytes at hand are used up, so
  * that runs of blocks become one read. Reads run at the same time; a finished one waits for those
  * before it. What is started and not yet sent is bounded: beyond the limit the socket is paused.
+ *
+ * Pages are read into buffers of a pool, and a buffer goes back once the socket has written it.
  */
+import type { Socket } from 'node:net'
 import type { Logger } from '#libs/log.ts'
 import { type PgSession, sqlStateOf } from '#libs/pgwire/session.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import {
   decodeRequest,
   encodeErrorReply,
-  encodeGetPageReplyHeader,
+  GETPAGE_REPLY_HEADER_SIZE,
   type GetPageRequest,
   PAGE_SIZE,
   type PageStreamRequest,
   requestIdOf,
+  writeGetPageReplyHeader,
 } from '#libs/protocol/page-stream.ts'
 import type { Timeline } from '../timeline/timeline.ts'
-import { type Batch, type PageBatch, toBatches } from './batch.ts'
+import { type Batch, type PageBatch, type SingleRequest, toBatches } from './batch.ts'
 import type { PageServiceMetrics } from './metrics.ts'
-import { readBlocks, readSingle, type Reply, UnknownRelation } from './reader.ts'
+import { PageBuffers } from './page-buffers.ts'
+import { readBlocks, readSingle, UnknownRelation } from './reader.ts'
 
 /** Pages being read or waiting to be sent on one connection; 8 MiB. */
 const MAX_PAGES_IN_FLIGHT = 1024
 
+/** Pages of all connections. */
+const buffers = new PageBuffers()
+
+/** CopyData: tag, length u32, payload. */
+const COPY_DATA = 0x64
+const COPY_DATA_HEADER_SIZE = 5
+
+interface Answer {
+  /** Bytes for the socket: whole CopyData messages. */
+  chunks: Buffer[]
+  /** To be released when the chunks are written. */
+  pages: Buffer | null
+}
+
 interface Pending {
   pages: number
   /** Null until the batch is answered. */
-  replies: Reply[] | null
+  answer: Answer | null
 }
 
 export interface PageStreamOptions {
@@ -84,7 +103,7 @@ export class PageStream {
       const requestId = requestIdOf(payload)
       this.#log.warn({ requestId: String(requestId) }, errorMessage(error))
       this.#start()
-      this.#pending.push({ pages: 0, replies: [[this.#errorReply(requestId ?? 0n, error)]] })
+      this.#pending.push({ pages: 0, answer: this.#errorAnswer(requestId ?? 0n, error) })
     }
     if (!this.#startScheduled) {
       this.#startScheduled = true
@@ -109,52 +128,59 @@ export class PageStream {
   }
 
   #startBatch(batch: Batch): void {
-    const pending: Pending = { pages: batch.kind === 'pages' ? batch.count : 1, replies: null }
+    const pending: Pending = { pages: batch.kind === 'pages' ? batch.count : 1, answer: null }
     this.#pending.push(pending)
     this.#pagesInFlight += pending.pages
     const startedAt = performance.now()
     const answered =
       batch.kind === 'pages' ? this.#answerPages(batch) : this.#answerSingle(batch.request)
     const kind = batch.kind === 'pages' ? 'getpage' : batch.request.kind
-    void answered.then((replies) => {
-      pending.replies = replies
+    void answered.then((answer) => {
+      pending.answer = answer
       this.#metrics.observe(kind, pending.pages, performance.now() - startedAt)
       this.#send()
     })
   }
 
-  async #answerPages(batch: PageBatch): Promise<Reply[]> {
+  async #answerPages(batch: PageBatch): Promise<Answer> {
     const first = batch.requests[0] as GetPageRequest
+    const target = buffers.take(batch.count)
     try {
-      const { lsn, pages } = await readBlocks(this.#timeline, first, batch.count)
-      return batch.requests.map(({ requestId, firstBlock, count }) => {
+      const { lsn, pages } = await readBlocks(this.#timeline, first, target)
+      const chunks: Buffer[] = []
+      for (const { requestId, firstBlock, count } of batch.requests) {
+        const sizeBytes = count * PAGE_SIZE
         const start = (firstBlock - first.firstBlock) * PAGE_SIZE
-        return [
-          encodeGetPageReplyHeader(requestId, lsn, firstBlock, count),
-          pages.subarray(start, start + count * PAGE_SIZE),
-        ]
-      })
+        const header = copyDataHeader(GETPAGE_REPLY_HEADER_SIZE, sizeBytes)
+        const fields = { requestId, lsn, firstBlock, count }
+        writeGetPageReplyHeader(header, COPY_DATA_HEADER_SIZE, fields)
+        chunks.push(header, pages.subarray(start, start + sizeBytes))
+      }
+      return { chunks, pages }
     } catch (error) {
+      // The buffer is not used again: parts of the failed read may still be writing to it.
       this.#logFailure(error, `getpage of ${first.spc}/${first.db}/${first.rel}.${first.fork}`)
       // One damaged page must not fail its neighbours, so each request is tried alone.
       if (batch.requests.length > 1) return this.#answerOneByOne(batch.requests)
-      return [[this.#errorReply(first.requestId, error)]]
+      return this.#errorAnswer(first.requestId, error)
     }
   }
 
-  async #answerOneByOne(requests: readonly GetPageRequest[]): Promise<Reply[]> {
-    const answers = requests.map((request) =>
-      this.#answerPages({ kind: 'pages', requests: [request], count: request.count }),
+  async #answerOneByOne(requests: readonly GetPageRequest[]): Promise<Answer> {
+    const answers = await Promise.all(
+      requests.map((request) =>
+        this.#answerPages({ kind: 'pages', requests: [request], count: request.count }),
+      ),
     )
-    return (await Promise.all(answers)).flat()
+    return { chunks: answers.flatMap(({ chunks }) => chunks), pages: null }
   }
 
-  async #answerSingle(request: Extract<Batch, { kind: 'single' }>['request']): Promise<Reply[]> {
+  async #answerSingle(request: SingleRequest): Promise<Answer> {
     try {
-      return [await readSingle(this.#timeline, request)]
+      return toAnswer(await readSingle(this.#timeline, request))
     } catch (error) {
       if (!(error instanceof UnknownRelation)) this.#logFailure(error, request.kind)
-      return [[this.#errorReply(request.requestId, error)]]
+      return this.#errorAnswer(request.requestId, error)
     }
   }
 
@@ -165,9 +191,9 @@ export class PageStream {
     socket.cork()
     let writable = true
     let sent = 0
-    for (const { replies, pages } of this.#pending) {
-      if (replies === null || !writable) break
-      for (const reply of replies) writable = this.#session.sendCopyData(...reply)
+    for (const { answer, pages } of this.#pending) {
+      if (answer === null || !writable) break
+      writable = write(socket, answer)
       this.#pagesInFlight -= pages
       sent += 1
     }
@@ -195,15 +221,38 @@ export class PageStream {
     this.#finish = null
   }
 
-  #errorReply(requestId: bigint, error: unknown): Buffer {
+  #errorAnswer(requestId: bigint, error: unknown): Answer {
     const sqlState = error instanceof UnknownRelation ? error.sqlState : sqlStateOf(error)
     const hint = error instanceof ZenithError && error.hint ? ` (${error.hint})` : ''
     const { lastRecordLsn } = this.#timeline
-    return encodeErrorReply(requestId, lastRecordLsn, sqlState, errorMessage(error) + hint)
+    const message = errorMessage(error) + hint
+    return toAnswer([encodeErrorReply(requestId, lastRecordLsn, sqlState, message)])
   }
 
   #logFailure(error: unknown, what: string): void {
     this.#metrics.countError()
     if (!this.#closed) this.#log.error({ err: error }, `${what} failed`)
   }
+}
+
+/** Room for the CopyData header and `ownBytes` behind it; `moreBytes` follow in other chunks. */
+function copyDataHeader(ownBytes: number, moreBytes: number): Buffer {
+  const header = Buffer.allocUnsafe(COPY_DATA_HEADER_SIZE + ownBytes)
+  header[0] = COPY_DATA
+  header.writeUInt32BE(4 + ownBytes + moreBytes, 1)
+  return header
+}
+
+function toAnswer(parts: Buffer[]): Answer {
+  const sizeBytes = parts.reduce((sum, part) => sum + part.length, 0)
+  return { chunks: [copyDataHeader(0, sizeBytes), ...parts], pages: null }
+}
+
+/** Writes an answer; false when the socket has enough for now. */
+function write(socket: Socket, { chunks, pages }: Answer): boolean {
+  const last = chunks.length - 1
+  let writable = true
+  for (let index = 0; index < last; index += 1) writable = socket.write(chunks[index] as Buffer)
+  if (pages === null) return socket.write(chunks[last] as Buffer) && writable
+  return socket.write(chunks[last] as Buffer, () => buffers.release(pages)) && writable
 }

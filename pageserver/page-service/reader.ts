@@ -28,9 +28,6 @@ export interface PageRun {
   pages: Buffer
 }
 
-/** The parts of one CopyData. */
-export type Reply = Buffer[]
-
 /**
  * The LSN to read at: the newest there is, but not above `requestLsn`, and only once WAL up to
  * `notModifiedSince` has been taken in. So a primary never waits for WAL that did not touch what it
@@ -61,29 +58,30 @@ function checkBounds(timeline: Timeline, { requestLsn, notModifiedSince }: LsnBo
 }
 
 /**
- * Reads `count` blocks from `request.firstBlock` on. Blocks past the relation's end, and blocks of
+ * Fills `target` with the blocks from `request.firstBlock` on. Blocks past the relation's end, and blocks of
  * an unknown relation, are zeros: a truncated and again extended relation must not show what it
  * held before.
  */
 export async function readBlocks(
   timeline: Timeline,
   request: GetPageRequest,
-  count: number,
+  target: Buffer,
 ): Promise<PageRun> {
+  const count = target.length / PAGE_SIZE
   const lsn = await lsnToRead(timeline, request)
   const { spc, db, rel, fork, firstBlock } = request
   const slot = timeline.slot(KeyClass.RelBlock, spc, db, rel, fork)
   const [size, pages] = await Promise.all([
     timeline.relSize(spc, db, rel, fork, lsn),
-    timeline.readPages(slot, firstBlock, count, lsn),
+    timeline.readPages(slot, firstBlock, count, lsn, target),
   ])
   const inside = Math.min(count, Math.max(0, (size ?? 0) - firstBlock))
   if (inside < count) pages.fill(0, inside * PAGE_SIZE)
   return { lsn, pages }
 }
 
-/** Answers every kind of request but getpage. */
-export async function readSingle(timeline: Timeline, request: SingleRequest): Promise<Reply> {
+/** Answers every kind of request but getpage: the parts of one CopyData. */
+export async function readSingle(timeline: Timeline, request: SingleRequest): Promise<Buffer[]> {
   const lsn = await lsnToRead(timeline, request)
   switch (request.kind) {
     case 'exists':

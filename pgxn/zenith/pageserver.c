@@ -245,12 +245,16 @@ connect_once(void)
 				PQclear(result);
 				result = NULL;
 
-				/* classes 08 and 57: it is starting, stopping, or overloaded */
-				if (strncmp(code, "08", 2) != 0 && strncmp(code, "57", 2) != 0 &&
-					strncmp(code, "53", 2) != 0)
+				/*
+				 * A page server that has just started doesn't have our
+				 * timeline yet, so be patient unless it can't understand or
+				 * doesn't trust us.
+				 */
+				if (strncmp(code, "22", 2) == 0 || strncmp(code, "28", 2) == 0 ||
+					strncmp(code, "42601", 5) == 0)
 					ereport(ERROR,
 							(errcode(MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4])),
-							 errmsg("page server at %s refused the timeline: %s",
+							 errmsg("page server at %s refused the connection: %s",
 									pageserver_address(), message)));
 			}
 			PQclear(result);

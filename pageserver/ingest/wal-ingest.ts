@@ -9,6 +9,7 @@
 import { assert, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { isNewPage, PAGE_SIZE, setPageLsn } from '#libs/pg/page.ts'
+import { FIRST_NORMAL_XID } from '#libs/pg/slru.ts'
 import {
   MIN_CUSTOM_RMGR,
   RMGR,
@@ -20,7 +21,7 @@ import {
 import { restoreImage } from '#libs/wal/page-image.ts'
 import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
 import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
-import { decodeCheckpointState, nextXidPast, xidIsNew } from './checkpoint-state.ts'
+import { decodeCheckpointState, nextXidPast } from './checkpoint-state.ts'
 import { ingestDatabaseRecord } from './database-records.ts'
 import { IngestContext } from './ingest-context.ts'
 import type { IngestTarget } from './ingest-target.ts'
@@ -52,6 +53,9 @@ export class WalIngest {
   #doneLsn: Lsn
   #doneStartLsn: Lsn | null = null
   #failed: unknown
+  /** nextXid of the checkpoint and its low word, kept because every record asks. */
+  #nextXid = 0
+  #nextXidLow = 0
 
   private constructor(target: IngestTarget, context: IngestContext) {
     this.#target = target
@@ -245,7 +249,11 @@ export class WalIngest {
    */
   #seeXid(index: number, xid: number): void {
     const { checkpoint } = this.#context.state
-    if (!xidIsNew(checkpoint.nextXid, xid)) return
+    if (checkpoint.nextXid !== this.#nextXid) {
+      this.#nextXid = checkpoint.nextXid
+      this.#nextXidLow = checkpoint.nextXid % TWO_32
+    }
+    if (xid < FIRST_NORMAL_XID || ((xid - this.#nextXidLow) | 0) < 0) return
     const framer = this.#framer
     let next = nextXidPast(checkpoint.nextXid, xid)
     for (let later = index + 1; later < framer.count; later += 1) {

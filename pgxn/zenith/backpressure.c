@@ -66,15 +66,21 @@ must_wait(void)
 static void
 wait_for_pageserver(void)
 {
-	instr_time	start;
-	instr_time	end;
 	bool		latch_was_set = false;
 
-	INSTR_TIME_SET_CURRENT(start);
 	do
 	{
-		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					  SLEEP_MS, zenith_wait_backpressure) & WL_LATCH_SET)
+		instr_time	start;
+		instr_time	end;
+		int			woken;
+
+		INSTR_TIME_SET_CURRENT(start);
+		woken = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						  SLEEP_MS, zenith_wait_backpressure);
+		INSTR_TIME_SET_CURRENT(end);
+		INSTR_TIME_SUBTRACT(end, start);
+		zenith_count(ZENITH_BACKPRESSURE_US, INSTR_TIME_GET_MICROSEC(end));
+		if (woken & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
 			latch_was_set = true;
@@ -85,9 +91,6 @@ wait_for_pageserver(void)
 
 	if (latch_was_set)
 		SetLatch(MyLatch);
-	INSTR_TIME_SET_CURRENT(end);
-	INSTR_TIME_SUBTRACT(end, start);
-	zenith_count(ZENITH_BACKPRESSURE_US, INSTR_TIME_GET_MICROSEC(end));
 }
 
 /* Sleep if need be.  Called by the storage manager's writers. */

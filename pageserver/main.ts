@@ -62,7 +62,8 @@ runProcess('pageserver', async (self) => {
     port: config.listen_pg_port,
     log,
     metrics: createPageServiceMetrics(metrics),
-    findTimeline: (tenantId, timelineId) => service.useTimeline({ tenantId, timelineId }),
+    findTimeline: (tenantId, timelineId) => service.timeline({ tenantId, timelineId }),
+    onUse: (timelineId) => service.nudge(timelineId),
   })
   self.onStop(() => pages.close())
   const app = await createHttp({ service: 'pageserver', log, metrics, notReady: () => notReady })

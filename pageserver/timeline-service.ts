@@ -91,6 +91,7 @@ export class TimelineService {
       if (receiver) interrupted.push([{ tenantId, timelineId }, receiver.safekeepers])
     }
     await this.#tenants.attach(tenantId, generation)
+    for (const { timelineId } of reopened) this.#broken.delete(timelineId)
     for (const [ids, safekeepers] of interrupted) this.#receive(ids, safekeepers)
     return { tenantId, generation }
   }
@@ -106,9 +107,13 @@ export class TimelineService {
 
   /** As `timeline`, for someone who is about to read at the end of the WAL. */
   useTimeline(ids: TimelineIds): Timeline {
-    const timeline = this.timeline(ids)
-    this.#receivers.get(ids.timelineId)?.nudge()
-    return timeline
+    this.nudge(ids.timelineId)
+    return this.timeline(ids)
+  }
+
+  /** Somebody is about to need new WAL of the timeline. */
+  nudge(timelineId: TimelineId): void {
+    this.#receivers.get(timelineId)?.nudge()
   }
 
   /** Idempotent; a different origin for a timeline that exists is a `conflict`. */
@@ -223,7 +228,10 @@ export class TimelineService {
       safekeepers,
       log: this.#options.log,
       metrics: this.#walMetrics,
-      onBroken: (reason) => this.#broken.set(ids.timelineId, reason),
+      onBroken: (reason) => {
+        this.#broken.set(ids.timelineId, reason)
+        timeline.failWaiters(new ZenithError('corrupt', `timeline is broken: ${reason}`))
+      },
     })
     this.#receivers.set(ids.timelineId, receiver)
     receiver.start()

@@ -23,7 +23,8 @@ export class PageBuffers {
 
   /** Gives back what `take` gave; nobody may read it any more. */
   release(buffer: Buffer): void {
-    const whole = Buffer.from(buffer.buffer)
+    const { buffer: memory } = buffer
+    const whole = memory.byteLength === buffer.length ? buffer : Buffer.from(memory)
     if (this.#idleBytes + whole.length > MAX_IDLE_BYTES) return
     this.#idle[classOf(whole.length / PAGE_SIZE)]?.push(whole)
     this.#idleBytes += whole.length

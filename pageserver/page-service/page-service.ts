@@ -24,6 +24,8 @@ export interface PageServiceOptions {
   metrics: PageServiceMetrics
   /** Throws `not_found` for a tenant or timeline that this pageserver does not hold. */
   findTimeline: (tenantId: TenantId, timelineId: TimelineId) => Timeline
+  /** Told when a client begins to use a timeline. */
+  onUse?: (timelineId: TimelineId) => void
 }
 
 export function servePages(options: PageServiceOptions): Promise<PgWireServer> {
@@ -60,9 +62,11 @@ async function runCommand(
 ): Promise<void> {
   const { tenantId, timelineId } = command
   const timeline = options.findTimeline(tenantId, timelineId)
+  options.onUse?.(timelineId)
   const log = options.log.child({ tenantId, timelineId })
   if (command.kind === 'pagestream') {
-    await new PageStream({ session, timeline, log, metrics: options.metrics }).run()
+    const current = () => options.findTimeline(tenantId, timelineId)
+    await new PageStream({ session, timeline: current, log, metrics: options.metrics }).run()
     session.sendCopyDone()
     session.sendCommandComplete('PAGESTREAM')
     return

@@ -52,14 +52,15 @@ interface Pending {
 
 export interface PageStreamOptions {
   session: PgSession
-  timeline: Timeline
+  /** Looked up for each read: an attach under a new generation opens the timeline anew. */
+  timeline: () => Timeline
   log: Logger
   metrics: PageServiceMetrics
 }
 
 export class PageStream {
   readonly #session: PgSession
-  readonly #timeline: Timeline
+  readonly #timeline: () => Timeline
   readonly #log: Logger
   readonly #metrics: PageServiceMetrics
   /** Decoded, not yet started. */
@@ -146,7 +147,7 @@ export class PageStream {
     const first = batch.requests[0] as GetPageRequest
     const target = buffers.take(batch.count)
     try {
-      const { lsn, pages } = await readBlocks(this.#timeline, first, target)
+      const { lsn, pages } = await readBlocks(this.#timeline(), first, target)
       const chunks: Buffer[] = []
       for (const { requestId, firstBlock, count } of batch.requests) {
         const sizeBytes = count * PAGE_SIZE
@@ -177,7 +178,7 @@ export class PageStream {
 
   async #answerSingle(request: SingleRequest): Promise<Answer> {
     try {
-      return toAnswer(await readSingle(this.#timeline, request))
+      return toAnswer(await readSingle(this.#timeline(), request))
     } catch (error) {
       if (!(error instanceof UnknownRelation)) this.#logFailure(error, request.kind)
       return this.#errorAnswer(request.requestId, error)
@@ -224,9 +225,8 @@ export class PageStream {
   #errorAnswer(requestId: bigint, error: unknown): Answer {
     const sqlState = error instanceof UnknownRelation ? error.sqlState : sqlStateOf(error)
     const hint = error instanceof ZenithError && error.hint ? ` (${error.hint})` : ''
-    const { lastRecordLsn } = this.#timeline
     const message = errorMessage(error) + hint
-    return toAnswer([encodeErrorReply(requestId, lastRecordLsn, sqlState, message)])
+    return toAnswer([encodeErrorReply(requestId, 0, sqlState, message)])
   }
 
   #logFailure(error: unknown, what: string): void {

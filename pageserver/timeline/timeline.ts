@@ -226,6 +226,11 @@ export class Timeline {
     )
   }
 
+  /** No more WAL will come, for this reason: who waits for some, now or later, fails at once. */
+  failWaiters(reason: ZenithError): void {
+    this.#waiters.close(reason)
+  }
+
   /**
    * `count` pages of 8 KiB from `firstBlk` on, as of `lsn`; zeros where nothing was stored. They go
    * to `target`, which has just that size, or to a new buffer.

@@ -13,7 +13,9 @@ const one = (id: number, commitLsn: number | null, computeConnected = false): Ca
   id,
   commitLsn,
   computeConnected,
+  remoteConsistentLsn: 900,
 })
+const own = { lastRecordLsn: 1000, remoteConsistentLsn: 900 }
 const current = { id: 1, receivedLsn: 1000, silentMs: 0, stalledMs: 0 }
 
 describe('choice of a safekeeper', () => {
@@ -24,10 +26,16 @@ describe('choice of a safekeeper', () => {
   })
 
   test('a stream is worth it for WAL that is there or a compute that writes', () => {
-    expect(worthConnecting([one(1, 1000)], 1000)).toBe(false)
-    expect(worthConnecting([one(1, 1001)], 1000)).toBe(true)
-    expect(worthConnecting([one(1, 1000, true)], 1000)).toBe(true)
-    expect(worthConnecting([one(1, null, true)], 1000)).toBe(false)
+    expect(worthConnecting([one(1, 1000)], own)).toBe(false)
+    expect(worthConnecting([one(1, 1001)], own)).toBe(true)
+    expect(worthConnecting([one(1, 1000, true)], own)).toBe(true)
+    expect(worthConnecting([one(1, null, true)], own)).toBe(false)
+  })
+
+  test('a stream is worth it to tell what is in object storage', () => {
+    const further = { ...own, remoteConsistentLsn: 901 }
+    expect(worthConnecting([one(1, 1000)], further)).toBe(true)
+    expect(worthConnecting([one(1, null)], further)).toBe(false)
   })
 
   test('a working stream is kept while others are about as far', () => {

@@ -13,6 +13,8 @@ export interface Candidate {
   commitLsn: Lsn | null
   /** A compute is connected to it, so WAL may come at any time. */
   computeConnected: boolean
+  /** What it believes we have in object storage; it keeps WAL above that. */
+  remoteConsistentLsn: Lsn
 }
 
 export interface CurrentStream {
@@ -40,11 +42,21 @@ export function furthest(candidates: readonly Candidate[]): Candidate | null {
   return best
 }
 
-/** True when there is something to receive: committed WAL, or a compute that will write some. */
-export function worthConnecting(candidates: readonly Candidate[], receivedLsn: Lsn): boolean {
-  return candidates.some(
-    (one) => one.commitLsn !== null && (one.commitLsn > receivedLsn || one.computeConnected),
-  )
+export interface OwnPositions {
+  lastRecordLsn: Lsn
+  remoteConsistentLsn: Lsn
+}
+
+/**
+ * True when there is something to receive (committed WAL, or a compute that will write some) or to
+ * tell: a safekeeper that does not know how far object storage is keeps WAL for nothing.
+ */
+export function worthConnecting(candidates: readonly Candidate[], own: OwnPositions): boolean {
+  return candidates.some((one) => {
+    if (one.commitLsn === null) return false
+    const news = one.commitLsn > own.lastRecordLsn || one.computeConnected
+    return news || one.remoteConsistentLsn < own.remoteConsistentLsn
+  })
 }
 
 /** Why to leave the current stream, or null to stay. */

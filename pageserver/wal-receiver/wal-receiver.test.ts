@@ -46,7 +46,11 @@ class ModelSafekeeper {
     this.#http = createServer((_request, response) => {
       response.setHeader('content-type', 'application/json')
       response.end(
-        JSON.stringify({ commitLsn: formatLsn(START + this.committed), computeConnected: false }),
+        JSON.stringify({
+          commitLsn: formatLsn(START + this.committed),
+          computeConnected: false,
+          remoteConsistentLsn: formatLsn(this.feedback.at(-1)?.remoteConsistentLsn ?? START),
+        }),
       )
     })
     await new Promise<void>((done) => this.#http.listen(0, '127.0.0.1', done))
@@ -262,6 +266,16 @@ describe('WAL receiver', () => {
     only.committed = 4000
     receiver.nudge()
     await until(got(timeline, 4000), 'WAL')
+  })
+
+  test('connects to tell how far object storage is, even without new WAL', async () => {
+    const only = await safekeeper(1)
+    const timeline = new ModelTimeline()
+    const { receiver } = receive(timeline, [only])
+    await until(() => receiver.info().state === 'waiting', 'waiting')
+    timeline.remoteConsistentLsn = START + 8
+    receiver.nudge()
+    await until(() => only.feedback.at(-1)?.remoteConsistentLsn === START + 8, 'feedback')
   })
 
   test('a new list moves the stream', async () => {

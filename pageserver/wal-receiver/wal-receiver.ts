@@ -113,7 +113,7 @@ export class WalReceiver {
       this.#nudged = false
       const candidates = await this.#poll()
       const best = furthest(candidates)
-      if (best && worthConnecting(candidates, this.#options.timeline.lastRecordLsn)) {
+      if (best && worthConnecting(candidates, this.#options.timeline)) {
         const progressed = await this.#streamFrom(best.id)
         retryMs = progressed ? FIRST_RETRY_MS : Math.min(retryMs * 2, LAST_RETRY_MS)
         await this.#sleep(retryMs)
@@ -141,11 +141,13 @@ export class WalReceiver {
             params: { tenantId, timelineId },
             timeoutMs: STATUS_TIMEOUT_MS,
           })
-          const { commitLsn, computeConnected } = status
-          return { id, commitLsn: parseLsn(commitLsn), computeConnected }
+          const { computeConnected } = status
+          const commitLsn = parseLsn(status.commitLsn)
+          const remoteConsistentLsn = parseLsn(status.remoteConsistentLsn)
+          return { id, commitLsn, computeConnected, remoteConsistentLsn }
         } catch (error) {
           this.#note(`safekeeper ${id}: ${errorMessage(error)}`)
-          return { id, commitLsn: null, computeConnected: false }
+          return { id, commitLsn: null, computeConnected: false, remoteConsistentLsn: 0 }
         }
       }),
     )

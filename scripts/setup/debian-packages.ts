@@ -1,30 +1,11 @@
 /** The Debian packages that building Postgres and pgxn/ needs. */
 import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { ZenithError } from '#libs/errors.ts'
 import { runLogged } from './command.ts'
 
-const PACKAGES = [
-  'gcc',
-  'libc6-dev',
-  'make',
-  'patch',
-  'bison',
-  'flex',
-  'perl',
-  'pkg-config',
-  'bzip2',
-  'xz-utils',
-  'ca-certificates',
-  'debian-archive-keyring',
-  'libicu-dev',
-  'liblz4-dev',
-  'libreadline-dev',
-  'libssl-dev',
-  'libxml2-dev',
-  'libzstd-dev',
-  'uuid-dev',
-  'zlib1g-dev',
-]
+/** A plain list, since the launcher reads it as well, before there is a Node to run this. */
+const LIST = new URL('debian-packages.txt', import.meta.url)
 
 /** The packages that are not installed; none on a system without dpkg, where configure will tell. */
 export function missingPackages(): string[] {
@@ -42,7 +23,12 @@ export function missingPackages(): string[] {
     // A virtual name counts too: newer releases provide pkg-config by pkgconf.
     for (const virtual of provides.split(',')) installed.add(virtual.trim().split(' ')[0] ?? '')
   }
-  return PACKAGES.filter((name) => !installed.has(name))
+  return neededPackages().filter((name) => !installed.has(name))
+}
+
+function neededPackages(): string[] {
+  const lines = readFileSync(LIST, 'utf8').split('\n')
+  return lines.filter((line) => line !== '' && !line.startsWith('#'))
 }
 
 /** What a user without root rights is told; nothing is asked, nothing is changed. */

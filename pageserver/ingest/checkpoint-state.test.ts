@@ -1,49 +1,14 @@
 import { describe, expect, it } from 'vitest'
 import {
-  type CheckpointState,
   decodeCheckpointState,
   encodeCheckpointState,
   fullXid,
   laterId,
   nextXidPast,
 } from './checkpoint-state.ts'
+import { exampleState } from './testing/example-state.ts'
 
 const EPOCH = 2 ** 32
-
-const exampleState: CheckpointState = {
-  checkpoint: {
-    redo: 0x3000028,
-    walTimeline: 1,
-    previousWalTimeline: 1,
-    fullPageWrites: true,
-    walLevel: 1,
-    nextXid: 5 * EPOCH + 800,
-    nextOid: 16384,
-    nextMulti: 1,
-    nextMultiOffset: 0,
-    oldestXid: 730,
-    oldestXidDb: 1,
-    oldestMulti: 1,
-    oldestMultiDb: 1,
-    timeSeconds: 1_700_000_000,
-    oldestCommitTsXid: 0,
-    newestCommitTsXid: 0,
-    oldestActiveXid: 799,
-  },
-  commitTsActive: true,
-  walLogHints: false,
-  preparedOffsetsPage: -1,
-  tipLsn: 0x3000100,
-  tipRecordLsn: 0x30000c8,
-  lastCheckpointLsn: 0x3000028,
-  lastCheckpointEndLsn: 0x30000a0,
-  lastCheckpointWasShutdown: true,
-  maxConnections: 100,
-  maxWorkerProcesses: 8,
-  maxWalSenders: 10,
-  maxPreparedXacts: 0,
-  maxLocksPerXact: 64,
-}
 
 describe('checkpoint state', () => {
   it('comes back as it was written', () => {

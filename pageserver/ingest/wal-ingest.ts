@@ -188,6 +188,12 @@ export class WalIngest {
   #ingestDecoded(): void {
     const context = this.#context
     const { record } = context
+    if (record.rmid >= MIN_CUSTOM_RMGR) {
+      throw context.unsupported(
+        `belongs to the custom resource manager ${record.rmid} of an extension`,
+        'Drop the extension that writes it; its pages cannot be rebuilt here.',
+      )
+    }
     if (record.blockCount > 0) this.#growForks()
     switch (record.rmid) {
       case RMGR.HEAP:
@@ -222,12 +228,6 @@ export class WalIngest {
         ingestOriginRecord(context)
         break
       default:
-        if (record.rmid >= MIN_CUSTOM_RMGR) {
-          throw context.unsupported(
-            `belongs to the custom resource manager ${record.rmid} of an extension`,
-            'Drop the extension that writes it; its pages cannot be rebuilt here.',
-          )
-        }
     }
     if (record.blockCount > 0) this.#putBlocks()
   }

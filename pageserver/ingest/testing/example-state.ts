@@ -1,0 +1,37 @@
+import type { CheckpointState } from '../checkpoint-state.ts'
+
+/** State of a small cluster in its sixth epoch, for tests. */
+export const exampleState: CheckpointState = {
+  checkpoint: {
+    redo: 0x3000028,
+    walTimeline: 1,
+    previousWalTimeline: 1,
+    fullPageWrites: true,
+    walLevel: 1,
+    nextXid: 5 * 2 ** 32 + 800,
+    nextOid: 16384,
+    nextMulti: 1,
+    nextMultiOffset: 0,
+    oldestXid: 730,
+    oldestXidDb: 1,
+    oldestMulti: 1,
+    oldestMultiDb: 1,
+    timeSeconds: 1_700_000_000,
+    oldestCommitTsXid: 0,
+    newestCommitTsXid: 0,
+    oldestActiveXid: 799,
+  },
+  commitTsActive: true,
+  walLogHints: false,
+  preparedOffsetsPage: -1,
+  tipLsn: 0x3000100,
+  tipRecordLsn: 0x30000c8,
+  lastCheckpointLsn: 0x3000028,
+  lastCheckpointEndLsn: 0x30000a0,
+  lastCheckpointWasShutdown: true,
+  maxConnections: 100,
+  maxWorkerProcesses: 8,
+  maxWalSenders: 10,
+  maxPreparedXacts: 0,
+  maxLocksPerXact: 64,
+}

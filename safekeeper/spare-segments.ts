@@ -9,6 +9,7 @@ import { WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { removeFile, syncHandle } from './files.ts'
 
 const READY_NAME = /^spare-\d+$/
+const REFILL_DELAY_MS = 100
 const ZEROS = Buffer.alloc(1024 * 1024)
 
 export class SpareSegments {
@@ -48,7 +49,9 @@ export class SpareSegments {
     }
     const path = this.#ready.shift() as string
     await rename(path, target)
-    this.#fill()
+    // Making the next one at once would slow down the syncs of whoever took this one.
+    if (this.#ready.length > 0) setTimeout(() => this.#fill(), REFILL_DELAY_MS).unref()
+    else this.#fill()
   }
 
   async close(): Promise<void> {

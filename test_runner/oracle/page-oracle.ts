@@ -30,6 +30,7 @@ const SLRU_FOLDERS = [
   ['pg_xact', 0],
   ['pg_multixact/offsets', 1],
   ['pg_multixact/members', 2],
+  ['pg_commit_ts', 3],
 ] as const
 
 export type OracleReport = {
@@ -151,7 +152,7 @@ async function compareSlru(
       const their = theirs.subarray(from, from + PAGE_SIZE)
       // A segment may come shorter: the page server ships only what is in use.
       const our = Buffer.alloc(PAGE_SIZE)
-      ours.copy(our, 0, from, Math.min(from + PAGE_SIZE, ours.length))
+      ours.subarray(from, from + PAGE_SIZE).copy(our)
       if (!our.equals(their)) differ(report, `${folder}/${name} page ${page} differs`)
     }
   }

@@ -27,6 +27,10 @@ import { WalReceiver } from './wal-receiver/wal-receiver.ts'
 
 /** How long making a branch waits for the ancestor's WAL. */
 const BRANCH_WAIT_MS = 60_000
+/** Tenants attached at the same time after a start. */
+const ATTACH_AT_ONCE = 8
+
+type ReAttachedTenant = ReAttachResponse['tenants'][number]
 
 export interface TimelineIds {
   tenantId: TenantId
@@ -66,16 +70,30 @@ export class TimelineService {
     return this.#template
   }
 
-  /** Attaches what the control plane says is ours, and starts receiving WAL. */
+  /**
+   * Attaches what the control plane says is ours, and starts receiving WAL. A tenant that cannot be
+   * attached is logged and left out; it must not keep the others from being served.
+   */
   async attachAll(answer: ReAttachResponse): Promise<void> {
-    for (const { tenantId, generation, timelines } of answer.tenants) {
-      const id = parseTenantId(tenantId)
-      await this.attach(id, generation)
-      for (const { timelineId, safekeepers } of timelines) {
-        const ids = { tenantId: id, timelineId: parseTimelineId(timelineId) }
-        if (this.#find(ids)) this.#receive(ids, safekeepers)
-        else this.#options.log.warn(ids, 'a timeline of the control plane is not in storage')
+    const waiting = [...answer.tenants]
+    const work = async () => {
+      for (let next = waiting.shift(); next; next = waiting.shift()) {
+        await this.#attachOne(next).catch((error: unknown) => {
+          const { tenantId } = next as ReAttachedTenant
+          this.#options.log.error({ err: error, tenantId }, 'a tenant could not be attached')
+        })
       }
+    }
+    await Promise.all(Array.from({ length: ATTACH_AT_ONCE }, work))
+  }
+
+  async #attachOne({ tenantId, generation, timelines }: ReAttachedTenant): Promise<void> {
+    const id = parseTenantId(tenantId)
+    await this.attach(id, generation)
+    for (const { timelineId, safekeepers } of timelines) {
+      const ids = { tenantId: id, timelineId: parseTimelineId(timelineId) }
+      if (this.#find(ids)) this.#receive(ids, safekeepers)
+      else this.#options.log.warn(ids, 'a timeline of the control plane is not in storage')
     }
   }
 

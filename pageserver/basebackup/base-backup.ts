@@ -9,6 +9,7 @@
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, segmentFileName, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import type { Checkpoint } from '#libs/pg/checkpoint.ts'
 import { computeSettingsConf } from '#libs/pg/compute-settings.ts'
 import {
   type ControlFile,
@@ -42,6 +43,9 @@ const BLOCKS_PER_FILE = 131072
 const PAGES_PER_READ = 128
 /** WAL segments are zeros but for a page or three; the same bytes are sent over and over. */
 const ZEROS = Buffer.alloc(128 * 1024)
+/** REPLICATION_STATE_MAGIC. */
+const ORIGIN_MAGIC = 0x1257dade
+const ORIGIN_SIZE = 16
 /** pg_control's value in a cluster that never used unlogged relations (FirstNormalUnloggedLSN). */
 const FIRST_UNLOGGED_LSN = 1000
 
@@ -72,11 +76,10 @@ export async function* backupEntries(
   lsn: Lsn,
   options: BackupOptions,
 ): AsyncGenerator<BackupEntry> {
-  const [controlBlob, state, relations, slru] = await Promise.all([
+  const [controlBlob, state, relations] = await Promise.all([
     timeline.readBlob(timeline.slot(KeyClass.ControlFile, 0, 0, 0, 0), 0, lsn),
     checkpointAt(timeline, lsn),
     timeline.scanBlobs(KeyClass.RelSize, lsn),
-    slruEntries(timeline, lsn, options),
   ])
   assert(controlBlob, 'a timeline has a control file from its first LSN on')
   const control = parseControlFile(controlBlob)
@@ -100,8 +103,9 @@ export async function* backupEntries(
   yield file('postgresql.auto.conf', '')
   if (options.kind === 'full') yield file('postgresql.conf', computeSettingsConf())
   yield* await databaseEntries(timeline, lsn)
-  yield* slru
+  yield* await slruEntries(timeline, lsn, state.checkpoint, options.log)
   yield* await twoPhaseEntries(timeline, lsn)
+  yield* await originEntries(timeline, lsn)
   yield* await initForkEntries(timeline, lsn, relations)
   if (options.kind === 'full') yield* relationEntries(timeline, lsn, relations)
   yield* segmentEntries(made.parts)
@@ -161,33 +165,37 @@ async function databaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntr
   return entries
 }
 
+/** The live SLRU segments, and whatever pages start-up reads besides. */
 async function slruEntries(
   timeline: Timeline,
   lsn: Lsn,
-  options: BackupOptions,
+  checkpoint: Checkpoint,
+  log: Logger,
 ): Promise<BackupEntry[]> {
-  const [segments, state] = await Promise.all([
-    timeline.scanBlobs(KeyClass.SlruSegSize, lsn),
-    checkpointAt(timeline, lsn),
-  ])
-  const blocksOf = new Map(
-    segments.map((entry) => [`${entry.spc}/${entry.rel}`, entry.value.readUInt32LE(0)]),
-  )
-  for (const need of neededSlruPages(state.checkpoint)) {
+  const blocksOf = new Map<string, number>()
+  for (const { spc: kind, rel: segment, value } of await timeline.scanBlobs(
+    KeyClass.SlruSegSize,
+    lsn,
+  )) {
+    blocksOf.set(`${kind}/${segment}`, value.readUInt32LE(0))
+  }
+  for (const need of neededSlruPages(checkpoint)) {
     const key = `${need.kind}/${need.segment}`
     const blocks = blocksOf.get(key) ?? 0
     if (blocks >= need.blocks) continue
-    options.log.warn({ ...need, blocks }, 'an SLRU page that start-up needs was never written')
+    log.warn({ ...need, blocks }, 'an SLRU page that start-up needs was never written')
     blocksOf.set(key, need.blocks)
   }
-  return Promise.all(
-    [...blocksOf].map(async ([key, blocks]): Promise<BackupEntry> => {
-      const [kind = 0, segment = 0] = key.split('/').map(Number)
-      const slot = timeline.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
-      const content = await timeline.readPages(slot, 0, blocks, lsn)
-      return { name: slruPath(kind, segment), type: 'file', content }
-    }),
-  )
+  return [...blocksOf].map(([key, blocks]) => {
+    const [kind = 0, segment = 0] = key.split('/').map(Number)
+    const slot = timeline.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
+    return {
+      name: slruPath(kind, segment),
+      type: 'stream',
+      sizeBytes: blocks * PAGE_SIZE,
+      chunks: pageChunks(timeline, slot, 0, blocks, lsn),
+    }
+  })
 }
 
 /** State files of prepared transactions: the stored body and its CRC-32C (twophase.c). */
@@ -199,6 +207,24 @@ async function twoPhaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntr
     const content = Buffer.concat([value, checksum])
     return { name: twoPhasePath(xidHigh, xidLow), type: 'file', content }
   })
+}
+
+/**
+ * How far replication from elsewhere has been replayed (CheckPointReplicationOrigin in origin.c):
+ * magic u32 | per origin: id u16, 6 bytes of padding, LSN u64 | CRC-32C u32.
+ */
+async function originEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
+  const origins = await timeline.scanBlobs(KeyClass.ReplOrigin, lsn)
+  if (origins.length === 0) return []
+  const content = Buffer.alloc(4 + origins.length * ORIGIN_SIZE + 4)
+  content.writeUInt32LE(ORIGIN_MAGIC, 0)
+  origins.forEach(({ rel: origin, value }, index) => {
+    content.writeUInt16LE(origin, 4 + index * ORIGIN_SIZE)
+    value.copy(content, 4 + index * ORIGIN_SIZE + 8, 0, 8)
+  })
+  const end = content.length - 4
+  content.writeUInt32LE(crc32c(content, 0, end), end)
+  return [{ name: 'pg_logical/replorigin_checkpoint', type: 'file', content }]
 }
 
 /** Unlogged relations: the init fork as itself and as the main fork, as after a crash. */

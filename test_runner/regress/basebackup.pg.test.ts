@@ -167,6 +167,13 @@ async function makeHistory(server: VanillaPostgres): Promise<void> {
   await client.query(`CREATE DATABASE copied_by_file STRATEGY file_copy TEMPLATE template0`)
   await subtransactions(client)
   await multixacts(server)
+  await client.query(`SELECT pg_replication_origin_create('elsewhere')`)
+  await client.query(`SELECT pg_replication_origin_session_setup('elsewhere')`)
+  await client.query('BEGIN')
+  await client.query(`SELECT pg_replication_origin_xact_setup('0/123456', now())`)
+  await client.query(`INSERT INTO emptied VALUES (9)`)
+  await client.query('COMMIT')
+  await client.query(`SELECT pg_replication_origin_session_reset()`)
   await client.query('BEGIN')
   await client.query(`INSERT INTO emptied VALUES (8)`)
   await client.query(`PREPARE TRANSACTION 'pending'`)
@@ -254,7 +261,14 @@ describe('a pageserver that follows a stock server', () => {
     expect(await copy.query('SELECT count(*)::int AS n FROM scratch')).toEqual([{ n: 0 }])
     await checkIndexes(copy)
     await copy.query(`COMMIT PREPARED 'pending'`)
-    expect(await copy.query('SELECT n FROM emptied ORDER BY n')).toEqual([{ n: 7 }, { n: 8 }])
+    expect(await copy.query('SELECT n FROM emptied ORDER BY n')).toEqual([
+      { n: 7 },
+      { n: 8 },
+      { n: 9 },
+    ])
+    expect(
+      await copy.query('SELECT external_id, remote_lsn FROM pg_replication_origin_status'),
+    ).toEqual([{ external_id: 'elsewhere', remote_lsn: '0/123456' }])
     await copy.query(`INSERT INTO scratch VALUES (1)`)
   })
 

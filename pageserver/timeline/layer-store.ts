@@ -42,6 +42,13 @@ export interface LayerStoreOptions {
   manifests: ManifestStore
 }
 
+export interface LayerStoreEvents {
+  /** After each manifest of a flush. */
+  onFlushed: () => void
+  /** A flush failed that nobody waits for; it is tried again when the next is due. */
+  onFlushFailed: (error: unknown) => void
+}
+
 export class LayerStore {
   readonly facts: TimelineFacts
   readonly slots: SlotTable
@@ -63,10 +70,13 @@ export class LayerStore {
   #remoteConsistentLsn: Lsn
   #remotePrevRecordLsn: Lsn | null
   #flushing: Promise<void> | null = null
+  #flushWaiters: { lsn: Lsn; resolve: () => void; reject: (error: unknown) => void }[] = []
+  readonly #onFlushed: () => void
+  readonly #onFlushFailed: (error: unknown) => void
   #publishing: Promise<void> = Promise.resolve()
   #roomWaiters: (() => void)[] = []
 
-  constructor(options: LayerStoreOptions) {
+  constructor(options: LayerStoreOptions & LayerStoreEvents) {
     const { tenantId, timelineId, context, manifest, facts } = options
     this.facts = facts
     this.slots = options.slots
@@ -74,6 +84,8 @@ export class LayerStore {
     this.folder = localFolder(context.folder, tenantId, timelineId)
     this.owner = { tenantId, timelineId, pgVersion: facts.pgVersion }
     this.#context = context
+    this.#onFlushed = options.onFlushed
+    this.#onFlushFailed = options.onFlushFailed
     this.#manifests = options.manifests
     this.#layerContext = {
       folder: this.folder,
@@ -141,12 +153,41 @@ export class LayerStore {
     this.#memory = [this.#open, ...this.#frozen.map((frozen) => frozen.memory).reverse()]
   }
 
-  /** Writes and publishes everything that is frozen now or while it runs. */
-  flush(): Promise<void> {
-    this.#flushing ??= this.#flush().finally(() => {
-      this.#flushing = null
+  /**
+   * Resolves when remote_consistent has reached the LSN, which must be frozen; rejects when the
+   * flush that is to bring it there fails.
+   */
+  flushTo(lsn: Lsn): Promise<void> {
+    if (lsn <= this.#remoteConsistentLsn) return Promise.resolve()
+    const reached = new Promise<void>((resolve, reject) => {
+      this.#flushWaiters.push({ lsn, resolve, reject })
     })
-    return this.#flushing
+    this.startFlush()
+    return reached
+  }
+
+  /** Writes and publishes, in the background, everything that is frozen now or while it runs. */
+  startFlush(): void {
+    if (this.#flushing) return
+    let failed = false
+    this.#flushing = this.#flush()
+      .catch((error: unknown) => {
+        failed = true
+        const waiters = this.#flushWaiters.splice(0)
+        for (const { reject } of waiters) reject(error)
+        if (waiters.length === 0) this.#onFlushFailed(error)
+      })
+      .finally(() => {
+        this.#flushing = null
+        // What was frozen between the end of the loop and here would otherwise be left behind.
+        const more = this.#flushWaiters.length > 0 || (!failed && this.#frozen.length > 0)
+        if (more) this.startFlush()
+      })
+  }
+
+  /** Resolves when no flush runs. */
+  async idle(): Promise<void> {
+    while (this.#flushing) await this.#flushing
   }
 
   /** Resolves when few enough frozen layers wait to be written. */
@@ -175,7 +216,7 @@ export class LayerStore {
   }
 
   async close(): Promise<void> {
-    await this.#flushing?.catch(() => undefined)
+    await this.#flushing
     await this.#publishing.catch(() => undefined)
     for (const layer of this.#layers.newestFirst) await layer.close()
   }
@@ -190,6 +231,11 @@ export class LayerStore {
       const frozen = this.#frozen[0]
       if (frozen) await this.#writeFrozen(frozen)
       await this.#exclusively(() => this.#publish())
+      const isReached = ({ lsn }: { lsn: Lsn }) => lsn <= this.#remoteConsistentLsn
+      const reached = this.#flushWaiters.filter(isReached)
+      this.#flushWaiters = this.#flushWaiters.filter((waiter) => !isReached(waiter))
+      for (const { resolve } of reached) resolve()
+      this.#onFlushed()
     }
   }
 

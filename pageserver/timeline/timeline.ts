@@ -78,7 +78,11 @@ export class Timeline {
     this.timelineId = options.timelineId
     this.ancestor = options.ancestor
     this.#context = options.context
-    const store = new LayerStore(options)
+    const store = new LayerStore({
+      ...options,
+      onFlushed: () => this.#imageIfDue(),
+      onFlushFailed: (error) => this.#warn(error, 'flush'),
+    })
     this.#store = store
     this.#lastRecordLsn = store.diskConsistentLsn
     this.#lastRecordStartLsn = store.prevRecordLsn
@@ -326,16 +330,15 @@ export class Timeline {
   async flush(): Promise<void> {
     const target = this.#lastRecordLsn
     this.#freeze()
-    while (this.#store.remoteConsistentLsn < target) await this.#store.flush()
-    this.#imageIfDue()
+    await this.#store.flushTo(target)
   }
 
-  /** Makes images of what changed since the last ones; nothing to do is no error. */
-  createImageLayers(): Promise<void> {
-    this.#imaging ??= this.#createImageLayers().finally(() => {
-      this.#imaging = null
-    })
-    return this.#imaging
+  /** Flushes, then makes images of what changed since the last ones; nothing to do is no error. */
+  async createImageLayers(): Promise<void> {
+    await this.#awaitAncestorWal()
+    await this.flush()
+    while (this.#imaging) await this.#imaging.catch(() => undefined)
+    await this.#image()
   }
 
   /** Freezes an open layer that has held data for too long. Called now and then with the time. */
@@ -345,7 +348,7 @@ export class Timeline {
     else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
     else if (nowMs - this.#openSinceMs >= this.#context.limits.rollAgeMs) this.#roll()
     const waiting = this.#store.frozenCount > 0
-    if (waiting || this.diskConsistentLsn > this.remoteConsistentLsn) this.#flushInBackground()
+    if (waiting || this.diskConsistentLsn > this.remoteConsistentLsn) this.#store.startFlush()
   }
 
   /** Freezes now, because the process needs memory. */
@@ -356,7 +359,7 @@ export class Timeline {
   /** Waits for background work that is due: page images of hot keys, flushes. For tests. */
   async settle(): Promise<void> {
     await this.#cap.idle()
-    await this.#store.flush()
+    await this.#store.idle()
     await this.#imaging
   }
 
@@ -484,22 +487,21 @@ export class Timeline {
 
   #roll(): void {
     this.#freeze()
-    this.#flushInBackground()
-  }
-
-  /** A failure leaves everything in memory; `tick` tries again. */
-  #flushInBackground(): void {
-    this.#store.flush().then(
-      () => this.#imageIfDue(),
-      (error: unknown) => this.#warn(error, 'flush'),
-    )
+    this.#store.startFlush()
   }
 
   #imageIfDue(): void {
     const due = this.#context.limits.imageAfterDeltas
     if (this.#closed || this.#imaging) return
     if (this.#store.layers.deltasAboveImages.length < due) return
-    this.createImageLayers().catch((error: unknown) => this.#warn(error, 'image creation'))
+    this.#image().catch((error: unknown) => this.#warn(error, 'image creation'))
+  }
+
+  #image(): Promise<void> {
+    this.#imaging ??= this.#createImageLayers().finally(() => {
+      this.#imaging = null
+    })
+    return this.#imaging
   }
 
   #warn(error: unknown, what: string): void {
@@ -512,7 +514,6 @@ export class Timeline {
   async #createImageLayers(): Promise<void> {
     const store = this.#store
     await this.#awaitAncestorWal()
-    await this.flush()
     const imageLsn = store.remoteConsistentLsn
     const { newestImageLsn, imageLsns, newestFirst } = store.layers
     const deltas = store.layers.deltasAboveImages.filter((layer) => layer.id.endLsn <= imageLsn + 1)

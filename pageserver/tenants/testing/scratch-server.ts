@@ -5,12 +5,13 @@ import { join } from 'node:path'
 import { newTenantId, type TenantId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
+import type { Appliers } from '../../read/reconstruct.ts'
 import type { StorageLimits, StorageStep } from '../../timeline/storage-context.ts'
 import type { Tenant } from '../tenant.ts'
 import { TenantManager } from '../tenant-manager.ts'
 import { type ToyRedo, toyRedo } from './toy-redo.ts'
 
-export class ScratchServer {
+export class ScratchServer implements AsyncDisposable {
   readonly folder: string
   readonly tenantId: TenantId = newTenantId()
   readonly toy: ToyRedo = toyRedo()
@@ -20,15 +21,21 @@ export class ScratchServer {
   #manager: TenantManager | null = null
   #generation = 0
   readonly #limits: Partial<StorageLimits>
+  readonly #appliers: Appliers
 
-  private constructor(folder: string, limits: Partial<StorageLimits>) {
+  private constructor(folder: string, limits: Partial<StorageLimits>, appliers?: Appliers) {
     this.folder = folder
     this.#limits = limits
+    this.#appliers = appliers ?? this.toy
   }
 
-  static async start(limits: Partial<StorageLimits> = {}): Promise<ScratchServer> {
+  /** Redo is a toy unless given. */
+  static async start(
+    limits: Partial<StorageLimits> = {},
+    appliers?: Appliers,
+  ): Promise<ScratchServer> {
     const folder = await mkdtemp(join(tmpdir(), 'pageserver-storage-'))
-    const server = new ScratchServer(folder, limits)
+    const server = new ScratchServer(folder, limits, appliers)
     await server.restart()
     return server
   }
@@ -62,13 +69,16 @@ export class ScratchServer {
     this.#manager = new TenantManager({
       dataDir: this.localFolder,
       objectStore: this.store,
-      redo: this.toy.redo,
-      applyNativeOp: this.toy.applyNativeOp,
+      ...this.#appliers,
       log: log as unknown as Logger,
       limits: this.#limits,
       onStep: (step) => this.onStep(step),
     })
     await this.#manager.attach(this.tenantId, ++this.#generation)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
   }
 
   async stop(): Promise<void> {

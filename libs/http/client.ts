@@ -1,4 +1,5 @@
 /** JSON over HTTP between our processes; a problem document becomes the error it stands for. */
+import { request } from 'node:http'
 import { errorMessage, ZenithError } from '../errors.ts'
 import { errorOf, type Problem } from './problem.ts'
 
@@ -17,29 +18,55 @@ export async function requestJson<T>(
   options: RequestOptions = {},
 ): Promise<T> {
   const timeoutMs = options.timeoutMs ?? 30_000
-  let response: Response
-  let text: string
-  try {
-    response = await fetch(url, {
-      method,
-      signal: AbortSignal.timeout(timeoutMs),
-      ...(body === undefined
-        ? {}
-        : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
-    })
-    text = await response.text()
-  } catch (error) {
-    if (error instanceof Error && error.name === 'TimeoutError') {
-      throw new ZenithError('timeout', `${method} ${url} took longer than ${timeoutMs} ms`)
-    }
-    const reason = error instanceof Error && error.cause ? error.cause : error
-    throw new ZenithError('unavailable', `no answer from ${url}: ${errorMessage(reason)}`, {
-      cause: error,
-    })
-  }
+  const { status, text } = await send(method, url, body, timeoutMs)
   const json: unknown = text === '' ? undefined : parseJson(text)
-  if (!response.ok) throw errorOf((json ?? {}) as Partial<Problem>, response.status)
+  if (status >= 400) throw errorOf((json ?? {}) as Partial<Problem>, status)
   return json as T
+}
+
+/**
+ * One request on a connection of its own. By `node:http` and not `fetch`, which takes longer to load
+ * than a short-lived process needs for everything else; a kept connection that the server is just
+ * closing would make a request fail for no reason.
+ */
+function send(
+  method: string,
+  url: string,
+  body: unknown,
+  timeoutMs: number,
+): Promise<{ status: number; text: string }> {
+  return new Promise((resolve, reject) => {
+    const payload = body === undefined ? undefined : JSON.stringify(body)
+    const headers =
+      payload === undefined
+        ? {}
+        : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }
+    const call = request(url, { method, headers, agent: false })
+    const timer = setTimeout(() => {
+      call.destroy(new ZenithError('timeout', `${method} ${url} took longer than ${timeoutMs} ms`))
+    }, timeoutMs)
+    const fail = (error: Error) => {
+      clearTimeout(timer)
+      reject(
+        error instanceof ZenithError
+          ? error
+          : new ZenithError('unavailable', `no answer from ${url}: ${errorMessage(error)}`, {
+              cause: error,
+            }),
+      )
+    }
+    call.on('error', fail)
+    call.on('response', (response) => {
+      const parts: Buffer[] = []
+      response.on('data', (part: Buffer) => parts.push(part))
+      response.on('error', fail)
+      response.on('end', () => {
+        clearTimeout(timer)
+        resolve({ status: response.statusCode ?? 500, text: Buffer.concat(parts).toString() })
+      })
+    })
+    call.end(payload)
+  })
 }
 
 function parseJson(text: string): unknown {

@@ -53,7 +53,7 @@ export class StockCopy {
         filter: (path) => !path.endsWith('pg_control'),
       })
     }
-    giveTo(baseDir)
+    giveTo(options.dir)
     return new StockCopy(options.dir, baseDir)
   }
 

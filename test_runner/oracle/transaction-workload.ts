@@ -34,6 +34,10 @@ const LOOPS: readonly string[] = [
   `CREATE PROCEDURE many_commits(n int) LANGUAGE plpgsql AS $$
    BEGIN FOR i IN 1..n LOOP UPDATE subs SET v = i WHERE id = 1; COMMIT; END LOOP; END $$`,
   `CALL many_commits(4000)`,
+  `CREATE PROCEDURE many_lockers(n int) LANGUAGE plpgsql AS $$
+   BEGIN
+     FOR i IN 1..n LOOP PERFORM 1 FROM shared_rows WHERE id = 1 FOR KEY SHARE; COMMIT; END LOOP;
+   END $$`,
   `BEGIN; INSERT INTO subs VALUES (100001, 1); SAVEPOINT s; INSERT INTO subs VALUES (100002, 2); PREPARE TRANSACTION 'left open'`,
   `BEGIN; INSERT INTO subs VALUES (100003, 1); CREATE TABLE by_prepared (a int); PREPARE TRANSACTION 'committed'`,
   `COMMIT PREPARED 'committed'`,
@@ -68,7 +72,7 @@ const LOOPS: readonly string[] = [
   `INSERT INTO unlogged_here SELECT generate_series(1, 1000)`,
 ]
 
-/** Runs everything; `multixacts` lockers share rows at the same time, 2 per id. */
+/** Runs everything; about `multixacts` ids with two members each, and some with three. */
 export async function runTransactionWorkload(
   server: VanillaPostgres,
   multixacts = 3000,
@@ -79,12 +83,16 @@ export async function runTransactionWorkload(
   try {
     for (const statement of LOOPS) await client.query(statement)
     await client.query('CREATE TABLE shared_rows AS SELECT generate_series(1, 20) AS id')
-    for (let round = 0; round < multixacts; round += 20) {
+    for (let round = 0; round < 20; round += 1) {
       await client.query('BEGIN; SELECT * FROM shared_rows FOR SHARE')
       await other.query('BEGIN; SELECT * FROM shared_rows FOR KEY SHARE')
       await third.query('BEGIN; SELECT * FROM shared_rows FOR SHARE')
       await Promise.all([client.query('COMMIT'), other.query('ROLLBACK'), third.query('COMMIT')])
     }
+    // Each transaction that joins the one still open makes a new id.
+    await other.query('BEGIN; SELECT * FROM shared_rows WHERE id = 1 FOR KEY SHARE')
+    await client.query(`CALL many_lockers(${multixacts})`)
+    await other.query('COMMIT')
     await client.query('SELECT pg_switch_wal()')
     await client.query('CHECKPOINT')
     await client.query('INSERT INTO subs VALUES (200000, 1)')

@@ -51,7 +51,15 @@ async function write(kind: LayerKind, entries: readonly Entry[], slots: SlotTabl
   }
   const writer = await LayerWriter.create(join(folder, layerName(id)), id, OWNER, slots)
   for (const { rel, blk, lsn, kind: valueKind, value } of entries) {
-    const full = writer.add(slots.intern(0, 1, 2, rel, 0), blk, lsn, valueKind, value)
+    const full = writer.add(
+      slots.intern(0, 1, 2, rel, 0),
+      blk,
+      lsn,
+      valueKind,
+      Buffer.concat([Buffer.from('x'), value, Buffer.from('y')]),
+      1,
+      value.length,
+    )
     if (full) await writer.pump()
   }
   return await writer.finish()

@@ -121,11 +121,19 @@ export class LayerWriter {
   }
 
   /** Appends a version and copies its value. Returns true when `pump` should be awaited. */
-  add(slot: number, blk: number, lsn: Lsn, kind: number, value: Buffer): boolean {
+  add(
+    slot: number,
+    blk: number,
+    lsn: Lsn,
+    kind: number,
+    src: Buffer,
+    offset: number,
+    length: number,
+  ): boolean {
     const used = this.#valuesUsed + chunkOverhead(this.#entries + 1)
     if (
       this.#entries > 0 &&
-      (used + value.length > this.#chunkBytes || this.#entries === MAX_CHUNK_ENTRIES)
+      (used + length > this.#chunkBytes || this.#entries === MAX_CHUNK_ENTRIES)
     ) {
       this.#seal()
     }
@@ -136,13 +144,13 @@ export class LayerWriter {
     this.#entryLsn[entry] = lsn
     this.#entryKind[entry] = kind
     this.#entryOffset[entry] = this.#valuesUsed
-    if (this.#valuesUsed + value.length > this.#values.length) {
-      const bigger = Buffer.allocUnsafeSlow(this.#valuesUsed + value.length)
+    if (this.#valuesUsed + length > this.#values.length) {
+      const bigger = Buffer.allocUnsafeSlow(this.#valuesUsed + length)
       this.#values.copy(bigger, 0, 0, this.#valuesUsed)
       this.#values = bigger
     }
-    value.copy(this.#values, this.#valuesUsed)
-    this.#valuesUsed += value.length
+    src.copy(this.#values, this.#valuesUsed, offset, offset + length)
+    this.#valuesUsed += length
     return this.#queue.length >= CHUNKS_IN_FLIGHT
   }
 

@@ -48,7 +48,10 @@ describe('chains', () => {
     expect(collect(layer, 100)).toEqual(['55I', true])
     expect(collect(layer, 55)).toEqual(['50r 40r 30I', true])
     const order: number[] = []
-    layer.visitAscending(layer.find(1, 2), { push: (_kind, lsn) => order.push(lsn) })
+    const writer = { add: (_slot: number, _blk: number, lsn: number) => order.push(lsn) > 0 }
+    for (const version of layer.versionsAscending(layer.find(1, 2))) {
+      layer.writeVersion(version, 1, 2, writer)
+    }
     expect(order).toEqual([10, 20, 30, 30, 40, 50, 55])
     expect(layer.ownImageBytes).toBe(2 * PAGE_SIZE)
   })

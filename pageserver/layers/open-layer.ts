@@ -37,6 +37,19 @@ export interface VersionSink {
   push(kind: number, lsn: Lsn, value: Buffer): void
 }
 
+/** A layer file being written. */
+export interface VersionWriter {
+  add(
+    slot: number,
+    blk: number,
+    lsn: Lsn,
+    kind: number,
+    src: Buffer,
+    offset: number,
+    length: number,
+  ): boolean
+}
+
 const EMPTY = Buffer.alloc(0)
 
 export class OpenLayer {
@@ -237,11 +250,8 @@ export class OpenLayer {
     return sorted
   }
 
-  /**
-   * All versions of a key, oldest first, own images after what they stand for. The sink's slices
-   * are views.
-   */
-  visitAscending(key: number, sink: VersionSink): void {
+  /** All versions of a key, oldest first, own images after what they stand for. */
+  versionsAscending(key: number): number[] {
     const versions: number[] = []
     let image = this.#keyImage[key] as number
     let at = this.#keyHead[key] as number
@@ -255,10 +265,20 @@ export class OpenLayer {
         at = this.#prev[at - 1] as number
       }
     }
-    for (let index = versions.length - 1; index >= 0; index--) {
-      const version = versions[index] as number
-      sink.push(this.#kind[version] as number, this.#lsn[version] as number, this.#value(version))
-    }
+    return versions.reverse()
+  }
+
+  /** Appends one version to a layer file; returns what its `add` does. */
+  writeVersion(version: number, slot: number, blk: number, writer: VersionWriter): boolean {
+    return writer.add(
+      slot,
+      blk,
+      this.#lsn[version] as number,
+      this.#kind[version] as number,
+      this.#slabs[this.#slab[version] as number] ?? EMPTY,
+      this.#offset[version] as number,
+      this.#length[version] as number,
+    )
   }
 
   /** False for a key whose versions all moved to the next layer. */

@@ -66,17 +66,11 @@ async function writeSlot(
   keys: Uint32Array,
   writer: LayerWriter,
 ): Promise<void> {
-  let full = false
-  let blk = 0
-  const sink = {
-    push(kind: number, lsn: Lsn, value: Buffer): void {
-      full = writer.add(slot, blk, lsn, kind, value) || full
-    },
-  }
   for (const key of keys) {
-    blk = memory.keyBlk(key)
-    memory.visitAscending(key, sink)
-    if (full) await writer.pump()
-    full = false
+    const blk = memory.keyBlk(key)
+    // A hot key may have hundreds of thousands of versions: other work runs in between.
+    for (const version of memory.versionsAscending(key)) {
+      if (memory.writeVersion(version, slot, blk, writer)) await writer.pump()
+    }
   }
 }

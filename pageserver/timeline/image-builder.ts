@@ -161,7 +161,8 @@ class ImageOutput {
     }
     const writer = this.#writer ?? (await this.#open())
     this.#lastKey = this.#job.source.slots.key(slot, blk)
-    if (writer.add(slot, blk, this.#job.imageLsn, kind, value)) await writer.pump()
+    const { imageLsn } = this.#job
+    if (writer.add(slot, blk, imageLsn, kind, value, 0, value.length)) await writer.pump()
   }
 
   /** Names the files, durably. When nothing is left of what changed, one empty file says so. */

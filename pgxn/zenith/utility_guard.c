@@ -2,7 +2,7 @@
  *
  * utility_guard.c
  *	  Refuse commands that would copy or place files behind the back of the
- *	  storage manager.
+ *	  storage manager, and warn of one whose effect won't last.
  *
  *-------------------------------------------------------------------------
  */
@@ -75,6 +75,12 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 					 errmsg("CREATE TABLESPACE is not supported"),
 					 errdetail("Relations are kept by the page server, not in tablespaces."),
 					 errhint("Use the default tablespace.")));
+			break;
+		case T_AlterSystemStmt:
+			ereport(WARNING,
+					(errmsg("ALTER SYSTEM lasts until this compute is started again"),
+					 errdetail("Its data directory is made anew at each start."),
+					 errhint("Set the parameter for a role or a database, or in the settings of the endpoint.")));
 			break;
 		default:
 			break;

@@ -120,11 +120,11 @@ export class WalStream {
 
   /** Tells the safekeeper our positions if they changed, or if it is time. */
   sendFeedback(nowMs: number): void {
-    if (this.#ended) return
+    const sinceLastMs = nowMs - this.#feedbackAt
+    if (this.#ended || sinceLastMs < FEEDBACK_MIN_GAP_MS) return
     const { lastRecordLsn, diskConsistentLsn, remoteConsistentLsn } = this.#options.timeline
     const lsns = `${lastRecordLsn} ${diskConsistentLsn} ${remoteConsistentLsn}`
-    const dueMs = lsns === this.#feedbackLsns ? FEEDBACK_INTERVAL_MS : FEEDBACK_MIN_GAP_MS
-    if (nowMs - this.#feedbackAt < dueMs) return
+    if (lsns === this.#feedbackLsns && sinceLastMs < FEEDBACK_INTERVAL_MS) return
     this.#feedbackAt = nowMs
     this.#feedbackLsns = lsns
     const timeUs = postgresTimeUs(nowMs)

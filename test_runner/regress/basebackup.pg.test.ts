@@ -160,9 +160,18 @@ const HISTORY = [
   `REINDEX TABLE account`,
 ]
 
-async function makeHistory(server: VanillaPostgres): Promise<void> {
+interface Moment {
+  lsn: string
+  dump: string
+}
+
+/** Runs the statements; returns what the server was half way. */
+async function makeHistory(server: VanillaPostgres): Promise<Moment> {
   const client = await server.connect()
-  for (const statement of HISTORY) await client.query(statement)
+  const half = HISTORY.length / 2
+  for (const statement of HISTORY.slice(0, half)) await client.query(statement)
+  const moment = { lsn: await endOfWal(server), dump: await dump(server) }
+  for (const statement of HISTORY.slice(half)) await client.query(statement)
   await client.query(`CREATE DATABASE copied_by_log STRATEGY wal_log`)
   await client.query(`CREATE DATABASE copied_by_file STRATEGY file_copy TEMPLATE template0`)
   await subtransactions(client)
@@ -181,6 +190,7 @@ async function makeHistory(server: VanillaPostgres): Promise<void> {
   const other = await server.connect('copied_by_file')
   await other.query('CREATE TABLE elsewhere AS SELECT generate_series(1, 500) AS n')
   await other.end()
+  return moment
 }
 
 async function subtransactions(client: pg.Client): Promise<void> {
@@ -248,7 +258,7 @@ describe('a pageserver that follows a stock server', () => {
       settings: SETTINGS,
     })
     await pageserver.follow(original)
-    await makeHistory(original)
+    const earlier = await makeHistory(original)
     const lsn = await endOfWal(original)
     await pageserver.waitForLsn(lsn)
 
@@ -270,6 +280,13 @@ describe('a pageserver that follows a stock server', () => {
       await copy.query('SELECT external_id, remote_lsn FROM pg_replication_origin_status'),
     ).toEqual([{ external_id: 'elsewhere', remote_lsn: '0/123456' }])
     await copy.query(`INSERT INTO scratch VALUES (1)`)
+
+    await using past = await VanillaPostgres.start({
+      dataDir: await pageserver.backup('fullbackup', { lsn: earlier.lsn }),
+      settings: SETTINGS,
+    })
+    expect(await dump(past)).toBe(earlier.dump)
+    await checkIndexes(past)
   })
 
   test('kill -9 and restart lose nothing, flushed or not', async () => {

@@ -1,20 +1,23 @@
 /** Fetches a base backup from the pageserver into a fresh data folder. */
+import { existsSync, realpathSync, renameSync, rmSync } from 'node:fs'
 import type { ComputeSpec } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'
-import { removeUnprivilegedDir, runAs, unprivilegedDir } from '#libs/system-user.ts'
+import { runAs, unprivilegedDir } from '#libs/system-user.ts'
 import { TarExtractor } from './tar-extract.ts'
 
 export interface BaseBackup {
   /** Real path of the data folder; it may lie elsewhere than asked when run as root. */
   readonly dataFolder: string
+  /** Where the data folder of the last start is now; to be deleted when there is time. */
+  readonly oldData: string | null
   readonly fileCount: number
   readonly byteCount: number
 }
 
 /**
- * Deletes whatever is in the data folder and fills it with the branch's state at `lsn`. Throws what
+ * Moves aside whatever is in the data folder and fills it anew with the branch's state at `lsn`. Throws what
  * the pageserver answered, `unavailable` when it cannot be reached, `corrupt` for a broken stream.
  */
 export async function fetchBaseBackup(options: {
@@ -23,7 +26,7 @@ export async function fetchBaseBackup(options: {
   dataFolder: string
 }): Promise<BaseBackup> {
   const { spec, lsn } = options
-  removeUnprivilegedDir(options.dataFolder)
+  const oldData = setAside(options.dataFolder)
   const dataFolder = unprivilegedDir(options.dataFolder)
   const extractor = new TarExtractor(dataFolder, runAs())
   const { host, pgPort } = spec.pageserver
@@ -42,5 +45,15 @@ export async function fetchBaseBackup(options: {
     client.destroy()
   }
   const { fileCount, byteCount } = extractor
-  return { dataFolder, fileCount, byteCount }
+  return { dataFolder, oldData, fileCount, byteCount }
+}
+
+/** A folder full of WAL takes long to delete, a rename does not. */
+function setAside(folder: string): string | null {
+  if (!existsSync(folder)) return null
+  const real = realpathSync(folder)
+  const aside = `${real}.old`
+  rmSync(aside, { recursive: true, force: true })
+  renameSync(real, aside)
+  return aside
 }

@@ -8,6 +8,7 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fetchBaseBackup } from './base-backup.ts'
 import {
@@ -45,6 +46,7 @@ export class Supervisor {
   #state: LifecycleState = INITIAL_STATE
   #elected: { term: number; startLsn: Lsn } | null = null
   #dataFolder: string | null = null
+  #oldData: string | null = null
   #socketFolder: string | null = null
   #postgres: Postgres | null = null
   #stopTimer: NodeJS.Timeout | undefined
@@ -192,6 +194,7 @@ export class Supervisor {
     const { startLsn, term } = this.#elected
     const backup = await fetchBaseBackup({ spec, lsn: startLsn, dataFolder: place.dataFolder })
     this.#dataFolder = backup.dataFolder
+    this.#oldData = backup.oldData
     this.#socketFolder = makeSocketFolder(place.folder)
     const options = { spec, startLsn, socketFolder: this.#socketFolder }
     writeFileSync(join(backup.dataFolder, 'postgresql.conf'), postgresConf(options))
@@ -226,6 +229,17 @@ export class Supervisor {
       user: SUPERUSER,
       startLsn: this.#elected.startLsn,
     })
+    this.#deleteOldData()
+  }
+
+  #deleteOldData(): void {
+    if (this.#oldData === null) return
+    rm(this.#oldData, { recursive: true, force: true }).catch((error: unknown) =>
+      this.#log.warn(
+        { err: error },
+        'the old data folder could not be deleted; the next start will',
+      ),
+    )
   }
 
   #stopPostgres(): void {

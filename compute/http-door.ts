@@ -2,8 +2,11 @@
  * The supervisor's HTTP port, open from the first moment on. Loading the HTTP stack takes as long as
  * all the rest of a start, so it is loaded after Postgres serves; requests that come before wait.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { HttpServer } from '#libs/http/server.ts'
+
+// An import would evaluate all exports of the module, fetch and WebSocket among them: 30 ms.
+const { createServer } = process.getBuiltinModule('node:http')
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 

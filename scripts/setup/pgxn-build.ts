@@ -7,14 +7,17 @@ import { cpSync, mkdirSync, renameSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { runLogged } from './command.ts'
-import { hashFiles, listFiles } from './file-hash.ts'
+import { hashFiles, listFiles, shortHash } from './file-hash.ts'
 import type { BuildStep } from './postgres-build.ts'
 
 const BUILD_PRODUCT = /\.(o|so|bc|d|a|gcno|gcda)$|^(results|tmp_check|output_iso|regression\.\w+)$/
 
+/** Raised when this recipe changes, so that what the old one built is not used. */
+const RECIPE = 2
+
 /** Name in the cache of Postgres `postgresName` with the modules as they are in the work tree. */
 export function pgxnInstallName(postgresName: string, pgxn: string): string {
-  const key = hashFiles(pgxn, pgxnFiles(pgxn)).slice(0, 12)
+  const key = shortHash([RECIPE, hashFiles(pgxn, pgxnFiles(pgxn))])
   return `${postgresName}-${key}`
 }
 
@@ -36,12 +39,16 @@ export async function buildPgxn(
     mkdirSync(dirname(join(build, file)), { recursive: true })
     cpSync(join(pgxn, file), join(build, file))
   }
-  const config = `PG_CONFIG=${join(staging, 'bin', 'pg_config')}`
-  const make = ['make', '-C', build, `-j${availableParallelism()}`, config]
+  const make = (prefixOfConfig: string, ...words: string[]): string[] => {
+    const config = `PG_CONFIG=${join(prefixOfConfig, 'bin', 'pg_config')}`
+    return ['make', '-C', build, config, ...words]
+  }
   const what = 'Building the Postgres extension'
-  await runLogged({ what, command: make, logFile, lockFd })
+  // Built against the Postgres prefix, whose name stays: modules remember where libpq is.
+  const compile = make(postgresPrefix, `-j${availableParallelism()}`)
+  await runLogged({ what, command: compile, logFile, lockFd })
   // The installer replaces files and never writes into them, so the hard links are safe.
-  await runLogged({ what, command: ['make', '-C', build, config, 'install'], logFile, lockFd })
+  await runLogged({ what, command: make(staging, 'install'), logFile, lockFd })
   rmSync(prefix, { recursive: true, force: true })
   renameSync(staging, prefix)
   rmSync(build, { recursive: true, force: true })

@@ -393,7 +393,7 @@ export class ProposerCore {
 
   /** A newer member list: everybody must be greeted with it, and votes of the old one do not count. */
   #adopt(configuration: MemberConfiguration, effects: ProposerEffect[]): void {
-    if (this.#phase === 'elected') {
+    if (this.#phase === 'elected' && this.#commit >= this.#termStart) {
       this.#fence(`members changed to generation ${configuration.generation}`, effects)
       return
     }
@@ -507,6 +507,7 @@ export class ProposerCore {
 
   #onAck(node: Node, ack: Ack, effects: ProposerEffect[]): void {
     if (ack.term > this.#term) {
+      this.#highestTerm = Math.max(this.#highestTerm, ack.term)
       this.#fence(`safekeeper ${node.member.id} follows term ${ack.term}`, effects)
       return
     }
@@ -534,7 +535,15 @@ export class ProposerCore {
     })
   }
 
+  /**
+   * Somebody else may lead now. While this election is not yet settled nobody relies on it: the other
+   * term may be the rest of a campaign that never succeeded, so ask again, with a higher one.
+   */
   #fence(reason: string, effects: ProposerEffect[]): void {
+    if (this.#phase === 'elected' && this.#commit < this.#termStart) {
+      this.#startOver(this.#options.random() * CAMPAIGN_BACKOFF_MS, reason, effects)
+      return
+    }
     this.#phase = 'fenced'
     const position = formatLsn(this.#commit)
     effects.push({ kind: 'fenced', reason: `${reason}; ours was ${this.#term}, at ${position}` })

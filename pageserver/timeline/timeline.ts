@@ -14,13 +14,12 @@ import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import { formatKey } from '../keyspace/key.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
-import { LayerKind } from '../layers/layer-name.ts'
 import { MAX_KEYS, type OpenLayer } from '../layers/open-layer.ts'
 import { type KeyRef, type ReadSource, readVersions, type Version } from '../read/read-plan.ts'
 import { reconstructPage } from '../read/reconstruct.ts'
 import { scanKeys } from '../read/scan.ts'
 import { ChainCap } from './chain-cap.ts'
-import { buildImages } from './image-builder.ts'
+import { ImageMaker } from './image-maker.ts'
 import { LayerStore, type LayerStoreOptions } from './layer-store.ts'
 import { LsnWaiters } from './lsn-waiters.ts'
 import { RelSizes } from './rel-sizes.ts'
@@ -63,11 +62,11 @@ export class Timeline {
   readonly #waiters = new LsnWaiters()
   readonly #relSizes = new RelSizes()
   readonly #cap: ChainCap
+  readonly #images: ImageMaker
   #lastRecordLsn: Lsn
   #lastRecordStartLsn: Lsn | null
   #lastPutLsn: Lsn
   #ready: Promise<void> | null = null
-  #imaging: Promise<void> | null = null
   /** When the open layer was first seen to hold data; 0 = it is empty. */
   #openSinceMs = 0
   #ancestorComplete = false
@@ -98,6 +97,7 @@ export class Timeline {
       },
       parent: ancestor ? { source: ancestor.timeline.#source, lsn: ancestor.lsn } : null,
     }
+    this.#images = new ImageMaker(store, this.#source, options.context)
     this.#cap = new ChainCap({
       build: (keys, lsn) => this.#buildPages(keys, lsn),
       currentLayer: () => store.open,
@@ -337,8 +337,7 @@ export class Timeline {
   async createImageLayers(): Promise<void> {
     await this.#awaitAncestorWal()
     await this.flush()
-    while (this.#imaging) await this.#imaging.catch(() => undefined)
-    await this.#image()
+    await this.#images.make()
   }
 
   /** Freezes an open layer that has held data for too long. Called now and then with the time. */
@@ -360,7 +359,7 @@ export class Timeline {
   async settle(): Promise<void> {
     await this.#cap.idle()
     await this.#store.idle()
-    await this.#imaging
+    await this.#images.idle()
   }
 
   /** Makes the manifest of a new branch durable. */
@@ -381,7 +380,7 @@ export class Timeline {
       new ZenithError('unavailable', `timeline ${this.timelineId} is shutting down`),
     )
     await this.#cap.stop()
-    await this.#imaging?.catch(() => undefined)
+    await this.#images.idle()
     try {
       if (options.flush) await this.flush()
     } finally {
@@ -491,17 +490,10 @@ export class Timeline {
   }
 
   #imageIfDue(): void {
-    const due = this.#context.limits.imageAfterDeltas
-    if (this.#closed || this.#imaging) return
-    if (this.#store.layers.deltasAboveImages.length < due) return
-    this.#image().catch((error: unknown) => this.#warn(error, 'image creation'))
-  }
-
-  #image(): Promise<void> {
-    this.#imaging ??= this.#createImageLayers().finally(() => {
-      this.#imaging = null
-    })
-    return this.#imaging
+    if (this.#closed || this.#images.isRunning || !this.#images.isDue) return
+    this.#awaitAncestorWal()
+      .then(() => this.#images.make())
+      .catch((error: unknown) => this.#warn(error, 'image creation'))
   }
 
   #warn(error: unknown, what: string): void {
@@ -509,33 +501,5 @@ export class Timeline {
       { tenantId: this.tenantId, timelineId: this.timelineId, error: errorMessage(error) },
       `${what} failed and will be tried again`,
     )
-  }
-
-  async #createImageLayers(): Promise<void> {
-    const store = this.#store
-    await this.#awaitAncestorWal()
-    const imageLsn = store.remoteConsistentLsn
-    const { newestImageLsn, imageLsns, newestFirst } = store.layers
-    const deltas = store.layers.deltasAboveImages.filter((layer) => layer.id.endLsn <= imageLsn + 1)
-    if (deltas.length === 0) return
-    const full = imageLsns.length >= this.#context.limits.maxImageSets
-    const images = newestFirst.filter((layer) => layer.id.kind === LayerKind.Image)
-    const inputs = full ? [...deltas, ...images] : deltas
-    await Promise.all(inputs.map((layer) => layer.load()))
-    // A branch's own versions lie above its branch point; at that LSN the ancestor answers.
-    const oldestLsn = this.ancestor ? this.startLsn + 1 : this.startLsn
-    const floorLsn = full || newestImageLsn === 0 ? oldestLsn : newestImageLsn + 1
-    const entries = await buildImages({
-      source: this.#source,
-      inputs,
-      imageLsn,
-      floorLsn,
-      folder: store.folder,
-      owner: store.owner,
-      generation: store.generation,
-      layerBytes: this.#context.limits.imageLayerBytes,
-      appliers: this.#context.appliers,
-    })
-    await store.addImages(entries)
   }
 }

@@ -462,6 +462,8 @@ export class ProposerCore {
     this.#windowStart = startLsn
     this.#windowEnd = startLsn
     this.#phase = 'elected'
+    // What was acknowledged in an election given up before counts for nothing in this term.
+    for (const node of this.#nodes.values()) node.ackedLsn = 0
     effects.push({ kind: 'elected', term: this.#term, startLsn })
     for (const node of this.#nodes.values()) {
       if (node.vote !== null) this.#sendElected(node, node.vote, effects)

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { ComputeSpec } from '#libs/api/control.ts'
-import { postgresConf, setting } from './postgres-config.ts'
+import { postgresConf, protectedSettings, setting } from './postgres-config.ts'
 
 const node = { id: 1, host: '127.0.0.1', pgPort: 64000, httpPort: 9898 }
 const spec: ComputeSpec = {
@@ -29,33 +29,38 @@ function effective(conf: string, name: string): string | undefined {
     ?.slice(name.length + 3)
 }
 
-describe('postgresql.conf', () => {
-  it('says where the pages are and where WAL begins', () => {
+describe('settings', () => {
+  it('say where the pages are and where WAL begins', () => {
     const conf = postgresConf(options)
     expect(effective(conf, 'zenith.pageserver_connstring')).toBe("'host=127.0.0.1 port=64000'")
-    expect(effective(conf, 'zenith.start_lsn')).toBe("'0/1609610'")
-    expect(effective(conf, 'synchronous_standby_names')).toBe("'walproposer'")
+    expect(protectedSettings(options)).toMatchObject({
+      'zenith.start_lsn': '0/1609610',
+      synchronous_standby_names: 'walproposer',
+      unix_socket_directories: '',
+    })
   })
 
-  it('lets the owner choose, but not what the storage depends on', () => {
+  it('let the owner choose, but not what the storage depends on', () => {
     const settings = {
       shared_buffers: '16MB',
       fsync: 'on',
-      full_page_writes: 'on',
       synchronous_standby_names: '',
       shared_preload_libraries: 'pg_stat_statements, zenith',
       wal_level: 'minimal',
     }
-    const conf = postgresConf({ ...options, spec: { ...spec, settings } })
-    expect(effective(conf, 'shared_buffers')).toBe("'16MB'")
-    expect(effective(conf, 'fsync')).toBe('off')
-    expect(effective(conf, 'full_page_writes')).toBe('off')
-    expect(effective(conf, 'wal_level')).toBe('replica')
-    expect(effective(conf, 'synchronous_standby_names')).toBe("'walproposer'")
-    expect(effective(conf, 'shared_preload_libraries')).toBe("'zenith,pg_stat_statements'")
+    const own = { ...options, spec: { ...spec, settings } }
+    expect(effective(postgresConf(own), 'shared_buffers')).toBe("'16MB'")
+    expect(effective(postgresConf(own), 'wal_level')).toBe('replica')
+    expect(protectedSettings(own)).toMatchObject({
+      fsync: 'off',
+      synchronous_standby_names: 'walproposer',
+      shared_preload_libraries: 'zenith,pg_stat_statements',
+    })
   })
 
-  it('quotes values', () => {
+  it('are quoted, or refused', () => {
     expect(setting('a.b', "it's \\ here")).toBe("a.b = 'it''s \\\\ here'")
+    expect(() => setting('a\nfsync', 'x')).toThrow(/cannot be set/)
+    expect(() => setting('a', 'x\nfsync = on')).toThrow(/cannot be set/)
   })
 })

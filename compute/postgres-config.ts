@@ -1,10 +1,13 @@
 /** The text of a compute's postgresql.conf and pg_hba.conf. Pure. */
 import type { ComputeSpec } from '#libs/api/control.ts'
+import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { computeSettingsConf } from '#libs/pg/compute-settings.ts'
 
 /** Name that the supervisor's replication connection goes by. */
 export const PROPOSER_NAME = 'walproposer'
+
+const SETTING_NAME = /^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$/i
 
 export interface ConfigOptions {
   spec: ComputeSpec
@@ -14,17 +17,16 @@ export interface ConfigOptions {
 }
 
 /**
- * postgresql.conf. Order decides, the last line wins: defaults that suit this architecture, then
- * the owner's settings, then what the storage depends on and nobody may change.
+ * postgresql.conf: defaults that suit this architecture, then the owner's settings. What nobody may
+ * change is on the command line, see `protectedSettings`.
  */
-export function postgresConf({ spec, startLsn, socketFolder }: ConfigOptions): string {
+export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
   const { host, pgPort } = spec.pageserver
   return [
     '# Written at each start of the compute; changes are lost.',
     'shared_buffers = 128MB',
     'max_wal_size = 1GB',
     'min_wal_size = 80MB',
-    'wal_keep_size = 0',
     'logging_collector = off',
     "log_line_prefix = '%m [%p] '",
     'log_checkpoints = off',
@@ -36,27 +38,41 @@ export function postgresConf({ spec, startLsn, socketFolder }: ConfigOptions): s
     '',
     '# Kept equal to pg_control, so that start-up writes no WAL for them.',
     computeSettingsConf(),
-    '# The WAL quorum is what makes data durable; local files may be lost at any time.',
-    'fsync = off',
-    'full_page_writes = off',
-    'wal_log_hints = off',
-    'restart_after_crash = off',
-    'recovery_prefetch = off',
-    'synchronous_commit = on',
-    setting('synchronous_standby_names', PROPOSER_NAME),
-    'max_slot_wal_keep_size = -1',
-    'wal_sender_timeout = 0',
-    setting('shared_preload_libraries', preloaded(spec.settings)),
-    setting('zenith.tenant_id', spec.tenantId),
-    setting('zenith.timeline_id', spec.timelineId),
+    '# Followed at a reload, so that a page server can move.',
     setting('zenith.pageserver_connstring', `host=${host} port=${pgPort}`),
-    setting('zenith.start_lsn', formatLsn(startLsn)),
-    setting('listen_addresses', spec.host),
-    `port = ${spec.port}`,
-    setting('unix_socket_directories', socketFolder ?? ''),
-    'unix_socket_permissions = 0700',
     '',
   ].join('\n')
+}
+
+/**
+ * What the promises of the storage rest on. Given on the command line, where neither the owner's
+ * settings nor ALTER SYSTEM can override it: a commit acknowledged without the quorum, or a crash
+ * recovery in place on local files, would lose data.
+ */
+export function protectedSettings({
+  spec,
+  startLsn,
+  socketFolder,
+}: ConfigOptions): Record<string, string> {
+  return {
+    // The WAL quorum is what makes data durable; local files may be lost at any time.
+    fsync: 'off',
+    full_page_writes: 'off',
+    wal_log_hints: 'off',
+    restart_after_crash: 'off',
+    recovery_prefetch: 'off',
+    synchronous_standby_names: PROPOSER_NAME,
+    max_slot_wal_keep_size: '-1',
+    wal_sender_timeout: '0',
+    shared_preload_libraries: preloaded(spec.settings),
+    'zenith.tenant_id': spec.tenantId,
+    'zenith.timeline_id': spec.timelineId,
+    'zenith.start_lsn': formatLsn(startLsn),
+    listen_addresses: spec.host,
+    port: String(spec.port),
+    unix_socket_directories: socketFolder ?? '',
+    unix_socket_permissions: '0700',
+  }
 }
 
 /** Everybody on this machine may connect: endpoints listen on loopback, like the original's. */
@@ -81,7 +97,16 @@ function preloaded(settings: Record<string, string> = {}): string {
   return ['zenith', ...asked].join(',')
 }
 
-/** `name = 'value'`, quoted as guc-file.l reads it: a quote is doubled, a backslash too. */
+/**
+ * `name = 'value'`, quoted as guc-file.l reads it: a quote is doubled, a backslash too. Throws
+ * `invalid_argument` for what cannot be a setting's name or fit on a line.
+ */
 export function setting(name: string, value: string): string {
+  if (!SETTING_NAME.test(name) || /[\n\r\0]/.test(value)) {
+    throw new ZenithError(
+      'invalid_argument',
+      `"${name}" cannot be set to ${JSON.stringify(value)}.`,
+    )
+  }
   return `${name} = '${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
 }

@@ -4,7 +4,16 @@
  * only looks alive.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, fchownSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs'
+import {
+  closeSync,
+  fchownSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  statSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { findPostgres } from '#libs/postgres-install.ts'
@@ -17,6 +26,7 @@ const POLL_MS = 4
 /** After a quit signal the postmaster gives its children five seconds; more is not needed. */
 const KILL_AFTER_MS = 1_000
 const TAIL_BYTES = 4096
+const MAX_LOG_BYTES = 16 * 1024 * 1024
 
 export interface PostgresExit {
   readonly clean: boolean
@@ -51,17 +61,27 @@ export class Postgres {
   }
 
   /** Starts the server on a data folder; its output is appended to `logFile`. */
-  static start(options: { prefix?: string | undefined; dataFolder: string; logFile: string }) {
+  static start(options: {
+    prefix?: string | undefined
+    dataFolder: string
+    /** Settings on the command line. */
+    settings: Readonly<Record<string, string>>
+    logFile: string
+  }): Postgres {
     const program = findPostgres(options.prefix).bin('postgres')
     const user = runAs()
-    const log = openSync(options.logFile, 'a', 0o600)
+    const log = openLog(options.logFile)
+    const settings = Object.entries(options.settings).flatMap(([name, value]) => [
+      '-c',
+      `${name}=${value}`,
+    ])
     if (user) fchownSync(log, user.uid, user.gid)
     const identity = user
       ? [`--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups', '--no-new-privs']
       : []
     const child = spawn(
       'setpriv',
-      [...identity, '--pdeathsig', 'KILL', '--', program, '-D', options.dataFolder],
+      [...identity, '--pdeathsig', 'KILL', '--', program, '-D', options.dataFolder, ...settings],
       { stdio: ['ignore', log, log], cwd: options.dataFolder, env: childEnvironment() },
     )
     closeSync(log)
@@ -94,6 +114,13 @@ export class Postgres {
     await this.ended
     clearTimeout(timer)
   }
+}
+
+/** The log of earlier starts is kept, one file of it when it has grown large. */
+function openLog(file: string): number {
+  const size = statSync(file, { throwIfNoEntry: false })?.size ?? 0
+  if (size > MAX_LOG_BYTES) renameSync(file, `${file}.1`)
+  return openSync(file, 'a', 0o600)
 }
 
 /** Last lines of a log file, for the report of a crash. */

@@ -20,14 +20,14 @@ import {
   next,
 } from './lifecycle.ts'
 import type { PhaseClock } from './phase-clock.ts'
-import { hbaConf, postgresConf } from './postgres-config.ts'
+import { hbaConf, postgresConf, protectedSettings } from './postgres-config.ts'
 import { logTail, Postgres } from './postgres.ts'
 import type { WalProposer } from './proposer/wal-proposer.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
 
 /** A clean stop that takes longer is given up: nothing that was acknowledged depends on it. */
-const STOP_PATIENCE_MS = 45_000
+const STOP_PATIENCE_MS = 20_000
 const SUPERUSER = 'zenith_admin'
 
 export interface SupervisorOptions {
@@ -196,8 +196,7 @@ export class Supervisor {
     this.#dataFolder = backup.dataFolder
     this.#oldData = backup.oldData
     this.#socketFolder = makeSocketFolder(place.folder)
-    const options = { spec, startLsn, socketFolder: this.#socketFolder }
-    writeFileSync(join(backup.dataFolder, 'postgresql.conf'), postgresConf(options))
+    writeFileSync(join(backup.dataFolder, 'postgresql.conf'), postgresConf({ spec }))
     writeFileSync(join(backup.dataFolder, 'pg_hba.conf'), hbaConf())
     const { fileCount, byteCount } = backup
     this.#log.info({ lsn: formatLsn(startLsn), term, fileCount, byteCount }, 'base backup fetched')
@@ -206,10 +205,12 @@ export class Supervisor {
 
   async #startPostgres(): Promise<LifecycleEvent | null> {
     const { spec, place } = this.#options
-    assert(this.#dataFolder !== null, 'Postgres needs a data folder')
+    assert(this.#dataFolder !== null && this.#elected !== null, 'Postgres needs a data folder')
+    const { startLsn } = this.#elected
     const postgres = Postgres.start({
       prefix: spec.postgresPrefix,
       dataFolder: this.#dataFolder,
+      settings: protectedSettings({ spec, startLsn, socketFolder: this.#socketFolder }),
       logFile: place.postgresLog,
     })
     this.#postgres = postgres

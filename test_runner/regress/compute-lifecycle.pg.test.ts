@@ -56,6 +56,23 @@ it('is told apart by status: running, stopped, crashed', async () => {
   expect(crashed.error).toContain('SIGSEGV')
 })
 
+it('keeps to the quorum whatever ALTER SYSTEM says', async () => {
+  await using zenith = await installation()
+  const compute = await zenith.startCompute()
+  const client = await compute.connect()
+  for (const change of ["synchronous_standby_names = ''", 'restart_after_crash = on']) {
+    await client.query(`ALTER SYSTEM SET ${change}`)
+  }
+  await client.query('SELECT pg_reload_conf()')
+  await sleep(500)
+  const shown = await client.query(
+    `SELECT setting FROM pg_settings
+      WHERE name IN ('synchronous_standby_names', 'restart_after_crash') ORDER BY name`,
+  )
+  expect(shown.rows).toEqual([{ setting: 'off' }, { setting: 'walproposer' }])
+  await client.end()
+})
+
 it('takes its Postgres along when it is killed', async () => {
   await using zenith = await installation()
   const compute = await zenith.startCompute()

@@ -81,6 +81,7 @@ export class Branches {
   async resume(): Promise<void> {
     for (const timeline of await this.#registry.timelines()) {
       if (timeline.state === 'active' || timeline.ancestorTimelineId === null) continue
+      if (this.#timelines.isRunning(timeline.timelineId)) continue
       this.#log.info({ timelineId: timeline.timelineId }, 'completing the creation of a branch')
       await this.#timelines.complete(timeline.tenantId, timeline.timelineId)
     }

@@ -41,6 +41,7 @@ export class Tenants {
   async resume(): Promise<void> {
     for (const tenant of await this.#registry.tenants()) {
       if (tenant.state === 'active') continue
+      if (this.#timelines.isRunning(tenant.mainTimelineId)) continue
       this.#log.info({ tenantId: tenant.tenantId }, 'completing the creation of a tenant')
       await this.#complete(tenant)
     }

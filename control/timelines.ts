@@ -26,6 +26,11 @@ export class Timelines {
     this.#log = log
   }
 
+  /** True while a request is at it, so that nobody else needs to. */
+  isRunning(timelineId: string): boolean {
+    return this.#running.has(timelineId)
+  }
+
   /** Completes a timeline whose record exists. Idempotent; returns the active record. */
   complete(tenantId: string, timelineId: string): Promise<TimelineRecord> {
     const running = this.#running.get(timelineId)

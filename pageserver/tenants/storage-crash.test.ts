@@ -356,6 +356,40 @@ describe('the chain cap', () => {
   })
 })
 
+describe('a pause in the WAL', () => {
+  test('is used to flush and to make images of what was written', async () => {
+    await server.stop()
+    server = await ScratchServer.start({ imageAfterDeltas: 1000, idleBytes: 1000 })
+    const timeline = await create()
+    let lsn = START_LSN
+    const slot = blockSlot(timeline)
+    const tick = async () => {
+      server.manager.tick(Date.now())
+      await timeline.settle()
+    }
+    await tick()
+    for (let blk = 0; blk < BLOCKS; blk++) {
+      lsn += 8192
+      timeline.put(slot, blk, lsn, ValueKind.Record, pageOf(9, blk), 0, 200)
+    }
+    timeline.publish(lsn)
+    // WAL came since the last time: not idle.
+    await tick()
+    expect(timeline.diskConsistentLsn).toBe(START_LSN)
+    await tick()
+    expect(timeline.diskConsistentLsn).toBe(lsn)
+    expect(timeline.layers.imageLsns).toEqual([])
+    await tick()
+    expect(timeline.layers.imageLsns).toEqual([lsn])
+    const before = timeline.layers
+    await tick()
+    expect(timeline.layers).toBe(before)
+    server.toy.calls = 0
+    expect((await timeline.readPage(slot, 5, lsn)).readUInt32LE(12)).toBeGreaterThan(0)
+    expect(server.toy.calls).toBe(0)
+  })
+})
+
 describe('generations', () => {
   test('a second page server of the same generation is noticed', async () => {
     const timeline = await create()

@@ -23,8 +23,8 @@ import { LayerWriter } from '../layers/layer-writer.ts'
 import { type ReadSource, readVersions, type Version } from '../read/read-plan.ts'
 import { type Appliers, reconstructPage } from '../read/reconstruct.ts'
 
-/** Keys read and rebuilt together. */
-const BATCH_KEYS = 128
+/** Keys read and rebuilt together; few, since reads of computes share the redo processes. */
+const BATCH_KEYS = 32
 let tempCount = 0
 
 export interface ImageJob {

@@ -58,6 +58,16 @@ export class ImageMaker {
     return this.#store.layers.deltasAboveImages.length >= this.#context.limits.imageAfterDeltas
   }
 
+  /**
+   * Stored bytes of deltas that reads of the tip replay from. An import at one LSN holds pages, not
+   * records, and counts nothing.
+   */
+  get replayBytes(): number {
+    return this.#store.layers.deltasAboveImages
+      .filter(({ id }) => id.endLsn > id.startLsn + 1)
+      .reduce((sum, layer) => sum + layer.sizeBytes, 0)
+  }
+
   /** Makes images at what is durable now, after the run under way, if any. */
   make(): Promise<void> {
     this.#waiting++

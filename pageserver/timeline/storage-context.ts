@@ -15,6 +15,8 @@ export const DEFAULT_LIMITS = {
   maxFrozen: 1,
   /** Images are made when so many deltas lie above the last ones. */
   imageAfterDeltas: 10,
+  /** While little WAL comes, so much in memory is flushed, and so much in deltas gets images. */
+  idleBytes: 16 * MIB,
   /** So many partial image sets, then one that stands for all of them. */
   maxImageSets: 8,
   /** An image layer is cut at about this size. */

@@ -49,6 +49,8 @@ const KEEP_AFTER_RECORDS = 16
 const KEPT_SHARE = 1 / 4
 /** After a restart reads wait so long for the ancestor's WAL up to the branch point. */
 const ANCESTOR_WAIT_MS = 60_000
+/** With less WAL than this from one tick to the next a timeline counts as idle. */
+const IDLE_WAL_BYTES = 256 * 1024
 /** Leaves room for the puts of one batch before the hard limit. */
 const ROLL_KEYS = MAX_KEYS * 0.75
 
@@ -69,6 +71,7 @@ export class Timeline {
   #ready: Promise<void> | null = null
   /** When the open layer was first seen to hold data; 0 = it is empty. */
   #openSinceMs = 0
+  #lastTickLsn: Lsn = 0
   #ancestorComplete = false
   #closed = false
 
@@ -340,9 +343,17 @@ export class Timeline {
     await this.#images.make()
   }
 
-  /** Freezes an open layer that has held data for too long. Called now and then with the time. */
+  /**
+   * Called every some seconds with the time: freezes an open layer that has held data for too long,
+   * uses a pause in the WAL to make reads cheap, and retries what failed.
+   */
   tick(nowMs: number): void {
     const { open } = this.#store
+    const { idleBytes } = this.#context.limits
+    const isIdle = this.#lastRecordLsn - this.#lastTickLsn < IDLE_WAL_BYTES
+    this.#lastTickLsn = this.#lastRecordLsn
+    if (isIdle && open.sizeBytes >= idleBytes) this.#roll()
+    else if (isIdle && this.#images.replayBytes >= idleBytes) this.#makeImages()
     if (open.versionCount === 0) this.#openSinceMs = 0
     else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
     else if (nowMs - this.#openSinceMs >= this.#context.limits.rollAgeMs) this.#roll()
@@ -490,7 +501,11 @@ export class Timeline {
   }
 
   #imageIfDue(): void {
-    if (this.#closed || this.#images.isRunning || !this.#images.isDue) return
+    if (this.#images.isDue) this.#makeImages()
+  }
+
+  #makeImages(): void {
+    if (this.#closed || this.#images.isRunning) return
     this.#awaitAncestorWal()
       .then(() => this.#images.make())
       .catch((error: unknown) => this.#warn(error, 'image creation'))

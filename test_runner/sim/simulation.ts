@@ -32,13 +32,13 @@ export type SimulationOptions = ReturnType<typeof drawOptions>
 export const DIVERGENCE: Partial<SimulationOptions> = {
   safekeepers: 3,
   chairs: true,
-  roundMs: 300,
-  network: { minDelayMs: 1, maxDelayMs: 30, breakChance: 0, clogChance: 0 },
+  roundMs: 200,
+  network: { minDelayMs: 1, maxDelayMs: 15, breakChance: 0, clogChance: 0 },
   maxDiskDelayMs: 0.3,
   crashChance: 0,
-  maxWritePauseMs: 5,
+  maxWritePauseMs: 20,
   maxRelayBytes: 500,
-  syncShare: 0.3,
+  syncShare: 0.5,
 }
 
 export interface SimulationResult {

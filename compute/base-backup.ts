@@ -26,7 +26,8 @@ export async function fetchBaseBackup(options: {
   dataFolder: string
 }): Promise<BaseBackup> {
   const { spec, lsn } = options
-  const oldData = setAside(options.dataFolder)
+  // Asked for first: in a copied installation the folder may still be that of the original.
+  const oldData = setAside(unprivilegedDir(options.dataFolder))
   const dataFolder = unprivilegedDir(options.dataFolder)
   const extractor = new TarExtractor(dataFolder, runAs())
   const { host, pgPort } = spec.pageserver

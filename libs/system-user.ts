@@ -71,6 +71,8 @@ export function unprivilegedDir(path: string, options: { mode?: number } = {}): 
   const wanted = resolve(path)
   const user = runAs()
   if (user === null) {
+    // The copy of an installation of root: what the link points to belongs to the original.
+    if (linkTarget(wanted)?.startsWith(`${RELOCATED_ROOT}/`)) unlinkSync(wanted)
     mkdirSync(wanted, { recursive: true, mode })
     return realpathSync(wanted)
   }

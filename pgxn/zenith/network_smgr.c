@@ -197,6 +197,21 @@ zenith_unlink(RelFileLocatorBackend rlocator, ForkNumber forknum, bool isRedo)
 	}
 }
 
+/*
+ * Extending may leave out blocks, which are new then, too, and read as zeros.
+ */
+static void
+forget_gap(RelFileLocator locator, ForkNumber forknum, BlockNumber block)
+{
+	BlockNumber nblocks;
+
+	if (zenith_file_cache_mb == 0 || RecoveryInProgress())
+		return;
+	nblocks = load_size(locator, forknum);
+	if (nblocks != InvalidBlockNumber && nblocks < block)
+		zenith_file_cache_forget(locator, forknum, nblocks, block - nblocks);
+}
+
 static void
 zenith_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 			  const void *buffer, bool skipFsync)
@@ -206,6 +221,7 @@ zenith_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 		mdextend(reln, forknum, blocknum, buffer, skipFsync);
 		return;
 	}
+	forget_gap(locator_of(reln), forknum, blocknum);
 	zenith_page_added(locator_of(reln), forknum, blocknum, buffer);
 	zenith_size_grow(locator_of(reln), forknum, blocknum + 1);
 	zenith_backpressure();
@@ -293,7 +309,10 @@ read_now(ReadContext *read, BlockNumber first, void **buffers, int count)
 				 errmsg("the page server sent other blocks of relation %s than it was asked for",
 						fork_name(read->locator, read->forknum))));
 	for (int i = 0; i < count; i++)
+	{
 		memcpy(buffers[i], reply.pages + (Size) i * BLCKSZ, BLCKSZ);
+		zenith_file_cache_put_read(read->locator, read->forknum, first + i, buffers[i], reply.lsn);
+	}
 
 	zenith_count(ZENITH_GETPAGE_REQUESTS, 1);
 	zenith_count(ZENITH_GETPAGE_BLOCKS, count);
@@ -316,6 +335,7 @@ zenith_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 	while (i < nblocks)
 	{
 		BlockNumber run = 1;
+		XLogRecPtr	lsn;
 
 		if (zenith_side_active() &&
 			zenith_side_read(locator, forknum, blocknum + i, buffers[i]))
@@ -323,14 +343,21 @@ zenith_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 			i++;
 			continue;
 		}
-		if (zenith_readahead_take(locator, forknum, blocknum + i, buffers[i]))
+		if (zenith_file_cache_read(locator, forknum, blocknum + i, buffers[i]))
 		{
+			i++;
+			continue;
+		}
+		if (zenith_readahead_take(locator, forknum, blocknum + i, buffers[i], &lsn))
+		{
+			zenith_file_cache_put_read(locator, forknum, blocknum + i, buffers[i], lsn);
 			i++;
 			continue;
 		}
 		while (i + run < nblocks && run < ZENITH_MAX_REQUEST_BLOCKS &&
 			   !zenith_side_active() &&
-			   !zenith_readahead_has(locator, forknum, blocknum + i + run))
+			   !zenith_readahead_has(locator, forknum, blocknum + i + run) &&
+			   !zenith_file_cache_has(locator, forknum, blocknum + i + run))
 			run++;
 		read_now(&read, blocknum + i, &buffers[i], run);
 		i += run;

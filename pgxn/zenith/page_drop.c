@@ -96,12 +96,16 @@ main_page_dropped(RelFileLocator locator, BlockNumber block, const char *page)
 		/* A page of an index build that hasn't been logged yet */
 		if (is_empty_heap_page(page) ||
 			zenith_side_write(locator, MAIN_FORKNUM, block, page))
+		{
+			zenith_file_cache_forget(locator, MAIN_FORKNUM, block, 1);
 			return;
+		}
 		if (permission != LOG_ANYTHING)
 			elog(ERROR, "could neither keep nor log block %u of relation %u/%u/%u",
 				 block, locator.spcOid, locator.dbOid, locator.relNumber);
 		bound = log_sparse_page(locator, MAIN_FORKNUM, block, page);
 		zenith_lsn_set_block(locator, MAIN_FORKNUM, block, bound);
+		zenith_file_cache_forget(locator, MAIN_FORKNUM, block, 1);
 		return;
 	}
 	if (zenith_side_active())
@@ -123,6 +127,7 @@ main_page_dropped(RelFileLocator locator, BlockNumber block, const char *page)
 		bound = Max(bound, end);
 	}
 	zenith_lsn_set_block(locator, MAIN_FORKNUM, block, bound);
+	zenith_file_cache_put(locator, MAIN_FORKNUM, block, page);
 }
 
 /* A dirty page of a permanent relation is being written. */
@@ -146,7 +151,10 @@ zenith_page_dropped(RelFileLocator locator, ForkNumber forknum,
 	}
 	/* Its bound was set when the relation was extended by it */
 	if (PageIsNew((Page) copy.data))
+	{
+		zenith_file_cache_forget(locator, forknum, block, 1);
 		return;
+	}
 
 	switch (forknum)
 	{
@@ -162,10 +170,12 @@ zenith_page_dropped(RelFileLocator locator, ForkNumber forknum,
 				zenith_count(ZENITH_FSM_IMAGES, 1);
 			}
 			zenith_lsn_set_block(locator, forknum, block, lsn);
+			zenith_file_cache_put(locator, forknum, block, copy.data);
 			break;
 
 		default:
 			zenith_lsn_set_block(locator, forknum, block, lsn);
+			zenith_file_cache_put(locator, forknum, block, copy.data);
 			break;
 	}
 }
@@ -191,6 +201,7 @@ zenith_zero_pages_added(RelFileLocator locator, ForkNumber forknum,
 	}
 	for (BlockNumber block = first; block <= last; block++)
 		zenith_lsn_set_block(locator, forknum, block, end);
+	zenith_file_cache_forget(locator, forknum, first, count);
 	zenith_lsn_set_size(locator, forknum, end);
 }
 

@@ -198,7 +198,8 @@ zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 		int			run = Min(count, MAX_AHEAD_REQUEST);
 
 		run = Min(run, (int) capacity / 2);
-		if (zenith_readahead_has(locator, forknum, first))
+		if (zenith_readahead_has(locator, forknum, first) ||
+			zenith_file_cache_has(locator, forknum, first))
 		{
 			first++;
 			count--;
@@ -206,7 +207,8 @@ zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 		}
 		for (int i = 1; i < run; i++)
 		{
-			if (zenith_readahead_has(locator, forknum, first + i))
+			if (zenith_readahead_has(locator, forknum, first + i) ||
+				zenith_file_cache_has(locator, forknum, first + i))
 				run = i;
 		}
 		zenith_read_range(locator, forknum, first, run,
@@ -305,7 +307,7 @@ zenith_readahead_reset(void)
  */
 bool
 zenith_readahead_take(RelFileLocator locator, ForkNumber forknum,
-					  BlockNumber block, char *page)
+					  BlockNumber block, char *page, XLogRecPtr *lsn)
 {
 	uint32		number;
 	Slot	   *slot = find_slot(locator, forknum, block, &number);
@@ -324,6 +326,7 @@ zenith_readahead_take(RelFileLocator locator, ForkNumber forknum,
 		return false;
 	}
 	memcpy(page, page_at(number), BLCKSZ);
+	*lsn = slot->lsn;
 	zenith_count(ZENITH_READAHEAD_HITS, 1);
 	return true;
 }

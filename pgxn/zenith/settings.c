@@ -23,6 +23,7 @@ static char *zenith_start_lsn_string = NULL;
 XLogRecPtr	zenith_start_lsn = InvalidXLogRecPtr;
 int			zenith_max_apply_lag_mb = 1024;
 int			zenith_readahead_pages = 256;
+int			zenith_file_cache_mb = 0;
 int			zenith_size_cache_entries = 64 * 1024;
 int			zenith_lsn_cache_entries = 1024 * 1024;
 int			zenith_outage_timeout_s = 300;
@@ -134,6 +135,13 @@ zenith_define_settings(void)
 							&zenith_readahead_pages,
 							256, 0, 4096,
 							PGC_BACKEND, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.file_cache_size",
+							"Size of the local file that caches pages of the page server.",
+							"0 turns it off.",
+							&zenith_file_cache_mb,
+							0, 0, INT_MAX / 1024,
+							PGC_POSTMASTER, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("zenith.relation_size_cache_entries",
 							"Relation forks whose size is remembered in shared memory.",

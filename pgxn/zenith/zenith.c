@@ -48,6 +48,8 @@ request_shared_memory(void)
 	RequestAddinShmemSpace(zenith_lsn_shmem_size());
 	RequestAddinShmemSpace(zenith_size_shmem_size());
 	RequestAddinShmemSpace(zenith_side_shmem_size());
+	RequestAddinShmemSpace(zenith_file_cache_shmem_size());
+	RequestNamedLWLockTranche("ZenithFileCache", ZENITH_FILE_CACHE_LOCKS);
 	RequestNamedLWLockTranche("ZenithRelationSize", ZENITH_SIZE_LOCKS);
 	RequestNamedLWLockTranche("ZenithSideFile", 1);
 }
@@ -65,6 +67,7 @@ start_shared_memory(void)
 	zenith_lsn_shmem_init();
 	zenith_size_shmem_init();
 	zenith_side_shmem_init();
+	zenith_file_cache_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 
 	zenith_wait_connect = WaitEventExtensionNew("ZenithPageserverConnect");

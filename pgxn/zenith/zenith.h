@@ -41,6 +41,7 @@ extern char *zenith_timeline_id;
 extern XLogRecPtr zenith_start_lsn;
 extern int	zenith_max_apply_lag_mb;
 extern int	zenith_readahead_pages;
+extern int	zenith_file_cache_mb;
 extern int	zenith_size_cache_entries;
 extern int	zenith_lsn_cache_entries;
 extern int	zenith_outage_timeout_s;
@@ -59,6 +60,9 @@ extern void zenith_check_settings(void);
 	X(READAHEAD_HITS, "readahead_hits", "blocks used that had been asked for ahead") \
 	X(READAHEAD_STALE, "readahead_stale", "blocks read ahead that changed before their use") \
 	X(READAHEAD_WASTED, "readahead_wasted", "blocks read ahead that nobody used") \
+	X(FILE_CACHE_HITS, "file_cache_hits", "blocks read from the local file cache") \
+	X(FILE_CACHE_MISSES, "file_cache_misses", "blocks looked for there in vain") \
+	X(FILE_CACHE_WRITES, "file_cache_writes", "blocks put there") \
 	X(SIZE_REQUESTS, "size_requests", "relation sizes asked of the page server") \
 	X(SIZE_HITS, "size_hits", "relation sizes found in the shared cache") \
 	X(RECONNECTS, "reconnects", "connections to the page server that broke") \
@@ -126,7 +130,7 @@ extern void zenith_reply_error(const ZenithReply *reply, const char *what) pg_at
 /* readahead.c */
 extern bool zenith_readahead_has(RelFileLocator locator, ForkNumber forknum, BlockNumber block);
 extern bool zenith_readahead_take(RelFileLocator locator, ForkNumber forknum,
-								  BlockNumber block, char *page);
+								  BlockNumber block, char *page, XLogRecPtr *lsn);
 extern void zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 									BlockNumber first, int count);
 extern void zenith_readahead_follow(RelFileLocator locator, ForkNumber forknum,
@@ -174,6 +178,20 @@ extern bool zenith_side_read(RelFileLocator locator, ForkNumber forknum,
 							 BlockNumber block, char *page);
 extern void zenith_side_remove(RelFileLocator locator, ForkNumber forknum, BlockNumber block);
 extern void zenith_side_truncate(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
+
+/* file_cache.c */
+#define ZENITH_FILE_CACHE_LOCKS 256
+extern Size zenith_file_cache_shmem_size(void);
+extern void zenith_file_cache_shmem_init(void);
+extern bool zenith_file_cache_has(RelFileLocator locator, ForkNumber forknum, BlockNumber block);
+extern bool zenith_file_cache_read(RelFileLocator locator, ForkNumber forknum,
+								   BlockNumber block, char *page);
+extern void zenith_file_cache_put(RelFileLocator locator, ForkNumber forknum,
+								  BlockNumber block, const char *page);
+extern void zenith_file_cache_put_read(RelFileLocator locator, ForkNumber forknum,
+									   BlockNumber block, const char *page, XLogRecPtr lsn);
+extern void zenith_file_cache_forget(RelFileLocator locator, ForkNumber forknum,
+									 BlockNumber first, BlockNumber count);
 
 /* transient_state.c */
 extern XLogRecPtr zenith_log_transient_state(RelFileLocator locator, ForkNumber forknum,

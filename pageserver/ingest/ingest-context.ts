@@ -14,7 +14,7 @@ import {
 import type { IngestTarget } from './ingest-target.ts'
 import { NativeOpWriter } from './native-op.ts'
 import { ABSENT, RelationTable } from './relation-table.ts'
-import { SlruTable } from './slru-table.ts'
+import type { SlruTable } from './slru-table.ts'
 
 const EMPTY = Buffer.alloc(0)
 const FORKS = 4

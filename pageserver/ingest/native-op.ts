@@ -136,7 +136,7 @@ export class NativeOpWriter {
  * the same page. Throws `corrupt` for an operation that this version does not know.
  */
 export function applyNativeOp(page: Buffer, op: Buffer, lsn: Lsn): void {
-  switch (op[0]) {
+  switch (op[0] as number) {
     case VM_CLEAR:
       return vmClear(page, op, lsn)
     case VM_SET:

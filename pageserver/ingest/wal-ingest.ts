@@ -6,7 +6,7 @@
  * The LSN of every version is the end of its record. What must lie under a version of the same
  * record (a zero page where nothing was) goes 8 bytes below, where no other record ends.
  */
-import { assert, ZenithError } from '#libs/errors.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { isNewPage, PAGE_SIZE, setPageLsn } from '#libs/pg/page.ts'
 import { FIRST_NORMAL_XID } from '#libs/pg/slru.ts'
@@ -52,7 +52,7 @@ export class WalIngest {
   /** End of the last record whose versions are complete. */
   #doneLsn: Lsn
   #doneStartLsn: Lsn | null = null
-  #failed: unknown
+  #failed: Error | undefined
   /** nextXid of the checkpoint and its low word, kept because every record asks. */
   #nextXid = 0
   #nextXidLow = 0
@@ -135,18 +135,18 @@ export class WalIngest {
         await this.#target.waitForRoom()
       }
     } catch (error) {
-      this.#failed = error
-      throw error
+      this.#failed = asError(error)
+      throw this.#failed
     }
   }
 
   async #ingestBatch(slice: Buffer): Promise<void> {
     const framer = this.#framer
-    let broken: unknown
+    let broken: Error | undefined
     try {
       framer.feed(slice)
     } catch (error) {
-      broken = error
+      broken = asError(error)
     }
     try {
       for (let index = 0; index < framer.count; index += 1) {
@@ -378,6 +378,10 @@ function readDatabases(blob: Buffer | null): Set<string> {
     databases.add(`${blob.readUInt32LE(at)}/${blob.readUInt32LE(at + 4)}`)
   }
   return databases
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new ZenithError('internal', errorMessage(error))
 }
 
 /** A read past the end of a record's data means that the record is damaged. */

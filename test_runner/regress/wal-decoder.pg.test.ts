@@ -106,7 +106,7 @@ function describeLine(line: string): string | null {
 for (const settings of [
   { wal_compression: 'lz4', full_page_writes: 'on' },
   { wal_compression: 'pglz', full_page_writes: 'on', wal_log_hints: 'on' },
-  { wal_compression: 'zstd', full_page_writes: 'on', wal_consistency_checking: "'btree'" },
+  { wal_compression: 'zstd', full_page_writes: 'on', wal_consistency_checking: "'brin'" },
   { wal_compression: 'off', full_page_writes: 'off' },
 ]) {
   describe(`decoder and pg_waldump, ${JSON.stringify(settings)}`, () => {

@@ -38,7 +38,7 @@ install_packages() {
   stage="$root/.npm-stage"
   rm -rf "$stage"
   mkdir "$stage"
-  cp "$root/package.json" "$root/package-lock.json" "$stage/"
+  cp "$root/package.json" "$root/package-lock.json" "$root/.npmrc" "$stage/"
   if ! (cd "$stage" && npm ci --ignore-scripts --include=dev --include=optional --no-audit \
     --no-fund --loglevel=error) >"$stage/install.log" 2>&1; then
     tail -n 20 "$stage/install.log" >&2

@@ -57,12 +57,6 @@ export class Supervisor {
     this.#resolveEnded = resolve
   })
   httpPort: number | null = null
-  #resolveSettled: () => void = () => {}
-  /** Resolves when the start has ended one way or the other, and the control plane knows. */
-  readonly settled: Promise<void> = new Promise((resolve) => {
-    this.#resolveSettled = resolve
-  })
-
   constructor(options: SupervisorOptions) {
     this.#options = options
     this.#log = options.log
@@ -121,9 +115,6 @@ export class Supervisor {
       ...(commitLsn === null ? {} : { lsn: commitLsn }),
       ...(error === null ? {} : { error }),
     })
-    if (this.#state.phase === 'running' || this.#state.phase === 'ended') {
-      void this.#reported.then(this.#resolveSettled)
-    }
   }
 
   #endpointStatus(): EndpointStatus {
@@ -141,7 +132,8 @@ export class Supervisor {
     if (state.phase !== before) {
       this.#options.clock.enter(state.phase)
       const { outcome, reason } = state
-      this.#log.info({ event: event.kind, outcome, reason, from: before }, state.phase)
+      const phasesMs = this.#options.clock.phasesMs()
+      this.#log.info({ event: event.kind, outcome, reason, from: before, phasesMs }, state.phase)
     }
     for (const effect of effects) this.#execute(effect)
   }

@@ -42,6 +42,13 @@ it('is told apart by status: running, stopped, crashed', async () => {
   const status = await compute.status()
   expect(status).toMatchObject({ state: 'running', phase: 'running' })
   expect(status.phasesMs).toHaveProperty('electing')
+  const { httpPort } = await compute.info()
+  const get = (path: string) => fetch(`http://127.0.0.1:${httpPort}${path}`)
+  expect(await (await get('/healthz')).json()).toEqual({ status: 'ok', service: 'compute' })
+  expect(await (await get('/metrics')).text()).toContain(
+    'zenith_compute_running{service="compute"} 1',
+  )
+  expect((await get('/nothing')).status).toBe(404)
 
   await compute.stop()
   expect(await compute.info()).toMatchObject({ status: 'stopped', error: null })

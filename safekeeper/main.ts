@@ -7,11 +7,12 @@ import { createSafekeeperMetrics } from './metrics.ts'
 import { Timelines } from './timelines.ts'
 import { serveWal } from './wal-service.ts'
 
-runProcess('safekeeper', async ({ log, onStop }) => {
+runProcess('safekeeper', async (service) => {
+  const { log } = service
   const config = loadConfig(SafekeeperConfig, configPath())
   const metrics = createSafekeeperMetrics()
   const timelines = await Timelines.open(config.dataDir, { nodeId: config.id, log, metrics })
-  onStop(() => timelines.close())
+  service.onStop(() => timelines.close())
 
   const wal = await serveWal({
     host: config.listen_pg_host,
@@ -20,7 +21,7 @@ runProcess('safekeeper', async ({ log, onStop }) => {
     timelines,
     metrics,
   })
-  onStop(() => wal.close())
+  service.onStop(() => wal.close())
 
   const http = await createSafekeeperHttp({
     id: config.id,
@@ -30,6 +31,6 @@ runProcess('safekeeper', async ({ log, onStop }) => {
     timelines,
   })
   await http.listen({ host: config.listen_http_host, port: config.listen_http_port })
-  onStop(() => http.close())
+  service.onStop(() => http.close())
   log.info({ id: config.id, pgPort: wal.port, httpPort: config.listen_http_port }, 'serving')
 })

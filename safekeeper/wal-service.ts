@@ -85,12 +85,13 @@ async function runCommand(
   options: WalServiceOptions,
 ): Promise<void> {
   const start = START_REPLICATION.exec(text)
+  const shown = SHOW.exec(text)
   if (start) {
     await new WalStreamSession(session, timeline, streamRequest(start), options.metrics).run()
   } else if (/^IDENTIFY_SYSTEM\s*;?$/i.test(text)) {
     identifySystem(session, timeline)
-  } else if (SHOW.test(text)) {
-    show(session, (SHOW.exec(text)?.[1] as string).toLowerCase())
+  } else if (shown) {
+    show(session, (shown[1] as string).toLowerCase())
   } else if (/^READ_REPLICATION_SLOT\b/i.test(text)) {
     // Slots are not kept here; an absent one is a row of nulls.
     session.sendRowDescription([

@@ -22,7 +22,8 @@ import { WalIngest } from './ingest/wal-ingest.ts'
 import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
 import type { TenantManager } from './tenants/tenant-manager.ts'
 import type { Timeline } from './timeline/timeline.ts'
-import { createWalReceiverMetrics, type TimelineLag } from './wal-receiver/metrics.ts'
+import { type WatchedTimeline, watchTimelines } from './timeline-metrics.ts'
+import { createWalReceiverMetrics } from './wal-receiver/metrics.ts'
 import { WalReceiver } from './wal-receiver/wal-receiver.ts'
 
 /** How long making a branch waits for the ancestor's WAL. */
@@ -57,7 +58,8 @@ export class TimelineService {
   constructor(options: TimelineServiceOptions) {
     this.#options = options
     this.#tenants = options.tenants
-    this.#walMetrics = createWalReceiverMetrics(options.metrics, () => this.#lags())
+    this.#walMetrics = createWalReceiverMetrics(options.metrics)
+    watchTimelines(options.metrics, () => this.#watched())
   }
 
   /** Makes the initdb template ahead of the first tenant. */
@@ -255,18 +257,12 @@ export class TimelineService {
     receiver.start()
   }
 
-  *#lags(): Generator<TimelineLag> {
-    for (const { tenantId } of this.tenants()) {
-      for (const timeline of this.#tenants.tenant(parseTenantId(tenantId)).timelines()) {
-        const { timelineId, lastRecordLsn, remoteConsistentLsn } = timeline
-        yield {
-          tenantId,
-          timelineId,
-          lagBytes: this.#receivers.get(timelineId)?.lagBytes() ?? 0,
-          lastRecordLsn,
-          remoteConsistentLsn,
-          broken: this.#broken.has(timelineId),
-        }
+  *#watched(): Generator<WatchedTimeline> {
+    for (const tenant of this.#tenants.tenants()) {
+      for (const timeline of tenant.timelines()) {
+        const { timelineId } = timeline
+        const lagBytes = this.#receivers.get(timelineId)?.lagBytes() ?? 0
+        yield { timeline, lagBytes, broken: this.#broken.has(timelineId) }
       }
     }
   }

@@ -21,7 +21,7 @@ import { freshControlFile, initdbTemplate } from '../../pageserver/import/initdb
 import { applyNativeOp } from '../../pageserver/ingest/native-op.ts'
 import { TenantManager } from '../../pageserver/tenants/tenant-manager.ts'
 import type { Timeline } from '../../pageserver/timeline/timeline.ts'
-import { LonePageserver } from '../fixtures/lone-pageserver.ts'
+import { LonePageserver, SHARED_TEMPLATES } from '../fixtures/lone-pageserver.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 
 const log = pino({ level: 'silent' })
@@ -35,8 +35,8 @@ async function importedTimeline(dir: string): Promise<Timeline> {
     applyNativeOp,
     log,
   })
-  const cacheFolder = join(dir, 'templates')
-  const template = await initdbTemplate({ postgres: findPostgres(), cacheFolder, log })
+  const postgres = findPostgres()
+  const template = await initdbTemplate({ postgres, cacheFolder: SHARED_TEMPLATES, log })
   const control = await freshControlFile(template)
   const tenantId = newTenantId()
   await tenants.attach(tenantId, 1)

@@ -1,0 +1,65 @@
+/** Gauges of each timeline, read from it at every scrape. */
+import { Gauge } from '@prometheus-io/client'
+import type { Metrics } from '#libs/metrics.ts'
+import type { Timeline } from './timeline/timeline.ts'
+
+export interface WatchedTimeline {
+  timeline: Timeline
+  /** Committed WAL that has not been taken in, as far as known. */
+  lagBytes: number
+  broken: boolean
+}
+
+/** Name behind `zenith_pageserver_`, help, value. */
+const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
+  ['wal_lag_bytes', 'Committed WAL that has not been taken in yet', ({ lagBytes }) => lagBytes],
+  ['last_record_lsn', 'End of the last record taken in', ({ timeline }) => timeline.lastRecordLsn],
+  [
+    'unflushed_bytes',
+    'WAL taken in that is not in object storage yet',
+    ({ timeline }) => timeline.lastRecordLsn - timeline.remoteConsistentLsn,
+  ],
+  [
+    'memory_bytes',
+    'Versions held in memory until they are flushed',
+    ({ timeline }) => timeline.memoryBytes,
+  ],
+  ['layers', 'Layer files', ({ timeline }) => timeline.layers.newestFirst.length],
+  [
+    'layer_bytes',
+    'Size of all layer files',
+    ({ timeline }) =>
+      timeline.layers.newestFirst.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+  ],
+  [
+    'deltas_above_images',
+    'Delta layers that a read of the newest pages may have to visit',
+    ({ timeline }) => timeline.layers.deltasAboveImages.length,
+  ],
+  [
+    'timeline_broken',
+    '1 when WAL could not be taken in, so that none is any more',
+    ({ broken }) => (broken ? 1 : 0),
+  ],
+]
+
+export function watchTimelines(
+  registry: Metrics,
+  timelines: () => Iterable<WatchedTimeline>,
+): void {
+  for (const [name, help, value] of GAUGES) {
+    new Gauge({
+      name: `zenith_pageserver_${name}`,
+      help,
+      labelNames: ['tenant', 'timeline'],
+      registers: [registry],
+      collect() {
+        this.reset()
+        for (const watched of timelines()) {
+          const { tenantId, timelineId } = watched.timeline
+          this.set({ tenant: tenantId, timeline: timelineId }, value(watched))
+        }
+      },
+    })
+  }
+}

@@ -56,7 +56,15 @@ export async function startPostgres(
     await callControl(url, 'createEndpoint', { params: { tenantId }, body })
   }
   const port = how.port === undefined ? {} : { port: how.port }
-  const spec = await callControl(url, 'startEndpoint', { params, body: port })
+  const spec = await callControl(url, 'startEndpoint', { params, body: port }).catch(
+    async (error: unknown) => {
+      // A refused command leaves nothing behind.
+      if (existing === null) {
+        await callControl(url, 'deleteEndpoint', { params }).catch(() => undefined)
+      }
+      throw error
+    },
+  )
   context.say(`Starting ${existing === null ? 'new' : 'existing'} postgres ${name} on ${branch}...`)
   const path = shownPath(installation.endpointDir(tenantId, name))
   context.say(`Extracting base backup to create postgres instance: path=${path} port=${spec.port}`)

@@ -139,6 +139,7 @@ describe('wrong input', () => {
     const second = await zenith.run('pg start other --branch main')
     expect(second.code).toBe(4)
     expect(second.stderr).toContain('has a writer already')
+    expect(await zenith.json<unknown[]>('pg list')).toHaveLength(1)
     const again = await zenith.run('pg start main')
     expect(again.code).toBe(4)
     expect(again.stderr).toContain('running already')

@@ -49,7 +49,7 @@ describe('chains', () => {
     expect(collect(layer, 55)).toEqual(['50r 40r 30I', true])
     const order: number[] = []
     const writer = { add: (_slot: number, _blk: number, lsn: number) => order.push(lsn) > 0 }
-    for (const version of layer.versionsAscending(layer.find(1, 2))) {
+    for (const version of layer.versionsOf(layer.find(1, 2)).toReversed()) {
       layer.writeVersion(version, 1, 2, writer)
     }
     expect(order).toEqual([10, 20, 30, 30, 40, 50, 55])

@@ -2,9 +2,9 @@
  * The newest part of a timeline's history, in memory: every version since the last freeze.
  *
  * One writer appends versions in LSN order; each key (slot, blk) heads a chain of them, newest
- * first. Everything is columns and slabs: a version costs 27 bytes beside its value, and no object.
- * Values are never moved or overwritten, so a slice handed to a reader stays good for as long as
- * it is held, also after the layer has been flushed.
+ * first. Everything is rows of words and slabs of bytes, no object per version. Values are never
+ * moved or overwritten, so a slice handed to a reader stays good for as long as it is held, also
+ * after the layer has been flushed.
  *
  * Images made by the page server itself (chain cap) hang on a second chain of the key, because
  * their LSN may be older than versions that arrived while they were made. An image at LSN x stands
@@ -14,23 +14,14 @@ import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { isBaseKind, ValueKind } from '../keyspace/key-class.ts'
 import { grown } from './column.ts'
-
-/** Most keys of one layer; sorting packs (blk, key index) into one double, 32 + 21 bits. */
-export const MAX_KEYS = 2 ** 21
-const FIRST_SLAB_BYTES = 256 * 1024
-const SLAB_BYTES = 8 * 1024 * 1024
-const FIRST_CAPACITY = 1024
-/** Rough bytes of columns and hash per version and per key, for the memory bound. */
-const VERSION_BYTES = 27
-const KEY_BYTES = 28
-/** Below this many bytes a loop copies faster than a call. */
-const SHORT_COPY_BYTES = 32
+import { KEY_BYTES, KeyTable, MAX_KEYS } from './key-table.ts'
+import { VERSION_BYTES, VersionTable } from './version-table.ts'
 
 /**
- * Work that a read of the key's tip costs, in units of 1/256 of the cap: a record counts 4 and one
- * more per 256 bytes, a native op 1. So the cap is 64 records, 64 KiB or 256 native ops.
+ * Work that a read of the key's tip costs, in 1/256 of the cap: a record counts 4 and one more per
+ * 256 bytes, a native op 1. So the cap is 64 records, 64 KiB or 256 native ops.
  */
-export const CHAIN_COST_CAP = 256
+const COST_SHIFT = 8
 
 /** What a reader collects, newest first. */
 export interface VersionSink {
@@ -50,51 +41,30 @@ export interface VersionWriter {
   ): boolean
 }
 
-const EMPTY = Buffer.alloc(0)
-
 export class OpenLayer {
   /** No version has a smaller LSN. */
   readonly startLsn: Lsn
-  #keySlot = new Uint32Array(FIRST_CAPACITY)
-  #keyBlk = new Uint32Array(FIRST_CAPACITY)
-  /** Newest version + 1, 0 = none. */
-  #keyHead = new Uint32Array(FIRST_CAPACITY)
-  /** Newest own image + 1, 0 = none. */
-  #keyImage = new Uint32Array(FIRST_CAPACITY)
-  #keyCost = new Uint32Array(FIRST_CAPACITY)
-  #keyCount = 0
-  /** Key index + 1 by open addressing; at most half full. */
-  #hash = new Uint32Array(FIRST_CAPACITY * 2)
-
-  #prev = new Uint32Array(FIRST_CAPACITY)
-  #lsn = new Float64Array(FIRST_CAPACITY)
-  #key = new Uint32Array(FIRST_CAPACITY)
-  #slab = new Uint16Array(FIRST_CAPACITY)
-  #offset = new Uint32Array(FIRST_CAPACITY)
-  #length = new Uint32Array(FIRST_CAPACITY)
-  #kind = new Uint8Array(FIRST_CAPACITY)
-  #versionCount = 0
-
-  #slabs: Buffer[] = []
-  #slabUsed = 0
-  #slabBytes = 0
+  readonly #keys = new KeyTable()
+  readonly #versions = new VersionTable()
   #ownImageBytes = 0
+  #scratch = new Uint32Array(256)
 
   constructor(startLsn: Lsn) {
     this.startLsn = startLsn
   }
 
   get keyCount(): number {
-    return this.#keyCount
+    return this.#keys.count
   }
 
   get versionCount(): number {
-    return this.#versionCount
+    return this.#versions.count
   }
 
   /** Memory held, roughly. */
   get sizeBytes(): number {
-    return this.#slabBytes + this.#versionCount * VERSION_BYTES + this.#keyCount * KEY_BYTES
+    const versions = this.#versions
+    return versions.valueBytes + versions.count * VERSION_BYTES + this.#keys.count * KEY_BYTES
   }
 
   /** Bytes of images that the page server added itself. */
@@ -102,7 +72,7 @@ export class OpenLayer {
     return this.#ownImageBytes
   }
 
-  /** Appends a version; returns the key's index when its chain has just passed the cap, else -1. */
+  /** Appends a version; returns the key's number when its chain has just passed the cap, else -1. */
   put(
     slot: number,
     blk: number,
@@ -112,18 +82,18 @@ export class OpenLayer {
     offset: number,
     length: number,
   ): number {
-    const key = this.#internKey(slot, blk)
-    const version = this.#append(key, lsn, kind, src, offset, length)
-    this.#prev[version] = this.#keyHead[key] as number
-    this.#keyHead[key] = version + 1
+    const keys = this.#keys
+    const key = keys.intern(slot, blk)
+    const version = this.#versions.append(key, keys.head(key), lsn, kind, src, offset, length)
+    keys.setHead(key, version + 1)
     if (isBaseKind(kind)) {
-      this.#keyCost[key] = 0
+      keys.setCost(key, 0)
       return -1
     }
-    const before = this.#keyCost[key] as number
+    const before = keys.cost(key)
     const after = before + costOf(kind, length)
-    this.#keyCost[key] = after
-    return before >>> 8 === after >>> 8 ? -1 : key
+    keys.setCost(key, after)
+    return before >>> COST_SHIFT === after >>> COST_SHIFT ? -1 : key
   }
 
   /**
@@ -132,39 +102,34 @@ export class OpenLayer {
    */
   putOwnImage(slot: number, blk: number, lsn: Lsn, page: Buffer): void {
     assert(lsn >= this.startLsn, 'an own image belongs to the layer of its LSN')
-    const key = this.#internKey(slot, blk)
-    const newest = this.#keyImage[key] as number
-    if (newest !== 0 && (this.#lsn[newest - 1] as number) >= lsn) return
-    const version = this.#append(key, lsn, ValueKind.Image, page, 0, page.length)
+    const keys = this.#keys
+    const versions = this.#versions
+    const key = keys.intern(slot, blk)
+    const newest = keys.image(key)
+    if (newest !== 0 && versions.lsn(newest - 1) >= lsn) return
+    const version = versions.append(key, newest, lsn, ValueKind.Image, page, 0, page.length)
+    keys.setImage(key, version + 1)
     this.#ownImageBytes += page.length
-    this.#prev[version] = newest
-    this.#keyImage[key] = version + 1
     let cost = 0
-    for (let at = this.#keyHead[key] as number; at !== 0; at = this.#prev[at - 1] as number) {
-      if ((this.#lsn[at - 1] as number) <= lsn || isBaseKind(this.#kind[at - 1] as number)) break
-      cost += costOf(this.#kind[at - 1] as number, this.#length[at - 1] as number)
+    for (let at = keys.head(key); at !== 0; at = versions.prev(at - 1)) {
+      const kind = versions.kind(at - 1)
+      if (versions.lsn(at - 1) <= lsn || isBaseKind(kind)) break
+      cost += costOf(kind, versions.length(at - 1))
     }
-    this.#keyCost[key] = cost
+    keys.setCost(key, cost)
   }
 
-  /** Index of a key, or -1. */
+  /** Number of a key, or -1. */
   find(slot: number, blk: number): number {
-    const mask = this.#hash.length - 1
-    let at = hashKey(slot, blk) & mask
-    for (;;) {
-      const entry = this.#hash[at] as number
-      if (entry === 0) return -1
-      if (this.#keyBlk[entry - 1] === blk && this.#keySlot[entry - 1] === slot) return entry - 1
-      at = (at + 1) & mask
-    }
+    return this.#keys.find(slot, blk)
   }
 
   keySlot(key: number): number {
-    return this.#keySlot[key] as number
+    return this.#keys.slot(key)
   }
 
   keyBlk(key: number): number {
-    return this.#keyBlk[key] as number
+    return this.#keys.blk(key)
   }
 
   /**
@@ -172,21 +137,20 @@ export class OpenLayer {
    * first that needs nothing older. Returns true when it found that one.
    */
   collect(key: number, ceilingLsn: Lsn, sink: VersionSink): boolean {
-    let image = this.#keyImage[key] as number
-    while (image !== 0 && (this.#lsn[image - 1] as number) >= ceilingLsn) {
-      image = this.#prev[image - 1] as number
-    }
-    const imageLsn = image === 0 ? -1 : (this.#lsn[image - 1] as number)
-    for (let at = this.#keyHead[key] as number; at !== 0; at = this.#prev[at - 1] as number) {
-      const lsn = this.#lsn[at - 1] as number
+    const versions = this.#versions
+    let image = this.#keys.image(key)
+    while (image !== 0 && versions.lsn(image - 1) >= ceilingLsn) image = versions.prev(image - 1)
+    const imageLsn = image === 0 ? -1 : versions.lsn(image - 1)
+    for (let at = this.#keys.head(key); at !== 0; at = versions.prev(at - 1)) {
+      const lsn = versions.lsn(at - 1)
       if (lsn >= ceilingLsn) continue
       if (lsn <= imageLsn) break
-      const kind = this.#kind[at - 1] as number
-      sink.push(kind, lsn, this.#value(at - 1))
+      const kind = versions.kind(at - 1)
+      sink.push(kind, lsn, versions.value(at - 1))
       if (isBaseKind(kind)) return true
     }
     if (image === 0) return false
-    sink.push(ValueKind.Image, imageLsn, this.#value(image - 1))
+    sink.push(ValueKind.Image, imageLsn, versions.value(image - 1))
     return true
   }
 
@@ -195,49 +159,45 @@ export class OpenLayer {
    * between a writer's puts and its publish.
    */
   moveUnpublished(publishedLsn: Lsn, next: OpenLayer): void {
+    const versions = this.#versions
     const moved: number[] = []
-    for (let version = this.#versionCount - 1; version >= 0; version--) {
-      if ((this.#lsn[version] as number) > publishedLsn) moved.push(version)
+    for (let version = versions.count - 1; version >= 0; version--) {
+      if (versions.lsn(version) > publishedLsn) moved.push(version)
       // Own images are never unpublished but may lie between unpublished puts.
       else if (!this.#isOwnImage(version)) break
     }
-    for (const version of moved) {
-      const key = this.#key[version] as number
-      this.#keyHead[key] = this.#prev[version] as number
-    }
+    for (const version of moved) this.#keys.setHead(versions.key(version), versions.prev(version))
     for (const version of moved.reverse()) {
-      const key = this.#key[version] as number
-      const value = this.#value(version)
+      const key = versions.key(version)
       next.put(
         this.keySlot(key),
         this.keyBlk(key),
-        this.#lsn[version] as number,
-        this.#kind[version] as number,
-        value,
-        0,
-        value.length,
+        versions.lsn(version),
+        versions.kind(version),
+        versions.slab(version),
+        versions.offset(version),
+        versions.length(version),
       )
     }
   }
 
-  /** Keys of one slot each, in block order: (slot, key indexes). Order of slots is the caller's. */
+  /** Keys that have versions, by slot, each slot's in block order. */
   keysBySlot(): Map<number, Uint32Array> {
     const counts = new Map<number, number>()
-    for (let key = 0; key < this.#keyCount; key++) {
+    for (let key = 0; key < this.keyCount; key++) {
       if (!this.#hasVersions(key)) continue
-      const slot = this.#keySlot[key] as number
+      const slot = this.keySlot(key)
       counts.set(slot, (counts.get(slot) ?? 0) + 1)
     }
     const packed = new Map<number, Float64Array>()
     for (const [slot, count] of counts) packed.set(slot, new Float64Array(count))
-    const filled = new Map<number, number>()
-    for (let key = 0; key < this.#keyCount; key++) {
+    for (let key = this.keyCount - 1; key >= 0; key--) {
       if (!this.#hasVersions(key)) continue
-      const slot = this.#keySlot[key] as number
-      const at = filled.get(slot) ?? 0
-      filled.set(slot, at + 1)
+      const slot = this.keySlot(key)
+      const at = (counts.get(slot) as number) - 1
+      counts.set(slot, at)
       const column = packed.get(slot) as Float64Array
-      column[at] = (this.#keyBlk[key] as number) * MAX_KEYS + key
+      column[at] = this.keyBlk(key) * MAX_KEYS + key
     }
     const sorted = new Map<number, Uint32Array>()
     for (const [slot, column] of packed) {
@@ -250,157 +210,56 @@ export class OpenLayer {
     return sorted
   }
 
-  /** All versions of a key, oldest first, own images after what they stand for. */
-  versionsAscending(key: number): number[] {
-    const versions: number[] = []
-    let image = this.#keyImage[key] as number
-    let at = this.#keyHead[key] as number
+  /**
+   * All versions of a key, newest first, own images before what they stand for. The array is
+   * overwritten by the next call.
+   */
+  versionsOf(key: number): Uint32Array {
+    const versions = this.#versions
+    let count = 0
+    let image = this.#keys.image(key)
+    let at = this.#keys.head(key)
     while (at !== 0 || image !== 0) {
-      const lsn = at === 0 ? -1 : (this.#lsn[at - 1] as number)
-      if (image !== 0 && (this.#lsn[image - 1] as number) >= lsn) {
-        versions.push(image - 1)
-        image = this.#prev[image - 1] as number
+      if (count === this.#scratch.length) this.#scratch = grown(this.#scratch, count * 2)
+      const lsn = at === 0 ? -1 : versions.lsn(at - 1)
+      if (image !== 0 && versions.lsn(image - 1) >= lsn) {
+        this.#scratch[count++] = image - 1
+        image = versions.prev(image - 1)
       } else {
-        versions.push(at - 1)
-        at = this.#prev[at - 1] as number
+        this.#scratch[count++] = at - 1
+        at = versions.prev(at - 1)
       }
     }
-    return versions.reverse()
+    return this.#scratch.subarray(0, count)
   }
 
   /** Appends one version to a layer file; returns what its `add` does. */
   writeVersion(version: number, slot: number, blk: number, writer: VersionWriter): boolean {
+    const versions = this.#versions
     return writer.add(
       slot,
       blk,
-      this.#lsn[version] as number,
-      this.#kind[version] as number,
-      this.#slabs[this.#slab[version] as number] ?? EMPTY,
-      this.#offset[version] as number,
-      this.#length[version] as number,
+      versions.lsn(version),
+      versions.kind(version),
+      versions.slab(version),
+      versions.offset(version),
+      versions.length(version),
     )
   }
 
   /** False for a key whose versions all moved to the next layer. */
   #hasVersions(key: number): boolean {
-    return this.#keyHead[key] !== 0 || this.#keyImage[key] !== 0
+    return this.#keys.head(key) !== 0 || this.#keys.image(key) !== 0
   }
 
   #isOwnImage(version: number): boolean {
-    const key = this.#key[version] as number
-    for (let at = this.#keyImage[key] as number; at !== 0; at = this.#prev[at - 1] as number) {
-      if (at - 1 === version) return true
-      if (at - 1 < version) return false
-    }
-    return false
-  }
-
-  #value(version: number): Buffer {
-    const length = this.#length[version] as number
-    if (length === 0) return EMPTY
-    const offset = this.#offset[version] as number
-    const slab = this.#slabs[this.#slab[version] as number] as Buffer
-    return slab.subarray(offset, offset + length)
-  }
-
-  #append(
-    key: number,
-    lsn: Lsn,
-    kind: number,
-    src: Buffer,
-    offset: number,
-    length: number,
-  ): number {
-    const version = this.#versionCount
-    if (version === this.#prev.length) this.#growVersions()
-    this.#versionCount = version + 1
-    this.#key[version] = key
-    this.#lsn[version] = lsn
-    this.#kind[version] = kind
-    this.#length[version] = length
-    if (length > 0) this.#copyIn(version, src, offset, length)
-    return version
-  }
-
-  #copyIn(version: number, src: Buffer, from: number, length: number): void {
-    let slab = this.#slabs[this.#slabs.length - 1]
-    if (slab === undefined || this.#slabUsed + length > slab.length) slab = this.#addSlab(length)
-    const to = this.#slabUsed
-    this.#slabUsed = to + length
-    this.#slabBytes += length
-    this.#slab[version] = this.#slabs.length - 1
-    this.#offset[version] = to
-    if (length <= SHORT_COPY_BYTES) {
-      for (let index = 0; index < length; index++) slab[to + index] = src[from + index] as number
-    } else {
-      src.copy(slab, to, from, from + length)
-    }
-  }
-
-  #addSlab(atLeastBytes: number): Buffer {
-    const planned = Math.min(SLAB_BYTES, FIRST_SLAB_BYTES * 2 ** Math.min(this.#slabs.length, 5))
-    assert(this.#slabs.length < 0xffff, 'an open layer is rolled long before 65535 slabs')
-    const slab = Buffer.allocUnsafeSlow(Math.max(planned, atLeastBytes))
-    this.#slabs.push(slab)
-    this.#slabUsed = 0
-    return slab
-  }
-
-  #internKey(slot: number, blk: number): number {
-    const mask = this.#hash.length - 1
-    let at = hashKey(slot, blk) & mask
-    for (;;) {
-      const entry = this.#hash[at] as number
-      if (entry === 0) break
-      if (this.#keyBlk[entry - 1] === blk && this.#keySlot[entry - 1] === slot) return entry - 1
-      at = (at + 1) & mask
-    }
-    const key = this.#keyCount
-    assert(key < MAX_KEYS, 'an open layer is rolled before its keys pass 2^21')
-    if (key === this.#keySlot.length) this.#growKeys()
-    this.#keyCount = key + 1
-    this.#keySlot[key] = slot
-    this.#keyBlk[key] = blk
-    this.#insertHash(key)
-    return key
-  }
-
-  #insertHash(key: number): void {
-    const mask = this.#hash.length - 1
-    let at = hashKey(this.#keySlot[key] as number, this.#keyBlk[key] as number) & mask
-    while (this.#hash[at] !== 0) at = (at + 1) & mask
-    this.#hash[at] = key + 1
-  }
-
-  #growKeys(): void {
-    const capacity = this.#keySlot.length * 2
-    this.#keySlot = grown(this.#keySlot, capacity)
-    this.#keyBlk = grown(this.#keyBlk, capacity)
-    this.#keyHead = grown(this.#keyHead, capacity)
-    this.#keyImage = grown(this.#keyImage, capacity)
-    this.#keyCost = grown(this.#keyCost, capacity)
-    this.#hash = new Uint32Array(capacity * 2)
-    for (let key = 0; key < this.#keyCount; key++) this.#insertHash(key)
-  }
-
-  #growVersions(): void {
-    const capacity = this.#prev.length * 2
-    this.#prev = grown(this.#prev, capacity)
-    this.#lsn = grown(this.#lsn, capacity)
-    this.#key = grown(this.#key, capacity)
-    this.#slab = grown(this.#slab, capacity)
-    this.#offset = grown(this.#offset, capacity)
-    this.#length = grown(this.#length, capacity)
-    this.#kind = grown(this.#kind, capacity)
+    const versions = this.#versions
+    let at = this.#keys.image(versions.key(version))
+    while (at - 1 > version) at = versions.prev(at - 1)
+    return at - 1 === version
   }
 }
 
 function costOf(kind: number, length: number): number {
   return kind === ValueKind.NativeOp ? 1 : 4 + (length >>> 8)
-}
-
-function hashKey(slot: number, blk: number): number {
-  let h = Math.imul(blk, 0x9e3779b1) ^ Math.imul(slot + 1, 0x85ebca6b)
-  h = Math.imul(h ^ (h >>> 15), 0xc2b2ae35)
-  return (h ^ (h >>> 13)) >>> 0
 }

@@ -69,7 +69,9 @@ async function writeSlot(
   for (const key of keys) {
     const blk = memory.keyBlk(key)
     // A hot key may have hundreds of thousands of versions: other work runs in between.
-    for (const version of memory.versionsAscending(key)) {
+    const versions = memory.versionsOf(key)
+    for (let index = versions.length - 1; index >= 0; index--) {
+      const version = versions[index] as number
       if (memory.writeVersion(version, slot, blk, writer)) await writer.pump()
     }
   }

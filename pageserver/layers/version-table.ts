@@ -1,0 +1,141 @@
+/**
+ * The versions of an open layer, numbered in the order they came: rows of 32 bytes beside slabs of
+ * value bytes. A chain of versions is walked row by row, each one cache line; a column per field
+ * would cost as many misses as there are fields.
+ *
+ *   0 lsn f64 | 8 previous version of the key + 1 | 12 key | 16 offset | 20 length |
+ *   24 slab << 8 | kind | 28 unused
+ *
+ * Values are never moved or overwritten.
+ */
+import { assert } from '#libs/errors.ts'
+import type { Lsn } from '#libs/lsn.ts'
+
+/** Memory per version beside its value. */
+export const VERSION_BYTES = 32
+
+const WORDS = 8
+const DOUBLES = 4
+const PREV = 2
+const KEY = 3
+const OFFSET = 4
+const LENGTH = 5
+const PLACE = 6
+const FIRST_CAPACITY = 1024
+const FIRST_SLAB_BYTES = 256 * 1024
+const SLAB_BYTES = 8 * 1024 * 1024
+/** Slab numbers have 24 bits; a layer is rolled long before. */
+const MAX_SLABS = 2 ** 24
+/** Below this many bytes a loop copies faster than a call. */
+const SHORT_COPY_BYTES = 32
+const EMPTY = Buffer.alloc(0)
+
+export class VersionTable {
+  #words = new Uint32Array(FIRST_CAPACITY * WORDS)
+  #doubles = new Float64Array(this.#words.buffer)
+  #count = 0
+  #slabs: Buffer[] = []
+  #slab: Buffer = EMPTY
+  #slabUsed = 0
+  #valueBytes = 0
+
+  get count(): number {
+    return this.#count
+  }
+
+  /** Bytes of all values. */
+  get valueBytes(): number {
+    return this.#valueBytes
+  }
+
+  lsn(version: number): Lsn {
+    return this.#doubles[version * DOUBLES] as number
+  }
+
+  /** Version + 1 that came before in its chain, 0 = none. */
+  prev(version: number): number {
+    return this.#words[version * WORDS + PREV] as number
+  }
+
+  key(version: number): number {
+    return this.#words[version * WORDS + KEY] as number
+  }
+
+  kind(version: number): number {
+    return (this.#words[version * WORDS + PLACE] as number) & 0xff
+  }
+
+  length(version: number): number {
+    return this.#words[version * WORDS + LENGTH] as number
+  }
+
+  /** Where the value starts in `slab`. */
+  offset(version: number): number {
+    return this.#words[version * WORDS + OFFSET] as number
+  }
+
+  /** The memory that holds the value. */
+  slab(version: number): Buffer {
+    return this.#slabs[(this.#words[version * WORDS + PLACE] as number) >>> 8] ?? EMPTY
+  }
+
+  /** A view of the value. */
+  value(version: number): Buffer {
+    const offset = this.offset(version)
+    return this.slab(version).subarray(offset, offset + this.length(version))
+  }
+
+  /** Adds a version that follows `prev` (version + 1) in its chain; copies the bytes. */
+  append(
+    key: number,
+    prev: number,
+    lsn: Lsn,
+    kind: number,
+    src: Buffer,
+    offset: number,
+    length: number,
+  ): number {
+    const version = this.#count
+    if (version * WORDS === this.#words.length) this.#grow()
+    this.#count = version + 1
+    const to = length > 0 ? this.#copyIn(src, offset, length) : 0
+    const words = this.#words
+    const at = version * WORDS
+    this.#doubles[version * DOUBLES] = lsn
+    words[at + PREV] = prev
+    words[at + KEY] = key
+    words[at + OFFSET] = to
+    words[at + LENGTH] = length
+    words[at + PLACE] = (Math.max(this.#slabs.length - 1, 0) << 8) | kind
+    return version
+  }
+
+  #copyIn(src: Buffer, from: number, length: number): number {
+    if (this.#slabUsed + length > this.#slab.length) this.#addSlab(length)
+    const slab = this.#slab
+    const to = this.#slabUsed
+    this.#slabUsed = to + length
+    this.#valueBytes += length
+    if (length <= SHORT_COPY_BYTES) {
+      for (let index = 0; index < length; index++) slab[to + index] = src[from + index] as number
+    } else {
+      src.copy(slab, to, from, from + length)
+    }
+    return to
+  }
+
+  #addSlab(atLeastBytes: number): void {
+    const planned = Math.min(SLAB_BYTES, FIRST_SLAB_BYTES * 2 ** Math.min(this.#slabs.length, 5))
+    assert(this.#slabs.length < MAX_SLABS, 'an open layer is rolled before it has 2^24 slabs')
+    this.#slab = Buffer.allocUnsafeSlow(Math.max(planned, atLeastBytes))
+    this.#slabs.push(this.#slab)
+    this.#slabUsed = 0
+  }
+
+  #grow(): void {
+    const bigger = new Uint32Array(this.#words.length * 2)
+    bigger.set(this.#words)
+    this.#words = bigger
+    this.#doubles = new Float64Array(bigger.buffer)
+  }
+}

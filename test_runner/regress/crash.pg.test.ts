@@ -54,21 +54,23 @@ const victims: Record<string, () => Promise<void>> = {
 
 describe.each(Object.entries(victims))('kill -9 of %s under load', (name, crash) => {
   test(`${ROUNDS} rounds`, async () => {
+    let where = 'start'
     ledger.start()
-    for (let round = 1; round <= ROUNDS; round++) {
-      const where = `round ${round} of ${name}`
-      try {
+    try {
+      for (let round = 1; round <= ROUNDS; round++) {
+        where = `round ${round} of ${name}`
         await ledger.progress(PROGRESS, TIMEOUT_MS)
         // A different moment of the load in each round.
         await sleep(round * 17)
         await crash()
         await ledger.progress(PROGRESS, TIMEOUT_MS)
         expect(await ledger.violations(), where).toEqual([])
-      } catch (error) {
-        throw new Error(`${where}: ${String(error)}\n${zenith.logs()}`, { cause: error })
       }
+    } catch (error) {
+      throw new Error(`${where}: ${String(error)}\n${zenith.logs()}`, { cause: error })
+    } finally {
+      await ledger.stop()
     }
-    await ledger.stop()
     expect(await ledger.violations()).toEqual([])
   })
 })

@@ -1,11 +1,13 @@
 /** The control file of a timeline on disk: one writer, whole-file replacement. */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ZenithError } from '#libs/errors.ts'
 import { type ControlState, decodeControlState, encodeControlState } from './control-state.ts'
 import { removeFile, replaceFile } from './files.ts'
 
 export const CONTROL_FILE_NAME = 'safekeeper.control'
+const RETRY_MS = 1_000
 
 export class ControlFile {
   readonly #path: string
@@ -29,12 +31,28 @@ export class ControlFile {
     }
   }
 
-  /** Stores a state durably. Writes happen in the order of the calls. */
+  /**
+   * Stores a state durably. Writes happen in the order of the calls. Without space on the disk the
+   * write is tried again until there is some: whatever waits for it must not go on without.
+   */
   write(state: ControlState): Promise<void> {
     const bytes = encodeControlState(state)
-    const done = this.#tail.then(() => replaceFile(this.#path, bytes))
+    const done = this.#tail.then(() => this.#replace(bytes))
     // The chain goes on after a failure; the caller of this write sees it.
     this.#tail = done.catch(() => {})
     return done
+  }
+
+  async #replace(bytes: Buffer): Promise<void> {
+    while (true) {
+      try {
+        await replaceFile(this.#path, bytes)
+        return
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException
+        if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error
+        await sleep(RETRY_MS)
+      }
+    }
   }
 }

@@ -61,14 +61,18 @@ export class SpareSegments {
 
   #fill(): void {
     if (this.#making || this.#closed || this.#ready.length >= this.#wanted) return
-    this.#making = this.#make().finally(() => {
-      this.#making = null
-      this.#fill()
-    })
-    // Whoever takes sees the error; the background attempt alone is no reason to fail.
-    this.#making.catch(() => {
-      this.#closed = false
-    })
+    const making = this.#make()
+    this.#making = making
+    making.then(
+      () => {
+        this.#making = null
+        this.#fill()
+      },
+      // Whoever takes sees the error, and asks again; until then nobody needs it.
+      () => {
+        this.#making = null
+      },
+    )
   }
 
   async #make(): Promise<void> {

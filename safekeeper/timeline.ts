@@ -2,7 +2,7 @@
  * One timeline on a safekeeper: runs the acceptor's effects on real files and connections, strictly
  * in order (see acceptor.ts for why the order matters), and tells readers when more WAL is there.
  */
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
@@ -79,6 +79,8 @@ export class Timeline {
         if (this.#halted === null) this.dispatch({ kind: 'flushed', epoch, writeLsn })
         for (const listener of this.#durableListeners) listener()
       },
+      onFull: (error) =>
+        this.#log.error({ err: error }, 'no space for a WAL segment; trying again each second'),
     })
   }
 
@@ -146,6 +148,11 @@ export class Timeline {
     return this.#store.backlogBytes
   }
 
+  /** Closed for good: the process stops, or the timeline was deleted. */
+  get closed(): boolean {
+    return this.#closed
+  }
+
   /** Why the timeline refuses to work; null while it works. */
   get halted(): string | null {
     return this.#halted
@@ -194,11 +201,11 @@ export class Timeline {
   }
 
   /** Opens the segment that holds `lsn`, whichever name it has at the moment. */
-  async openSegment(lsn: Lsn): Promise<{ descriptor: Awaited<ReturnType<typeof open>> }> {
+  async openSegment(lsn: Lsn): Promise<FileHandle> {
     const segment = segmentNumber(lsn)
     for (const partial of [false, true, false]) {
       try {
-        return { descriptor: await open(segmentPath(this.directory, segment, partial), 'r') }
+        return await open(segmentPath(this.directory, segment, partial), 'r')
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
       }
@@ -209,16 +216,16 @@ export class Timeline {
   /** Reads bytes [lsn, endLsn) from disk; they must lie in one segment. */
   async readWal(lsn: Lsn, endLsn: Lsn): Promise<Buffer> {
     assert(segmentNumber(lsn) === segmentNumber(endLsn - 1), 'a read stays in one segment')
-    const { descriptor } = await this.openSegment(lsn)
+    const handle = await this.openSegment(lsn)
     try {
       const bytes = Buffer.allocUnsafe(endLsn - lsn)
-      const { bytesRead } = await descriptor.read(bytes, 0, bytes.length, segmentOffset(lsn))
+      const { bytesRead } = await handle.read(bytes, 0, bytes.length, segmentOffset(lsn))
       if (bytesRead !== bytes.length) {
         throw new ZenithError('corrupt', `the segment at ${formatLsn(lsn)} is shorter than 16 MiB`)
       }
       return bytes
     } finally {
-      await descriptor.close()
+      await handle.close()
     }
   }
 
@@ -236,7 +243,8 @@ export class Timeline {
   async close(): Promise<void> {
     for (const connection of [...this.#connections.values()]) connection.close('shutting down')
     this.#closed = true
-    await this.#store.close()
+    this.#wakeListeners()
+    if (!(await this.#store.close())) return
     if (this.#halted === null) await this.#controlFile.write(this.control)
   }
 

@@ -4,7 +4,9 @@
  * gathers for the next, so many small appends share one sync without a timer, and a lone append
  * waits for nothing. (One synced write costs one hop to the thread pool, write and fdatasync two.)
  *
- * Any error from the disk while writing ends the process: see `fatalDiskError`.
+ * Any error from the disk while writing ends the process: see `fatalDiskError`. Segments have their
+ * full size before they are written to, so a lack of space shows only when one is begun: then the
+ * store tries again each second, with what is queued, and what is queued is bounded by the sessions.
  */
 import { close, constants, open, writev } from 'node:fs'
 import { rename } from 'node:fs/promises'
@@ -17,6 +19,8 @@ import { WalTail } from './wal-tail.ts'
 
 const MAX_WRITE_BYTES = 4 * 1024 * 1024
 const OPEN_FLAGS = constants.O_WRONLY | constants.O_DSYNC
+/** How long after a lack of space the next try is. */
+const RETRY_MS = 1_000
 const ZEROS = Buffer.alloc(1024 * 1024)
 
 export interface WalStoreOptions {
@@ -26,6 +30,8 @@ export interface WalStoreOptions {
   endLsn: Lsn
   /** Called from the completion of each write. `syncUs` is how long the disk took. */
   onDurable: (epoch: number, durableLsn: Lsn, syncUs: number) => void
+  /** A new segment cannot be had for lack of space; nothing is acknowledged until it can. */
+  onFull: (error: Error) => void
 }
 
 export class WalStore {
@@ -33,6 +39,7 @@ export class WalStore {
   readonly #directory: string
   readonly #spares: SpareSegments
   readonly #onDurable: WalStoreOptions['onDurable']
+  readonly #onFull: WalStoreOptions['onFull']
   #durable: Lsn
   #epoch = 0
   #file: { segment: number; descriptor: number } | null = null
@@ -42,11 +49,13 @@ export class WalStore {
   #waiters: { lsn: Lsn; resolve: () => void }[] = []
   #idle: (() => void) | null = null
   #closed = false
+  #full = false
 
   constructor(options: WalStoreOptions) {
     this.#directory = options.directory
     this.#spares = options.spares
     this.#onDurable = options.onDurable
+    this.#onFull = options.onFull
     this.#durable = options.endLsn
     this.tail = new WalTail(options.endLsn)
   }
@@ -112,11 +121,17 @@ export class WalStore {
     this.#settle()
   }
 
-  async close(): Promise<void> {
+  /** Makes what is queued durable and closes the file. False when there is no space to do so. */
+  async close(): Promise<boolean> {
+    if (this.#full) {
+      this.#closed = true
+      return false
+    }
     await this.flush()
     await this.#becomeIdle()
     this.#closed = true
     await this.#closeFile()
+    return true
   }
 
   #start(): void {
@@ -127,12 +142,25 @@ export class WalStore {
     else {
       this.#openSegment(segment).then(
         (descriptor) => this.#writeSome(descriptor, segment),
-        (error: unknown) => fatalDiskError(error, `opening a segment in ${this.#directory}`),
+        (error: unknown) => this.#onOpenFailed(error as NodeJS.ErrnoException),
       )
     }
   }
 
+  #onOpenFailed(error: NodeJS.ErrnoException): void {
+    if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') {
+      fatalDiskError(error, `opening a segment in ${this.#directory}`)
+    }
+    if (!this.#full) this.#onFull(error)
+    this.#full = true
+    setTimeout(() => {
+      this.#busy = false
+      this.#start()
+    }, RETRY_MS)
+  }
+
   #writeSome(descriptor: number, segment: number): void {
+    this.#full = false
     const start = this.#durable
     const segmentEnd = (segment + 1) * WAL_SEGMENT_SIZE
     const end = Math.min(this.tail.endLsn, segmentEnd, start + MAX_WRITE_BYTES)

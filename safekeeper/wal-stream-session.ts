@@ -104,6 +104,9 @@ export class WalStreamSession {
   }
 
   #endLsn(): Lsn {
+    if (this.#timeline.closed) {
+      throw new ZenithError('unavailable', 'this timeline is being closed here')
+    }
     if (this.#term === null) return this.#timeline.commitLsn
     if (this.#timeline.control.term !== this.#term) {
       throw new ZenithError(
@@ -154,8 +157,7 @@ export class WalStreamSession {
     if (this.#segment?.number !== number) {
       await this.#segment?.handle.close()
       this.#segment = null
-      const { descriptor } = await this.#timeline.openSegment(this.#sent)
-      this.#segment = { number, handle: descriptor }
+      this.#segment = { number, handle: await this.#timeline.openSegment(this.#sent) }
     }
     const bytes = Buffer.allocUnsafe(endLsn - this.#sent)
     const { bytesRead } = await this.#segment.handle.read(

@@ -62,6 +62,7 @@ export class WalProposer {
   readonly #members: ReadonlyMap<number, Member>
   readonly #links = new Map<number, SafekeeperLink>()
   readonly #readers = new Map<number, DonorReader>()
+  readonly #lostReasons = new Map<number, string>()
   #window = new WalWindow(0)
   #postgres: PostgresStream | null = null
   #postgresPaused = false
@@ -234,20 +235,27 @@ export class WalProposer {
     if (member === undefined) return
     this.#unlink(id)
     const link: SafekeeperLink = new SafekeeperLink(member, this.#target, {
-      onConnected: () => this.#fromLink(link, { kind: 'connected', node: id, nowMs: nowMs() }),
+      onConnected: () => {
+        this.#lostReasons.delete(id)
+        this.#fromLink(link, { kind: 'connected', node: id, nowMs: nowMs() })
+      },
       onMessage: (message) => this.#onMessage(link, message),
       onWritable: () => this.#pumpAll(),
       onEnd: (error) => {
-        this.#log.info(
-          { safekeeper: id, reason: error?.message },
-          'connection to a safekeeper ended',
-        )
+        this.#logLost(id, error?.message ?? 'closed')
         if (this.#links.get(id) !== link) return
         this.#unlink(id)
         this.#step({ kind: 'disconnected', node: id, nowMs: nowMs() })
       },
     })
     this.#links.set(id, link)
+  }
+
+  /** A safekeeper that is down is tried four times a second: say so once, not each time. */
+  #logLost(id: number, reason: string): void {
+    if (this.#lostReasons.get(id) === reason) return
+    this.#lostReasons.set(id, reason)
+    this.#log.info({ safekeeper: id, reason }, 'connection to a safekeeper ended')
   }
 
   #unlink(id: number): void {
@@ -276,11 +284,12 @@ export class WalProposer {
     this.#window.append(wal)
     this.#shareWindow()
     this.#pumpAll()
-    if (this.#window.isFull && !this.#postgresPaused) {
+    if (!this.#window.isFull) return
+    if (!this.#postgresPaused) {
       this.#log.warn('too much WAL waits for a quorum; not taking more from Postgres')
-      this.#postgresPaused = true
-      this.#postgres?.pause()
     }
+    this.#postgresPaused = true
+    this.#postgres?.pause()
   }
 
   #shareWindow(): void {

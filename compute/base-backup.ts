@@ -39,7 +39,7 @@ export async function fetchBaseBackup(options: {
     },
   )
   try {
-    const command = `basebackup ${spec.tenantId} ${spec.timelineId} ${formatLsn(lsn)}`
+    const command = `basebackup ${spec.tenantId} ${spec.timelineId} ${formatLsn(lsn)} sparse`
     for await (const chunk of client.copyOut(command)) extractor.write(chunk)
     extractor.end()
   } finally {

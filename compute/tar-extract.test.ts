@@ -47,6 +47,21 @@ function extract(bytes: Buffer, cuts: number[]): string {
 }
 
 describe('tar extraction', () => {
+  it('puts the parts of WAL segments at their offsets', async () => {
+    const [first, second] = [Buffer.alloc(8192, 1), Buffer.alloc(8192, 2)]
+    const bytes = await archive({
+      'pg_wal/000000010000000000000003.part-000000': first,
+      'pg_wal/000000010000000000000003.part-ffe000': second,
+      'global/pg_control': Buffer.alloc(8192, 7),
+    })
+    const folder = extract(bytes, [1000, 9000])
+    const segment = readFileSync(join(folder, 'pg_wal/000000010000000000000003'))
+    expect(segment.length).toBe(16 * 1024 * 1024)
+    expect(segment.subarray(0, 8192).equals(first)).toBe(true)
+    expect(segment.subarray(0xffe000).equals(second)).toBe(true)
+    expect(segment.subarray(8192, 0xffe000).every((byte) => byte === 0)).toBe(true)
+  })
+
   it('gives the same files however the stream is cut', async () => {
     const bytes = await archive()
     fc.assert(

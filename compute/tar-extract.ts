@@ -5,6 +5,7 @@
  */
 import {
   closeSync,
+  constants,
   fchownSync,
   ftruncateSync,
   lchownSync,
@@ -14,7 +15,10 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
+import { parseWalPartName } from '#libs/protocol/base-backup.ts'
 import type { SystemUser } from '#libs/system-user.ts'
+
+const { O_CREAT, O_WRONLY } = constants
 
 const BLOCK = 512
 const FILE_MODE = 0o600
@@ -26,6 +30,15 @@ interface Header {
   isFolder: boolean
 }
 
+interface OpenFile {
+  descriptor: number
+  /** Where the next bytes of the entry go, and where they end. */
+  offset: number
+  endOffset: number
+  /** Length of the whole file. */
+  sizeBytes: number
+}
+
 /**
  * Feed it chunks of any size, then `end()`. Throws `corrupt` on anything that is not a well-formed
  * base backup: a bad checksum, a name that leads outside, an end in the middle of a file.
@@ -35,7 +48,7 @@ export class TarExtractor {
   readonly #owner: SystemUser | null
   /** Bytes of a header that has not fully arrived. */
   #partial: Buffer = Buffer.alloc(0)
-  #file: { descriptor: number; offset: number; sizeBytes: number } | null = null
+  #file: OpenFile | null = null
   #paddingBytes = 0
   #finished = false
   fileCount = 0
@@ -87,17 +100,26 @@ export class TarExtractor {
       if (this.#owner) lchownSync(path, this.#owner.uid, this.#owner.gid)
       return
     }
-    const descriptor = openSync(path, 'wx', FILE_MODE)
-    if (this.#owner) fchownSync(descriptor, this.#owner.uid, this.#owner.gid)
-    this.fileCount++
-    this.#file = { descriptor, offset: 0, sizeBytes: header.sizeBytes }
+    this.#file = this.#open(path, header)
     this.#paddingBytes = (BLOCK - (header.sizeBytes % BLOCK)) % BLOCK
     if (header.sizeBytes === 0) this.#closeFile()
   }
 
+  #open(path: string, header: Header): OpenFile {
+    const part = parseWalPartName(header.name)
+    const target = part ? join(this.#folder, part.file) : path
+    // Parts of one segment come one after another; every other file must be new.
+    const descriptor = openSync(target, part ? O_WRONLY | O_CREAT : 'wx', FILE_MODE)
+    if (this.#owner) fchownSync(descriptor, this.#owner.uid, this.#owner.gid)
+    this.fileCount++
+    const offset = part?.offset ?? 0
+    const endOffset = offset + header.sizeBytes
+    return { descriptor, offset, endOffset, sizeBytes: part?.fileSizeBytes ?? endOffset }
+  }
+
   #writeContents(chunk: Buffer, at: number): number {
-    const file = this.#file as { descriptor: number; offset: number; sizeBytes: number }
-    const length = Math.min(file.sizeBytes - file.offset, chunk.length - at)
+    const file = this.#file as OpenFile
+    const length = Math.min(file.endOffset - file.offset, chunk.length - at)
     // WAL segments are mostly zeros: leaving holes keeps them from costing disk and time.
     if (!isZero(chunk, at, at + length)) {
       for (let done = 0; done < length; ) {
@@ -106,12 +128,12 @@ export class TarExtractor {
     }
     file.offset += length
     this.byteCount += length
-    if (file.offset === file.sizeBytes) this.#closeFile()
+    if (file.offset === file.endOffset) this.#closeFile()
     return length
   }
 
   #closeFile(): void {
-    const file = this.#file as { descriptor: number; sizeBytes: number }
+    const file = this.#file as OpenFile
     ftruncateSync(file.descriptor, file.sizeBytes)
     closeSync(file.descriptor)
     this.#file = null

@@ -17,6 +17,7 @@ import {
   parseControlFile,
   serializeControlFile,
 } from '#libs/pg/control-file.ts'
+import { walPartName } from '#libs/protocol/base-backup.ts'
 import { crc32c } from '#libs/wal/crc32c.ts'
 import { INIT_FORK, MAIN_FORK } from '#libs/wal/format.ts'
 import { type CheckpointState, checkpointAt } from '../ingest/checkpoint-state.ts'
@@ -62,6 +63,8 @@ export type BackupEntry =
 export interface BackupOptions {
   /** `compute`: no relation files. `full`: everything, for stock Postgres. */
   kind: 'compute' | 'full'
+  /** WAL segments as parts (`libs/protocol/base-backup.ts`) instead of whole files. */
+  sparse?: boolean
   log: Logger
   /** Clock for the checkpoint's time stamp. */
   now?: () => number
@@ -108,7 +111,7 @@ export async function* backupEntries(
   yield* await originEntries(timeline, lsn)
   yield* await initForkEntries(timeline, lsn, relations)
   if (options.kind === 'full') yield* relationEntries(timeline, lsn, relations)
-  yield* segmentEntries(made.parts)
+  yield* options.sparse ? partEntries(made.parts) : segmentEntries(made.parts)
   // The last entry: a folder from an archive that was cut short lacks it and cannot start.
   const finished = shutDownControl(control, state, made, nowSeconds)
   yield { name: 'global/pg_control', type: 'file', content: serializeControlFile(finished) }
@@ -285,6 +288,12 @@ async function* pageChunks(
       throw new ZenithError('internal', `a read of ${count} pages gave ${pages.length} bytes`)
     }
     yield pages
+  }
+}
+
+function* partEntries(parts: readonly WalPart[]): Generator<BackupEntry> {
+  for (const { segment, offset, bytes } of parts) {
+    yield { name: walPartName(segment, offset), type: 'file', content: bytes }
   }
 }
 

@@ -14,12 +14,25 @@ describe('page service commands', () => {
     expect(parsePageCommand(`  basebackup ${TENANT}  ${TIMELINE};`)).toEqual({
       kind: 'basebackup',
       lsn: null,
+      sparse: false,
       ...target,
     })
     expect(parsePageCommand(`fullbackup ${TENANT} ${TIMELINE} 0/16B3748`)).toEqual({
       kind: 'fullbackup',
       lsn: 0x16b3748,
+      sparse: false,
       ...target,
+    })
+  })
+
+  test('a sparse backup, with an LSN or without', () => {
+    expect(parsePageCommand(`basebackup ${TENANT} ${TIMELINE} sparse`)).toMatchObject({
+      lsn: null,
+      sparse: true,
+    })
+    expect(parsePageCommand(`basebackup ${TENANT} ${TIMELINE} 0/8 sparse`)).toMatchObject({
+      lsn: 8,
+      sparse: true,
     })
   })
 
@@ -28,6 +41,8 @@ describe('page service commands', () => {
     'SELECT 1',
     '',
     `pagestream ${TENANT}`,
+    `pagestream ${TENANT} ${TIMELINE} sparse`,
+    `basebackup ${TENANT} ${TIMELINE} sparse 0/0`,
     `pagestream ${TENANT} ${TIMELINE} 0/0`,
     `basebackup ${TENANT} ${TIMELINE} 0/0 more`,
     `basebackup ${TENANT} ${TIMELINE} nonsense`,

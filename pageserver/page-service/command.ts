@@ -10,14 +10,16 @@ interface Target {
 
 export type PageCommand =
   | ({ kind: 'pagestream' } & Target)
-  | ({ kind: 'basebackup' | 'fullbackup'; lsn: Lsn | null } & Target)
+  | ({ kind: 'basebackup' | 'fullbackup'; lsn: Lsn | null; sparse: boolean } & Target)
 
-const FORMS = 'pagestream <tenant> <timeline>, basebackup|fullbackup <tenant> <timeline> [<lsn>]'
+const FORMS =
+  'pagestream <tenant> <timeline>, basebackup|fullbackup <tenant> <timeline> [<lsn>] [sparse]'
 
 /** Parses a query. Throws `invalid_argument` with the forms that exist. */
 export function parsePageCommand(query: string): PageCommand {
   const words = query.trim().replace(/;$/, '').split(/\s+/)
-  const [verb, tenant, timeline, lsn, ...rest] = words
+  const sparse = words.at(-1) === 'sparse'
+  const [verb, tenant, timeline, lsn, ...rest] = sparse ? words.slice(0, -1) : words
   const backup = verb === 'basebackup' || verb === 'fullbackup'
   if (!backup && verb !== 'pagestream') {
     throw new ZenithError(
@@ -26,12 +28,12 @@ export function parsePageCommand(query: string): PageCommand {
       { hint: `It knows: ${FORMS}. For SQL, connect to a compute.` },
     )
   }
-  if (!tenant || !timeline || rest.length > 0 || (lsn !== undefined && !backup)) {
+  if (!tenant || !timeline || rest.length > 0 || (!backup && words.length > 3)) {
     throw new ZenithError('invalid_argument', `the arguments of ${verb} are wrong`, {
       hint: `The forms are: ${FORMS}.`,
     })
   }
   const target = { tenantId: parseTenantId(tenant), timelineId: parseTimelineId(timeline) }
   if (!backup) return { kind: 'pagestream', ...target }
-  return { kind: verb, lsn: lsn === undefined ? null : parseLsn(lsn), ...target }
+  return { kind: verb, lsn: lsn === undefined ? null : parseLsn(lsn), sparse, ...target }
 }

@@ -75,9 +75,8 @@ async function runCommand(
   const lsn = await backupLsn(timeline, command.lsn)
   session.startCopyOut()
   const kind = command.kind === 'basebackup' ? 'compute' : 'full'
-  const sizeBytes = await writeTar(backupEntries(timeline, lsn, { kind, log }), (parts) =>
-    sendParts(session, parts),
-  )
+  const entries = backupEntries(timeline, lsn, { kind, sparse: command.sparse, log })
+  const sizeBytes = await writeTar(entries, (parts) => sendParts(session, parts))
   session.sendCopyDone()
   session.sendCommandComplete(command.kind.toUpperCase())
   const elapsedMs = performance.now() - startedAt

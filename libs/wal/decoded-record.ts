@@ -22,6 +22,7 @@ import {
   BLOCK_ID_DATA_SHORT,
   BLOCK_ID_ORIGIN,
   BLOCK_ID_TOPLEVEL_XID,
+  INIT_FORK,
   MAX_BLOCK_ID,
   RECORD_HEADER_SIZE,
 } from './format.ts'
@@ -95,8 +96,10 @@ export class DecodedRecord {
         if (((flags & BKPBLOCK_HAS_DATA) !== 0) !== dataLength > 0) {
           throw this.#corrupt(`has ${dataLength} bytes of data for block reference ${id}`)
         }
+        const fork = flags & BKPBLOCK_FORK_MASK
+        if (fork > INIT_FORK) throw this.#corrupt(`names the unknown fork ${fork}`)
         this.blockId[count] = id
-        this.fork[count] = flags & BKPBLOCK_FORK_MASK
+        this.fork[count] = fork
         this.flags[count] = flags & ~BKPBLOCK_FORK_MASK
         this.dataLength[count] = dataLength
         payload += dataLength

@@ -115,7 +115,7 @@ export class RecordFramer {
     this.slice = slice
     this.sliceView = viewOf(slice)
     this.#resetArena()
-    this.#ensureColumns(Math.floor((slice.length + this.#partGot) / RECORD_HEADER_SIZE) + 2)
+    this.#ensureColumns(Math.floor(slice.length / RECORD_HEADER_SIZE) + 2)
     const end = slice.length
     let at = 0
     while (at < end) {

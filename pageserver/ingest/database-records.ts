@@ -31,9 +31,14 @@ export async function ingestDatabaseRecord(context: IngestContext, beforeLsn: Ls
       return
     case DATABASE_INFO.DROP: {
       const count = main.readInt32LE(4)
-      for (let index = 0; index < count; index += 1) {
-        await dropDatabase(context, main.readUInt32LE(8 + index * 4), db, beforeLsn)
+      if (count < 0 || main.length < 8 + count * 4) {
+        throw context.corrupt(`has room for fewer than ${count} tablespaces`)
       }
+      const tablespaces = new Set<number>()
+      for (let index = 0; index < count; index += 1) {
+        tablespaces.add(main.readUInt32LE(8 + index * 4))
+      }
+      for (const spc of tablespaces) await dropDatabase(context, spc, db, beforeLsn)
       context.putDatabases()
       return
     }

@@ -1,6 +1,7 @@
 /** CLOG, CommitTs and MultiXact records: pages made and cut, multixacts and their members. */
 import {
   CLOG_XACTS_PER_PAGE,
+  COMMIT_TS_XACTS_PER_PAGE,
   FIRST_MULTIXACT_ID,
   idPrecedes,
   MULTIXACT_MEMBERS_PER_PAGE,
@@ -18,10 +19,19 @@ const LAST_MEMBER_SEGMENT = Math.floor(
   (TWO_32 - 1) / MULTIXACT_MEMBERS_PER_PAGE / SLRU_SEGMENT_PAGES,
 )
 
+/** Page numbers are 64-bit in the record, but no area has ids for more than this. */
+const MAX_PAGES = Math.ceil(TWO_32 / COMMIT_TS_XACTS_PER_PAGE)
+
+function readPage(context: IngestContext, main: Buffer): number {
+  const page = Number(main.readBigInt64LE(0))
+  if (page < 0 || page > MAX_PAGES) throw context.corrupt(`names the impossible page ${page}`)
+  return page
+}
+
 /** Zero page: page i64. Truncate: page i64 | oldest xid u32 | its database u32 (clog_redo). */
 export function ingestClogRecord(context: IngestContext): void {
   const main = context.main()
-  const page = Number(main.readBigInt64LE(0))
+  const page = readPage(context, main)
   if ((context.record.info & XLR_RMGR_INFO_MASK) === SLRU_INFO.ZEROPAGE) {
     context.slrus.zeroPage(SLRU.xact, page, context.endLsn)
     return
@@ -41,7 +51,7 @@ export function ingestClogRecord(context: IngestContext): void {
 /** As for CLOG; the truncate record names the oldest xid after the page (commit_ts_redo). */
 export function ingestCommitTsRecord(context: IngestContext): void {
   const main = context.main()
-  const page = Number(main.readBigInt64LE(0))
+  const page = readPage(context, main)
   if ((context.record.info & XLR_RMGR_INFO_MASK) === SLRU_INFO.ZEROPAGE) {
     context.slrus.zeroPage(SLRU.commitTs, page, context.endLsn)
     return
@@ -60,10 +70,10 @@ export function ingestMultixactRecord(context: IngestContext): void {
   const main = context.main()
   switch (context.record.info & XLR_RMGR_INFO_MASK) {
     case MULTIXACT_INFO.ZERO_OFF_PAGE:
-      zeroOffsetsPage(context, Number(main.readBigInt64LE(0)))
+      zeroOffsetsPage(context, readPage(context, main))
       return
     case MULTIXACT_INFO.ZERO_MEM_PAGE:
-      context.slrus.zeroPage(SLRU.multixactMembers, Number(main.readBigInt64LE(0)), context.endLsn)
+      context.slrus.zeroPage(SLRU.multixactMembers, readPage(context, main), context.endLsn)
       return
     case MULTIXACT_INFO.CREATE_ID:
       createMultixact(context, main)

@@ -2,6 +2,7 @@
  * The SLRU segments that exist and how many pages each has. Pages are keyed by segment and by their
  * number within it. Ingest is the only writer, so the table is right once loaded.
  */
+import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { SLRU_SEGMENT_PAGES, slruPagePrecedes, slruSegmentIsOld } from '#libs/pg/slru.ts'
 import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
@@ -11,10 +12,12 @@ import type { NativeOpWriter } from './native-op.ts'
 const EMPTY = Buffer.alloc(0)
 const sizeBytes = Buffer.alloc(4)
 
+type Segment = { pages: number; slot: number }
+
 export class SlruTable {
   #target: IngestTarget
-  /** By kind: segment -> pages. */
-  #segments: Map<number, number>[] = [new Map(), new Map(), new Map(), new Map()]
+  /** By kind: segment -> its pages, and the slot of its blocks. */
+  #segments: Map<number, Segment>[] = [new Map(), new Map(), new Map(), new Map()]
 
   constructor(target: IngestTarget) {
     this.#target = target
@@ -23,27 +26,30 @@ export class SlruTable {
   /** Fills the table with what the timeline has at `lsn`. */
   async load(lsn: Lsn): Promise<void> {
     for (const entry of await this.#target.scanBlobs(KeyClass.SlruSegSize, lsn)) {
-      this.#segments[entry.spc]?.set(entry.rel, entry.value.readUInt32LE(0))
+      const pages = entry.value.readUInt32LE(0)
+      const slot = this.#blockSlot(entry.spc, entry.rel)
+      this.#segments[entry.spc]?.set(entry.rel, { pages, slot })
     }
   }
 
   hasPage(kind: number, page: number): boolean {
-    const pages = this.#of(kind).get(Math.floor(page / SLRU_SEGMENT_PAGES)) ?? 0
-    return page % SLRU_SEGMENT_PAGES < pages
+    const segment = this.#of(kind).get(Math.floor(page / SLRU_SEGMENT_PAGES))
+    return segment !== undefined && page % SLRU_SEGMENT_PAGES < segment.pages
   }
 
   /** Makes the page all zeros at `lsn`, and with it the missing ones before it in its segment. */
   zeroPage(kind: number, page: number, lsn: Lsn): void {
     const segment = Math.floor(page / SLRU_SEGMENT_PAGES)
     const inSegment = page % SLRU_SEGMENT_PAGES
-    const pages = this.#of(kind).get(segment) ?? 0
-    const slot = this.#target.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
+    const known = this.#of(kind).get(segment)
+    const pages = known?.pages ?? 0
+    const slot = known?.slot ?? this.#blockSlot(kind, segment)
     for (let block = Math.min(pages, inSegment); block <= inSegment; block += 1) {
       if (block < pages && block !== inSegment) continue
       this.#target.put(slot, block, lsn, ValueKind.ZeroPage, EMPTY, 0, 0)
     }
     if (inSegment >= pages) {
-      this.#of(kind).set(segment, inSegment + 1)
+      this.#of(kind).set(segment, { pages: inSegment + 1, slot })
       sizeBytes.writeUInt32LE(inSegment + 1, 0)
       const sizeSlot = this.#target.slot(KeyClass.SlruSegSize, kind, 0, segment, 0)
       this.#target.put(sizeSlot, 0, lsn, ValueKind.Image, sizeBytes, 0, 4)
@@ -55,9 +61,11 @@ export class SlruTable {
     if (!this.hasPage(kind, page)) this.zeroPage(kind, page, lsn)
   }
 
+  /** The page must be there (`ensurePage`). */
   putOp(kind: number, page: number, lsn: Lsn, op: NativeOpWriter): void {
-    const segment = Math.floor(page / SLRU_SEGMENT_PAGES)
-    const slot = this.#target.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
+    const segment = this.#of(kind).get(Math.floor(page / SLRU_SEGMENT_PAGES))
+    assert(segment !== undefined, 'an SLRU operation has its page')
+    const { slot } = segment
     const block = page % SLRU_SEGMENT_PAGES
     this.#target.put(slot, block, lsn, ValueKind.NativeOp, op.buffer, 0, op.length)
   }
@@ -83,7 +91,11 @@ export class SlruTable {
     return [...this.#of(kind).keys()]
   }
 
-  #of(kind: number): Map<number, number> {
-    return this.#segments[kind] as Map<number, number>
+  #of(kind: number): Map<number, Segment> {
+    return this.#segments[kind] as Map<number, Segment>
+  }
+
+  #blockSlot(kind: number, segment: number): number {
+    return this.#target.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
   }
 }

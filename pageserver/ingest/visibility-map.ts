@@ -70,7 +70,7 @@ function clearSingle(context: IngestContext, cleared: number, mask: number): voi
   const { record } = context
   const heap = record.indexOfBlock(HEAP_NEW)
   if (heap < 0) return
-  const registered = record.indexOfBlock(VM_OF_SINGLE)
+  const registered = mapReference(context, VM_OF_SINGLE)
   if (registered >= 0) clearRegistered(context, registered, mask, record.block[heap] as number)
   else clearImplied(context, heap, mask, record.block[heap] as number)
 }
@@ -84,8 +84,8 @@ function clearUpdated(context: IngestContext, flags: number): void {
   const newBlock = record.block[heapNew] as number
   const oldBlock = heapOld < 0 ? newBlock : (record.block[heapOld] as number)
   const oldCleared = (flags & CLEARED) !== 0
-  const vmNew = record.indexOfBlock(VM_NEW)
-  const vmOld = record.indexOfBlock(VM_OLD)
+  const vmNew = mapReference(context, VM_NEW)
+  const vmOld = mapReference(context, VM_OLD)
   if (vmNew >= 0) {
     const shared = oldCleared && oldBlock !== newBlock && mapBlock(oldBlock) === mapBlock(newBlock)
     clearRegistered(context, vmNew, VM_VALID_BITS, newBlock, shared ? oldBlock : -1)
@@ -103,6 +103,12 @@ function clearUpdated(context: IngestContext, flags: number): void {
     return
   }
   clearImplied(context, heapNew, VM_VALID_BITS, newCleared ? newBlock : oldBlock)
+}
+
+/** Index of block reference `id` if it names a map page, else -1. */
+function mapReference({ record }: IngestContext, id: number): number {
+  const index = record.indexOfBlock(id)
+  return index >= 0 && record.fork[index] === VM_FORK ? index : -1
 }
 
 /** An image of the map page already has the bits cleared. */
@@ -160,7 +166,7 @@ function putClear(
 /** Block 0 is the map page, block 1 the heap page. The caller made the map page if it was missing. */
 function setVisible(context: IngestContext, bits: number): void {
   const { record, relations } = context
-  const map = record.indexOfBlock(0)
+  const map = mapReference(context, 0)
   const heap = record.indexOfBlock(1)
   if (map < 0 || heap < 0 || (bits & VM_ALL_VISIBLE) === 0) return
   if (record.appliesImage(map)) return

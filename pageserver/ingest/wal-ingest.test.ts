@@ -493,6 +493,45 @@ describe('the stream', () => {
     }
   })
 
+  it('takes any record with a good checksum or refuses it with a typed error', async () => {
+    const blocks = fc.uniqueArray(
+      fc.tuple(fc.nat(3), fc.constantFrom(0, 1, 3), fc.nat(20), fc.boolean()),
+      {
+        selector: ([id]) => id,
+        maxLength: 3,
+      },
+    )
+    const main = fc.oneof(
+      fc.uint8Array({ maxLength: 120 }),
+      fc.array(fc.integer({ min: 0, max: 12 }), { maxLength: 30 }).map((list) => words(...list)),
+    )
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.nat(21), fc.nat(15), main, blocks), { minLength: 1, maxLength: 6 }),
+        async (plan) => {
+          timeline = new MemoryTimeline(START)
+          wal = new WalBuilder(START)
+          putBlob(KeyClass.Checkpoint, encodeCheckpointState(exampleState))
+          for (const [rmid, info, bytes, list] of plan) {
+            if (rmid === RMGR.XLOG && info === 4) continue
+            const built = list
+              .toSorted(([left], [right]) => left - right)
+              .map(([id, fork, block, willInit]) =>
+                heapBlock(block * 4 + id, { id, fork, willInit }),
+              )
+            record(rmid, info << 4, Buffer.from(bytes), built, rmid + 3)
+          }
+          const failure = await ingest().catch((error: unknown) => error)
+          if (failure !== undefined) {
+            expect(failure).toBeInstanceOf(ZenithError)
+            expect((failure as ZenithError).code).not.toBe('internal')
+          }
+        },
+      ),
+      { numRuns: 1500 },
+    )
+  })
+
   it('refuses a timeline without a checkpoint', async () => {
     await expect(WalIngest.open(new MemoryTimeline(START))).rejects.toThrow(/no checkpoint/)
   })

@@ -8,47 +8,48 @@
  */
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import { isNewPage, PAGE_SIZE, setPageLsn } from '#libs/pg/page.ts'
 import { FIRST_NORMAL_XID } from '#libs/pg/slru.ts'
-import {
-  MIN_CUSTOM_RMGR,
-  RMGR,
-  rmgrName,
-  VM_FORK,
-  XLOG_INFO,
-  XLR_RMGR_INFO_MASK,
-} from '#libs/wal/format.ts'
-import { restoreImage } from '#libs/wal/page-image.ts'
+import { MIN_CUSTOM_RMGR, RMGR, rmgrName } from '#libs/wal/format.ts'
 import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
-import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
+import { KeyClass } from '../keyspace/key-class.ts'
+import { BlockReferences, isPageImage } from './block-references.ts'
 import { decodeCheckpointState, nextXidPast } from './checkpoint-state.ts'
 import { ingestDatabaseRecord } from './database-records.ts'
 import { IngestContext } from './ingest-context.ts'
 import type { IngestTarget } from './ingest-target.ts'
-import { ABSENT } from './relation-table.ts'
 import { ingestClogRecord, ingestCommitTsRecord, ingestMultixactRecord } from './slru-records.ts'
 import { SlruTable } from './slru-table.ts'
 import { ingestOriginRecord, ingestRelmapRecord, ingestStorageRecord } from './storage-records.ts'
 import { ingestTransactionRecord } from './transaction-records.ts'
-import { ingestVisibility } from './visibility-map.ts'
 import { ingestStandbyRecord, ingestXlogRecord } from './xlog-records.ts'
 
 /** Bytes taken in before what they brought is published. */
 const BATCH_BYTES = 1024 * 1024
-const MAX_BLOCKS_PER_RECORD = 33
 const TWO_32 = 4294967296
-const ZERO_PAGE = Buffer.alloc(PAGE_SIZE)
+
+function nothing(): void {}
+
+/** Resource managers whose records name no blocks and mean something else; the rest are pages. */
+const SPECIAL: Record<number, (context: IngestContext) => void> = {
+  [RMGR.XLOG]: ingestXlogRecord,
+  [RMGR.TRANSACTION]: ingestTransactionRecord,
+  [RMGR.STORAGE]: ingestStorageRecord,
+  [RMGR.CLOG]: ingestClogRecord,
+  [RMGR.DATABASE]: nothing,
+  [RMGR.TABLESPACE]: nothing,
+  [RMGR.MULTIXACT]: ingestMultixactRecord,
+  [RMGR.RELMAP]: ingestRelmapRecord,
+  [RMGR.STANDBY]: ingestStandbyRecord,
+  [RMGR.COMMIT_TS]: ingestCommitTsRecord,
+  [RMGR.REPLICATION_ORIGIN]: ingestOriginRecord,
+  [RMGR.LOGICAL_MESSAGE]: nothing,
+}
 
 export class WalIngest {
   #target: IngestTarget
   #context: IngestContext
   #framer: RecordFramer
-  #page = Buffer.alloc(PAGE_SIZE)
-  /** Forks that the record in hand makes longer. */
-  #grown = new Uint32Array(MAX_BLOCKS_PER_RECORD)
-  #grownCount = 0
-  /** Relation of each block reference of the record in hand. */
-  #relation = new Uint32Array(MAX_BLOCKS_PER_RECORD)
+  #blocks: BlockReferences
   /** End of the last record whose versions are complete. */
   #doneLsn: Lsn
   #doneStartLsn: Lsn | null = null
@@ -60,6 +61,7 @@ export class WalIngest {
   private constructor(target: IngestTarget, context: IngestContext) {
     this.#target = target
     this.#context = context
+    this.#blocks = new BlockReferences(context)
     this.#doneLsn = target.lastRecordLsn
     this.#framer = new RecordFramer(target.lastRecordLsn)
   }
@@ -176,7 +178,9 @@ export class WalIngest {
     context.endLsn = framer.endLsn[index] as number
     if (record.xid !== 0) this.#seeXid(index, record.xid)
     try {
-      if (record.rmid === RMGR.DATABASE) return this.#ingestDatabase(isLast)
+      if (record.rmid === RMGR.DATABASE && record.blockCount === 0) {
+        return this.#ingestDatabase(isLast)
+      }
       this.#ingestDecoded()
     } catch (error) {
       throw readableError(error, context)
@@ -187,49 +191,19 @@ export class WalIngest {
 
   #ingestDecoded(): void {
     const context = this.#context
-    const { record } = context
-    if (record.rmid >= MIN_CUSTOM_RMGR) {
+    const { rmid } = context.record
+    if (rmid >= MIN_CUSTOM_RMGR) {
       throw context.unsupported(
-        `belongs to the custom resource manager ${record.rmid} of an extension`,
+        `belongs to the custom resource manager ${rmid} of an extension`,
         'Drop the extension that writes it; its pages cannot be rebuilt here.',
       )
     }
-    if (record.blockCount > 0) this.#growForks()
-    switch (record.rmid) {
-      case RMGR.HEAP:
-      case RMGR.HEAP2:
-        ingestVisibility(context)
-        break
-      case RMGR.XLOG:
-        ingestXlogRecord(context)
-        break
-      case RMGR.TRANSACTION:
-        ingestTransactionRecord(context)
-        break
-      case RMGR.STORAGE:
-        ingestStorageRecord(context)
-        break
-      case RMGR.CLOG:
-        ingestClogRecord(context)
-        break
-      case RMGR.COMMIT_TS:
-        ingestCommitTsRecord(context)
-        break
-      case RMGR.MULTIXACT:
-        ingestMultixactRecord(context)
-        break
-      case RMGR.RELMAP:
-        ingestRelmapRecord(context)
-        break
-      case RMGR.STANDBY:
-        ingestStandbyRecord(context)
-        break
-      case RMGR.REPLICATION_ORIGIN:
-        ingestOriginRecord(context)
-        break
-      default:
+    const handler = SPECIAL[rmid]
+    if (handler === undefined || isPageImage(context)) this.#blocks.ingest()
+    else {
+      if (context.record.blockCount > 0) throw context.corrupt('names blocks, which it never does')
+      handler(context)
     }
-    if (record.blockCount > 0) this.#putBlocks()
   }
 
   async #ingestDatabase(isLast: boolean): Promise<void> {
@@ -285,91 +259,6 @@ export class WalIngest {
       this.#target.publish(this.#doneLsn, this.#doneStartLsn)
     }
   }
-
-  /**
-   * Makes forks long enough for the blocks that the record names. Blocks skipped become zero pages,
-   * lest an older incarnation shows through; so does a new block whose record needs a page to work
-   * on.
-   */
-  #growForks(): void {
-    const context = this.#context
-    const { record, relations } = context
-    this.#grownCount = 0
-    const hintOnly = isHintWithoutImage(record.rmid, record.info)
-    for (let index = 0; index < record.blockCount; index += 1) {
-      const relation = relations.find(
-        record.spc[index] as number,
-        record.db[index] as number,
-        record.rel[index] as number,
-        record.fork[index] as number,
-      )
-      this.#relation[index] = relation
-      const block = record.block[index] as number
-      const size = relations.size[relation] as number
-      if (block < size) continue
-      const image = record.appliesImage(index)
-      if (hintOnly && !image) continue
-      const slot = relations.blockSlot[relation] as number
-      for (let gap = size === ABSENT ? 0 : size; gap < block; gap += 1) {
-        context.putZeroPage(slot, gap, context.belowLsn)
-      }
-      if (!image && !record.willInit(index)) context.putZeroPage(slot, block, context.belowLsn)
-      relations.size[relation] = block + 1
-      this.#noteGrown(relation)
-    }
-    for (let index = 0; index < this.#grownCount; index += 1) {
-      const relation = this.#grown[index] as number
-      context.putSize(relation, relations.size[relation] as number, context.belowLsn)
-    }
-  }
-
-  #noteGrown(relation: number): void {
-    for (let index = 0; index < this.#grownCount; index += 1) {
-      if (this.#grown[index] === relation) return
-    }
-    this.#grown[this.#grownCount] = relation
-    this.#grownCount += 1
-  }
-
-  #putBlocks(): void {
-    const context = this.#context
-    const { record, relations, endLsn } = context
-    const target = this.#target
-    const heap = record.rmid === RMGR.HEAP || record.rmid === RMGR.HEAP2
-    for (let index = 0; index < record.blockCount; index += 1) {
-      const slot = relations.blockSlot[this.#relation[index] as number] as number
-      const block = record.block[index] as number
-      if (record.appliesImage(index)) {
-        this.#putImage(index, slot, block)
-        continue
-      }
-      if (heap && record.fork[index] === VM_FORK) continue
-      if (record.rmid === RMGR.XLOG) {
-        if (isHintWithoutImage(record.rmid, record.info)) continue
-        throw context.corrupt(`has no image of block ${block}`)
-      }
-      const kind = record.willInit(index) ? ValueKind.RecordInit : ValueKind.Record
-      target.put(slot, block, endLsn, kind, record.buffer, record.offset, record.length)
-    }
-  }
-
-  /** Stores an image as redo would leave the page: with the record's end as its LSN. */
-  #putImage(index: number, slot: number, block: number): void {
-    const page = this.#page
-    const { endLsn } = this.#context
-    restoreImage(this.#context.record, index, page)
-    if (!isNewPage(page)) setPageLsn(page, endLsn)
-    else if (page.equals(ZERO_PAGE)) {
-      this.#context.putZeroPage(slot, block, endLsn)
-      return
-    }
-    this.#target.put(slot, block, endLsn, ValueKind.Image, page, 0, PAGE_SIZE)
-  }
-}
-
-/** Hint records may name a block without its image, when full_page_writes is off. */
-function isHintWithoutImage(rmid: number, info: number): boolean {
-  return rmid === RMGR.XLOG && (info & XLR_RMGR_INFO_MASK) === XLOG_INFO.FPI_FOR_HINT
 }
 
 function readDatabases(blob: Buffer | null): Set<string> {

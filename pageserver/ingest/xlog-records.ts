@@ -7,9 +7,8 @@ import type { IngestContext } from './ingest-context.ts'
 
 const TWO_32 = 4294967296
 
-/** Follows xlog_redo (xlog.c). Page images of FPI records are the caller's. */
+/** Follows xlog_redo (xlog.c), except for its page images (block-references.ts). */
 export function ingestXlogRecord(context: IngestContext): void {
-  if (context.record.blockCount > 0) return
   const { checkpoint } = context.state
   const main = context.main()
   switch (context.record.info & XLR_RMGR_INFO_MASK) {

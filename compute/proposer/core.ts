@@ -84,6 +84,8 @@ interface Node {
   fetchAtMs: number
   reconnectAtMs: number
   heardAtMs: number
+  /** Last time it was heard of while active. */
+  activeAtMs: number
   sentAtMs: number
 }
 
@@ -280,6 +282,7 @@ export class ProposerCore {
         fetchAtMs: 0,
         reconnectAtMs: this.#nowMs,
         heardAtMs: 0,
+        activeAtMs: 0,
         sentAtMs: 0,
       })
     }
@@ -325,7 +328,7 @@ export class ProposerCore {
   #abandonHopeless(effects: ProposerEffect[]): void {
     if (this.#phase !== 'elected' || this.#commit >= this.#termStart) return
     const winner = this.#node(this.#donor)
-    if (winner.state === 'active' || this.#nowMs - winner.heardAtMs < ABANDON_MS) return
+    if (winner.state === 'active' || this.#nowMs - winner.activeAtMs < ABANDON_MS) return
     this.#startOver(0, 'the safekeeper with the longest log went away', effects)
   }
 
@@ -351,6 +354,7 @@ export class ProposerCore {
 
   #onMessage(node: Node, message: AcceptorMessage, effects: ProposerEffect[]): void {
     node.heardAtMs = this.#nowMs
+    if (node.state === 'active') node.activeAtMs = this.#nowMs
     if (message.kind === 'greeting' && node.state === 'greeting') {
       this.#onGreeting(node, message, effects)
     } else if (message.kind === 'vote' && node.state === 'voting') {
@@ -473,6 +477,7 @@ export class ProposerCore {
   #sendElected(node: Node, vote: VoteReply, effects: ProposerEffect[]): void {
     const start = commonPoint(this.#history, vote.history, vote.flushLsn)
     node.state = 'active'
+    node.activeAtMs = this.#nowMs
     node.sentLsn = start
     node.commitSent = 0
     node.heartbeatDue = false

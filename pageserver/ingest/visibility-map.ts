@@ -1,6 +1,6 @@
 /**
  * What heap records do to the visibility map. Setting bits names the map page as a block reference.
- * Clearing names it only since Postgres 17.10 or so, and only when a bit was really set; before, and
+ * Clearing names it only in recent minor versions, and only when a bit was really set; before, and
  * else, the record's flags alone say that bits are to be cleared. Either way the page server keeps a
  * small operation for the map page instead of the record, so the map never needs the redo process.
  * Follows heap_xlog_vm_clear, heap_xlog_update and heap_xlog_visible (heapam.c).

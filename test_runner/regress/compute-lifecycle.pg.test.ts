@@ -200,3 +200,39 @@ it('branches at an LSN, from a compute that was killed, and refuses what is out 
   const branches = await callControl(zenith.controlUrl, 'listBranches', { params })
   expect(branches.map(({ name }) => name)).toEqual(['main', 'past', 'after-crash'])
 })
+
+it('decides a tail in doubt by syncing, so that a branch holds every acknowledged row', async () => {
+  await using zenith = await installation({ safekeepers: 3 })
+  const main = await zenith.startCompute()
+  await main.query('CREATE TABLE t (writer int, id int)')
+  const acknowledged = [0, 0, 0, 0]
+  const writers = acknowledged.map(async (_, writer) => {
+    const client = await main.connect()
+    for (let id = 1; ; id++) {
+      await client.query('INSERT INTO t VALUES ($1, $2)', [writer, id])
+      acknowledged[writer] = id
+    }
+  })
+  await expect.poll(() => Math.min(...acknowledged), SOON).toBeGreaterThan(50)
+  await main.kill()
+  await Promise.allSettled(writers)
+
+  await zenith.createBranch('after')
+  const after = await zenith.startCompute('after')
+  for (const [writer, atLeast] of acknowledged.entries()) {
+    const rows = Number(await after.value(`SELECT count(*) FROM t WHERE writer = ${writer}`))
+    expect(rows).toBeGreaterThanOrEqual(atLeast)
+    expect(rows).toBeLessThanOrEqual(atLeast + 1)
+  }
+})
+
+it('stops in bounded time when no quorum is left', async () => {
+  await using zenith = await installation()
+  const compute = await zenith.startCompute()
+  await compute.query('CREATE TABLE t AS SELECT 1 AS id')
+  await zenith.safekeepers[0]?.stop('SIGKILL')
+  expect(await compute.stop()).toBe(0)
+  await zenith.start()
+  const again = await zenith.startCompute()
+  expect(await again.value('SELECT count(*) FROM t')).toBe('1')
+})

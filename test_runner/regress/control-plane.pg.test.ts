@@ -43,6 +43,19 @@ it('completes branches that a crash cut off, or frees their names', async () => 
   }
 })
 
+it('makes many branches at once, and one of many with the same name', async () => {
+  await using zenith = await installation()
+  const names = Array.from({ length: 12 }, (_, index) => `many-${index}`)
+  const made = await Promise.all(names.map((name) => zenith.createBranch(name)))
+  expect(new Set(made.map(({ timelineId }) => timelineId)).size).toBe(12)
+  const same = await Promise.allSettled(names.map(() => zenith.createBranch('same')))
+  expect(same.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
+  for (const result of same) {
+    if (result.status === 'rejected')
+      expect(result.reason).toMatchObject({ code: 'already_exists' })
+  }
+})
+
 it('completes a tenant that a crash cut off', async () => {
   await using zenith = await installation()
   const tenantId = newTenantId()

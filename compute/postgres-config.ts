@@ -32,6 +32,7 @@ export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
     'log_checkpoints = off',
     "timezone = 'UTC'",
     "log_timezone = 'UTC'",
+    "default_text_search_config = 'pg_catalog.english'",
     '',
     '# Chosen by the owner of the endpoint.',
     ...Object.entries(spec.settings ?? {}).map(([name, value]) => setting(name, value)),

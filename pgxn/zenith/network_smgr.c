@@ -311,6 +311,8 @@ read_now(ReadContext *read, BlockNumber first, void **buffers, int count)
 	for (int i = 0; i < count; i++)
 	{
 		memcpy(buffers[i], reply.pages + (Size) i * BLCKSZ, BLCKSZ);
+		if (read->forknum == MAIN_FORKNUM)
+			zenith_sequence_restore(read->locator, buffers[i]);
 		zenith_file_cache_put_read(read->locator, read->forknum, first + i, buffers[i], reply.lsn);
 	}
 
@@ -350,6 +352,8 @@ zenith_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 		}
 		if (zenith_readahead_take(locator, forknum, blocknum + i, buffers[i], &lsn))
 		{
+			if (forknum == MAIN_FORKNUM)
+				zenith_sequence_restore(locator, buffers[i]);
 			zenith_file_cache_put_read(locator, forknum, blocknum + i, buffers[i], lsn);
 			i++;
 			continue;

@@ -127,6 +127,7 @@ main_page_dropped(RelFileLocator locator, BlockNumber block, const char *page)
 		bound = Max(bound, end);
 	}
 	zenith_lsn_set_block(locator, MAIN_FORKNUM, block, bound);
+	zenith_sequence_dropped(locator, page);
 	zenith_file_cache_put(locator, MAIN_FORKNUM, block, page);
 }
 

@@ -49,6 +49,8 @@ request_shared_memory(void)
 	RequestAddinShmemSpace(zenith_size_shmem_size());
 	RequestAddinShmemSpace(zenith_side_shmem_size());
 	RequestAddinShmemSpace(zenith_file_cache_shmem_size());
+	RequestAddinShmemSpace(zenith_sequence_shmem_size());
+	RequestNamedLWLockTranche("ZenithSequenceState", ZENITH_SEQUENCE_LOCKS);
 	RequestNamedLWLockTranche("ZenithFileCache", ZENITH_FILE_CACHE_LOCKS);
 	RequestNamedLWLockTranche("ZenithRelationSize", ZENITH_SIZE_LOCKS);
 	RequestNamedLWLockTranche("ZenithSideFile", 1);
@@ -68,6 +70,7 @@ start_shared_memory(void)
 	zenith_size_shmem_init();
 	zenith_side_shmem_init();
 	zenith_file_cache_shmem_init();
+	zenith_sequence_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 
 	zenith_wait_connect = WaitEventExtensionNew("ZenithPageserverConnect");

@@ -193,6 +193,13 @@ extern void zenith_file_cache_put_read(RelFileLocator locator, ForkNumber forknu
 extern void zenith_file_cache_forget(RelFileLocator locator, ForkNumber forknum,
 									 BlockNumber first, BlockNumber count);
 
+/* sequence_state.c */
+#define ZENITH_SEQUENCE_LOCKS 16
+extern Size zenith_sequence_shmem_size(void);
+extern void zenith_sequence_shmem_init(void);
+extern void zenith_sequence_dropped(RelFileLocator locator, const char *page);
+extern void zenith_sequence_restore(RelFileLocator locator, char *page);
+
 /* transient_state.c */
 extern XLogRecPtr zenith_log_transient_state(RelFileLocator locator, ForkNumber forknum,
 											 BlockNumber block, const char *page,

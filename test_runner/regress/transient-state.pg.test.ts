@@ -110,6 +110,20 @@ describe('pages of a running transaction leave the buffer pool', () => {
       expect(rows).toEqual([1, 2, 3, 4, 5].map((id) => ({ id, n: 3 })))
     }))
 
+  test('a sequence hands out every value, also those it had logged in advance', () =>
+    withClient(async (client) => {
+      await client.query('CREATE SEQUENCE counted; CREATE SEQUENCE backwards INCREMENT -3')
+      const values: number[] = []
+      for (let round = 0; round < 4; round++) {
+        const { rows } = await client.query(
+          "SELECT nextval('counted')::int AS up, nextval('backwards')::int AS down",
+        )
+        values.push(rows[0].up, rows[0].down)
+        await client.query('SELECT clear_buffer_cache()')
+      }
+      expect(values).toEqual([1, -1, 2, -4, 3, -7, 4, -10])
+    }))
+
   test('index builds that log at the end find their pages again', () =>
     withClient(async (client) => {
       await client.query(`CREATE TABLE built AS SELECT g AS id, point(g, g % 97) AS place,

@@ -1,0 +1,169 @@
+/*-------------------------------------------------------------------------
+ *
+ * sequence_state.c
+ *	  Values that sequences have in store, kept while their page is away.
+ *
+ * A sequence logs 32 values in advance, as if they had been used, and then
+ * hands them out without WAL.  So a page that is rebuilt from WAL skips what
+ * was left of them.  That is right after a crash, but shouldn't happen whenever
+ * the page has left the buffer pool.  It can't be logged: a page that has been
+ * written may stay in the pool, and go on handing out values that the record
+ * says are still to come.
+ *
+ * Instead the state is noted in shared memory when the page is written, and put
+ * back into the page when it is read.  The LSN tells whether they belong
+ * together: what isn't logged doesn't change it.  There is room for a fixed
+ * number of sequences; for those that were pushed out values are skipped.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "storage/bufpage.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+
+#include "zenith.h"
+
+/* As in commands/sequence.c */
+#define SEQ_MAGIC	0x1717
+
+#define SET_COUNT	512
+#define SET_WAYS	4
+
+typedef struct SequenceEntry
+{
+	RelFileLocator locator;
+	bool		used;
+	bool		is_called;
+	XLogRecPtr	lsn;
+	int64		last_value;
+	int64		log_cnt;
+} SequenceEntry;
+
+typedef struct SequenceStates
+{
+	SequenceEntry entries[SET_COUNT][SET_WAYS];
+	uint32		next_victim[SET_COUNT];
+} SequenceStates;
+
+static SequenceStates *states = NULL;
+static LWLockPadded *locks = NULL;
+
+Size
+zenith_sequence_shmem_size(void)
+{
+	return sizeof(SequenceStates);
+}
+
+void
+zenith_sequence_shmem_init(void)
+{
+	bool		found;
+
+	states = ShmemInitStruct("zenith sequence states", sizeof(SequenceStates), &found);
+	locks = GetNamedLWLockTranche("ZenithSequenceState");
+	if (!found)
+		memset(states, 0, sizeof(SequenceStates));
+}
+
+/* The data of a page if it is a sequence's, else NULL. */
+static Form_pg_sequence_data
+sequence_data(const char *page)
+{
+	PageHeader	header = (PageHeader) page;
+	ItemId		item;
+	HeapTupleHeader tuple;
+	uint32		magic;
+
+	if (header->pd_special != BLCKSZ - MAXALIGN(sizeof(uint32)) ||
+		PageGetMaxOffsetNumber((Page) page) != FirstOffsetNumber)
+		return NULL;
+	memcpy(&magic, page + header->pd_special, sizeof(magic));
+	if (magic != SEQ_MAGIC)
+		return NULL;
+
+	item = PageGetItemId((Page) page, FirstOffsetNumber);
+	if (!ItemIdIsNormal(item) || ItemIdGetOffset(item) != MAXALIGN(ItemIdGetOffset(item)) ||
+		ItemIdGetOffset(item) + ItemIdGetLength(item) > header->pd_special)
+		return NULL;
+	tuple = (HeapTupleHeader) (page + ItemIdGetOffset(item));
+	if (tuple->t_hoff != MAXALIGN(SizeofHeapTupleHeader) ||
+		ItemIdGetLength(item) < tuple->t_hoff + offsetof(FormData_pg_sequence_data, is_called) + 1)
+		return NULL;
+	return (Form_pg_sequence_data) ((char *) tuple + tuple->t_hoff);
+}
+
+static uint32
+find_set(const RelFileLocator *locator)
+{
+	return hash_bytes((const unsigned char *) locator, sizeof(RelFileLocator)) % SET_COUNT;
+}
+
+static SequenceEntry *
+find_entry(uint32 set, const RelFileLocator *locator)
+{
+	for (int i = 0; i < SET_WAYS; i++)
+	{
+		SequenceEntry *entry = &states->entries[set][i];
+
+		if (entry->used && RelFileLocatorEquals(entry->locator, *locator))
+			return entry;
+	}
+	return NULL;
+}
+
+static LWLock *
+lock_of(uint32 set)
+{
+	return &locks[set % ZENITH_SEQUENCE_LOCKS].lock;
+}
+
+/* A page is being written: note what it holds if it is a sequence's. */
+void
+zenith_sequence_dropped(RelFileLocator locator, const char *page)
+{
+	Form_pg_sequence_data data = sequence_data(page);
+	SequenceEntry *entry;
+	uint32		set;
+
+	if (data == NULL)
+		return;
+	set = find_set(&locator);
+	LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
+	entry = find_entry(set, &locator);
+	if (entry == NULL)
+		entry = &states->entries[set][states->next_victim[set]++ % SET_WAYS];
+	entry->used = true;
+	entry->locator = locator;
+	entry->lsn = PageGetLSN((Page) page);
+	entry->last_value = data->last_value;
+	entry->log_cnt = data->log_cnt;
+	entry->is_called = data->is_called;
+	LWLockRelease(lock_of(set));
+}
+
+/* A page has come from the page server: put back what it had in store. */
+void
+zenith_sequence_restore(RelFileLocator locator, char *page)
+{
+	Form_pg_sequence_data data = sequence_data(page);
+	SequenceEntry *entry;
+	uint32		set;
+
+	if (data == NULL)
+		return;
+	set = find_set(&locator);
+	LWLockAcquire(lock_of(set), LW_SHARED);
+	entry = find_entry(set, &locator);
+	if (entry != NULL && entry->lsn == PageGetLSN((Page) page))
+	{
+		data->last_value = entry->last_value;
+		data->log_cnt = entry->log_cnt;
+		data->is_called = entry->is_called;
+	}
+	LWLockRelease(lock_of(set));
+}

@@ -2,9 +2,10 @@
  * Goal: transaction ids, multixact ids and member offsets may pass 2^32 while WAL is taken in, and
  * every counter and SLRU page still equals what stock Postgres has.
  * Method: bring a stock server close to all three limits with pg_resetwal, freezing on the way, run
- * a workload that crosses them, ingest its WAL, compare with pg_control and the files.
+ * a workload that crosses them, freeze, which cuts what is old, ingest its WAL, compare with
+ * pg_control and the files.
  */
-import { cpSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
@@ -44,14 +45,13 @@ function makeSegment(dataDir: string, folder: string, id: number, perPage: numbe
   giveTo(path)
 }
 
+/** Freezes all databases, after which everything older is cut from the SLRU areas. */
 async function freezeAll(server: VanillaPostgres): Promise<void> {
-  await server.start()
   await server.query('ALTER DATABASE template0 ALLOW_CONNECTIONS true')
-  for (const database of ['postgres', 'template0', 'template1']) {
-    await server.query('VACUUM (FREEZE)', database)
+  for (const row of await server.query('SELECT datname FROM pg_database')) {
+    await server.query('VACUUM (FREEZE)', row['datname'] as string)
   }
   await server.query('ALTER DATABASE template0 ALLOW_CONNECTIONS false')
-  await server.stop()
 }
 
 describe('ids pass 2^32', () => {
@@ -65,7 +65,9 @@ describe('ids pass 2^32', () => {
     })
     // At most 2^31 ids at once, and everything older frozen before the next step.
     for (const xid of [1_900_000_000, 3_800_000_000, NEXT_XID]) {
+      await server.start()
       await freezeAll(server)
+      await server.stop()
       makeSegment(server.dataDir, 'pg_xact', xid, CLOG_XACTS_PER_PAGE)
       await server.tool('pg_resetwal', ['-x', String(xid), '-D', server.dataDir])
     }
@@ -81,6 +83,7 @@ describe('ids pass 2^32', () => {
 
     await server.start()
     await runTransactionWorkload(server, 1200)
+    await freezeAll(server)
     await server.stop()
     end = control(dataDir)
 
@@ -110,6 +113,12 @@ describe('ids pass 2^32', () => {
     expect(end.checkpoint.nextMultiOffset).toBeLessThan(NEXT_MEMBER)
   })
 
+  test('old segments were cut on the way', () => {
+    expect(end.checkpoint.oldestXid).toBeLessThan(LIMIT / 2)
+    expect(end.checkpoint.oldestMulti).toBeLessThan(LIMIT / 2)
+    expect(readdirSync(join(server.dataDir, 'pg_xact'))).toEqual(['0000'])
+  })
+
   test('the counters equal pg_control', async () => {
     const { checkpoint } = await checkpointAt(timeline, importLsn(end))
     const { oldestActiveXid: _, ...expected } = end.checkpoint
@@ -120,7 +129,7 @@ describe('ids pass 2^32', () => {
   test('SLRU segments and pages equal the files', async () => {
     const { compared, different } = await differentSlruPages(timeline, server.dataDir)
     expect(different).toEqual([])
-    expect(compared).toBeGreaterThan(20)
+    expect(compared).toBeGreaterThan(10)
   })
 
   test('a prepared transaction has its epoch', async () => {

@@ -133,6 +133,19 @@ describe('shutdown checkpoint', () => {
     expect(make(lsn - 4000).parts[1]?.bytes.readUInt16LE(2)).toBe(0)
   })
 
+  test('anywhere at all: a reader gets the record back', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 3 * WAL_SEGMENT_SIZE }), (distance) => {
+        const made = make(floorToRecordBoundary(SEGMENT + distance))
+        const record = readRecord(made)
+        expect(record.readUInt32LE(20)).toBe(recordCrc(record, 0, 114))
+        expect(readCheckpoint(record, 26).redo).toBe(made.recordLsn)
+        expect(isRecordBoundary(made.endLsn)).toBe(true)
+      }),
+      { numRuns: 60 },
+    )
+  })
+
   test('the boundary below an LSN is one, and nothing can end in between', () => {
     fc.assert(
       fc.property(fc.integer({ min: 0, max: 4 * WAL_SEGMENT_SIZE }), (lsn) => {

@@ -199,9 +199,10 @@ export class ProposerCore {
 
   /**
    * The next append for a safekeeper whose connection takes more, or null. The caller sends the WAL
-   * bytes [beginLsn, endLsn) of the window with it; an empty one is a heartbeat or carries news.
+   * bytes [beginLsn, endLsn) of the window with it; an empty one is a heartbeat or, with `withNews`,
+   * tells of a commit.
    */
-  nextAppend(id: number): AppendHeader | null {
+  nextAppend(id: number, withNews = true): AppendHeader | null {
     const node = this.#node(id)
     if (node.state !== 'active' || this.#phase !== 'elected') return null
     const begin = node.sentLsn
@@ -209,10 +210,8 @@ export class ProposerCore {
     if (inWindow) return this.#header(node, Math.min(this.#windowEnd, begin + MAX_APPEND_BYTES))
     // News of a commit rides on the next append; only a safekeeper that is not owed any gets its own.
     const idle = node.ackedLsn >= begin
-    if (node.heartbeatDue || (this.#commit > node.commitSent && idle)) {
-      return this.#header(node, begin)
-    }
-    return null
+    const hasNews = withNews && this.#commit > node.commitSent && idle
+    return node.heartbeatDue || hasNews ? this.#header(node, begin) : null
   }
 
   /** What a safekeeper lacks below the window is being fetched: the header for the next piece of it. */

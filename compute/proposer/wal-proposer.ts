@@ -21,6 +21,8 @@ import { SafekeeperLink } from './safekeeper-link.ts'
 import { WalWindow } from './wal-window.ts'
 
 const TICK_MS = 100
+/** How soon safekeepers, and so readers of committed WAL, hear of a commit when no WAL follows it. */
+const NEWS_DELAY_MS = 1
 const STOP_LOG_MS = 5_000
 
 export interface WalProposerOptions {
@@ -67,6 +69,7 @@ export class WalProposer {
   #postgres: PostgresStream | null = null
   #postgresPaused = false
   #timer: NodeJS.Timeout | undefined
+  #newsTimer: NodeJS.Timeout | undefined
   #feedback: PageserverFeedback | null = null
   #fencedReason: string | null = null
   #stopped = false
@@ -190,6 +193,7 @@ export class WalProposer {
   #shutDown(): void {
     this.#stopped = true
     clearInterval(this.#timer)
+    clearTimeout(this.#newsTimer)
     this.#postgres?.stop()
     for (const reader of this.#readers.values()) reader.close()
     for (const link of this.#links.values()) link.close()
@@ -299,6 +303,11 @@ export class WalProposer {
 
   #onCommitted(lsn: Lsn): void {
     this.#postgres?.report()
+    // Under load the news rides on the next append, so give that a moment to come.
+    this.#newsTimer ??= setTimeout(() => {
+      this.#newsTimer = undefined
+      this.#pumpAll(true)
+    }, NEWS_DELAY_MS)
     this.#window.trim(lsn, this.#core.lowestSentLsn)
     this.#shareWindow()
     if (this.#postgresPaused && !this.#window.isFull) {
@@ -329,16 +338,16 @@ export class WalProposer {
   }
 
   /** Sends whatever the safekeepers can take. */
-  #pumpAll(): void {
+  #pumpAll(withNews = false): void {
     if (this.#core.phase !== 'elected') return
-    for (const [id, link] of this.#links) this.#pump(id, link)
+    for (const [id, link] of this.#links) this.#pump(id, link, withNews)
     for (const fetch of this.#core.wantedFetches()) this.#fetch(fetch)
   }
 
-  #pump(id: number, link: SafekeeperLink): void {
+  #pump(id: number, link: SafekeeperLink, withNews: boolean): void {
     let corked = false
     while (link.isWritable) {
-      const header = this.#core.nextAppend(id)
+      const header = this.#core.nextAppend(id, withNews)
       if (header === null) break
       if (!corked) link.cork()
       corked = true

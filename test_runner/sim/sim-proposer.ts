@@ -260,8 +260,13 @@ export class SimProposer {
 
   #pump(): void {
     if (this.core.phase !== 'elected') return
+    const news = this.#options.random.chance(0.5)
     for (const [id, link] of this.#links) {
-      for (let header = this.core.nextAppend(id); header; header = this.core.nextAppend(id)) {
+      for (
+        let header = this.core.nextAppend(id, news);
+        header;
+        header = this.core.nextAppend(id, news)
+      ) {
         const startLsn = this.core.termStartLsn
         const bytes = this.#wal?.bytes ?? Buffer.alloc(0)
         const wal = bytes.subarray(header.beginLsn - startLsn, header.endLsn - startLsn)

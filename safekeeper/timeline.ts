@@ -104,9 +104,13 @@ export class Timeline {
   }
 
   /** Opens a timeline from disk. Throws `corrupt` when its files cannot be trusted. */
-  static async open(directory: string, context: TimelineContext): Promise<Timeline> {
+  static async open(
+    directory: string,
+    context: TimelineContext,
+    afterCleanStop: boolean,
+  ): Promise<Timeline> {
     const control = await new ControlFile(directory).read()
-    const flushLsn = await recoverWal(directory, control)
+    const flushLsn = await recoverWal(directory, control, afterCleanStop)
     context.log.info(
       {
         timeline: control.timelineId,
@@ -239,13 +243,17 @@ export class Timeline {
     this.#writtenAtLastTick = this.#store.durableLsn
   }
 
-  /** Stops taking part: makes what is queued durable, stores the control file, cuts connections. */
-  async close(): Promise<void> {
+  /**
+   * Stops taking part: cuts connections, makes what is queued durable, stores the control file. False
+   * when that could not be done in order.
+   */
+  async close(): Promise<boolean> {
     for (const connection of [...this.#connections.values()]) connection.close('shutting down')
     this.#closed = true
     this.#wakeListeners()
-    if (!(await this.#store.close())) return
-    if (this.#halted === null) await this.#controlFile.write(this.control)
+    if (!(await this.#store.close()) || this.#halted !== null) return false
+    await this.#controlFile.write(this.control)
+    return true
   }
 
   dispatch(event: AcceptorEvent): void {

@@ -1,6 +1,6 @@
 /** The timelines of one safekeeper: loaded at start, created and deleted only when told to. */
 import { randomBytes } from 'node:crypto'
-import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
@@ -11,12 +11,16 @@ import { Timeline, type TimelineContext } from './timeline.ts'
 
 const SPARE_SEGMENTS = 2
 const TICK_MS = 5_000
+const PARALLEL_LOADS = 4
+/** Says that the process before made everything durable. */
+const CLEAN_MARKER = 'clean-stop'
 const ID_NAME = /^[0-9a-f]{32}$/
 
 /** A timeline that cannot be opened stays known, so that it is neither created anew nor voted for. */
 type Entry = { kind: 'open'; timeline: Timeline } | { kind: 'broken'; error: ZenithError }
 
 export class Timelines {
+  readonly #dataDir: string
   readonly #root: string
   readonly #context: TimelineContext
   readonly #entries = new Map<string, Entry>()
@@ -24,8 +28,9 @@ export class Timelines {
   readonly #changing = new Map<string, Promise<unknown>>()
   readonly #timer: NodeJS.Timeout
 
-  private constructor(root: string, context: TimelineContext) {
-    this.#root = root
+  private constructor(dataDir: string, context: TimelineContext) {
+    this.#dataDir = dataDir
+    this.#root = join(dataDir, 'tenants')
     this.#context = context
     this.#timer = setInterval(() => this.#tick(), TICK_MS)
   }
@@ -39,15 +44,22 @@ export class Timelines {
     await mkdir(root, { recursive: true })
     const incarnation = await loadIncarnation(dataDir)
     const spares = await SpareSegments.open(join(dataDir, 'spares'), SPARE_SEGMENTS)
-    const timelines = new Timelines(root, { ...options, incarnation, spares })
+    const timelines = new Timelines(dataDir, { ...options, incarnation, spares })
+    const afterCleanStop = await takeMarker(dataDir)
+    const loads: (() => Promise<void>)[] = []
     for (const tenant of await readdir(root)) {
       if (!ID_NAME.test(tenant)) continue
       for (const name of await readdir(join(root, tenant))) {
         if (ID_NAME.test(name)) {
-          await timelines.#load(parseTenantId(tenant), parseTimelineId(name))
+          const [tenantId, timelineId] = [parseTenantId(tenant), parseTimelineId(name)]
+          loads.push(() => timelines.#load(tenantId, timelineId, afterCleanStop))
         } else await rm(join(root, tenant, name), { recursive: true, force: true })
       }
     }
+    const worker = async () => {
+      for (let load = loads.pop(); load; load = loads.pop()) await load()
+    }
+    await Promise.all(Array.from({ length: PARALLEL_LOADS }, worker))
     return timelines
   }
 
@@ -110,14 +122,15 @@ export class Timelines {
 
   async close(): Promise<void> {
     clearInterval(this.#timer)
-    for (const timeline of this.list()) await timeline.close()
+    const closed = await Promise.all(this.list().map((timeline) => timeline.close()))
     await this.#context.spares.close()
+    if (closed.every(Boolean)) await replaceFile(join(this.#dataDir, CLEAN_MARKER), Buffer.alloc(0))
   }
 
-  async #load(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+  async #load(tenantId: TenantId, timelineId: TimelineId, afterCleanStop: boolean): Promise<void> {
     const key = `${tenantId}/${timelineId}`
     try {
-      const timeline = await Timeline.open(join(this.#root, key), this.#context)
+      const timeline = await Timeline.open(join(this.#root, key), this.#context, afterCleanStop)
       const { control } = timeline
       if (control.tenantId !== tenantId || control.timelineId !== timelineId) {
         throw new ZenithError('corrupt', `${key} holds the control file of another timeline`)
@@ -158,6 +171,18 @@ function differenceOf(mine: ControlState, wanted: ControlState): string | null {
   const major = (version: number) => Math.floor(version / 10_000)
   if (major(mine.pgVersion) !== major(wanted.pgVersion)) return 'Postgres version'
   return null
+}
+
+/** Whether the process before stopped in order; the marker is gone before anything changes. */
+async function takeMarker(dataDir: string): Promise<boolean> {
+  try {
+    await unlink(join(dataDir, CLEAN_MARKER))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw error
+  }
+  await syncDirectory(dataDir)
+  return true
 }
 
 /** Random id of this data folder: a folder that was lost and made anew is told by it. */

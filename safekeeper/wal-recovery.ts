@@ -5,6 +5,7 @@
  * not a valid record: that is the end of the log. Every segment from there on is then written anew
  * (copy, sync, rename): what was read may have been in the page cache only, for instance after a
  * sync that failed, and must be on disk before a vote names it. Whatever lies behind the end goes.
+ * After a clean stop everything read is known to be on disk, so only what lies behind matters.
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open, readdir, rename } from 'node:fs/promises'
@@ -29,8 +30,15 @@ import type { SpareSegments } from './spare-segments.ts'
 const READ_BYTES = 1024 * 1024
 const COPY_SUFFIX = '.copy'
 
-/** Returns the end of the log. Throws `corrupt` when WAL below the stored commit is missing. */
-export async function recoverWal(directory: string, control: ControlState): Promise<Lsn> {
+/**
+ * Returns the end of the log. `afterCleanStop` says that the process before ended in order. Throws
+ * `corrupt` when WAL below the stored commit is missing.
+ */
+export async function recoverWal(
+  directory: string,
+  control: ControlState,
+  afterCleanStop = false,
+): Promise<Lsn> {
   for (const name of await readdir(directory)) {
     if (name.endsWith(COPY_SUFFIX)) await removeFile(join(directory, name))
   }
@@ -44,7 +52,8 @@ export async function recoverWal(directory: string, control: ControlState): Prom
       const partial = flushLsn - start < WAL_SEGMENT_SIZE
       const path = segmentPath(directory, file.segment, partial)
       if (path !== file.path) await rename(file.path, path)
-      await copyForward(path, Math.min(flushLsn - start, WAL_SEGMENT_SIZE))
+      const used = Math.min(flushLsn - start, WAL_SEGMENT_SIZE)
+      if (!afterCleanStop || !(await isZeroAfter(path, used))) await copyForward(path, used)
     }
   }
   await syncDirectory(directory)
@@ -85,6 +94,27 @@ async function scanSegment(
     const wanted = Math.min(buffer.length, endLsn - scanner.lsn)
     const { bytesRead } = await handle.read(buffer, 0, wanted, segmentOffset(scanner.lsn))
     if (bytesRead === 0 || !scanner.feed(buffer, 0, bytesRead)) return
+  }
+}
+
+const ZEROS = Buffer.alloc(READ_BYTES)
+
+function isZero(bytes: Buffer): boolean {
+  for (let offset = 0; offset < bytes.length; offset += READ_BYTES) {
+    const end = Math.min(bytes.length, offset + READ_BYTES)
+    if (bytes.compare(ZEROS, 0, end - offset, offset, end) !== 0) return false
+  }
+  return true
+}
+
+async function isZeroAfter(path: string, used: number): Promise<boolean> {
+  const handle = await open(path, 'r')
+  try {
+    const rest = Buffer.allocUnsafe(WAL_SEGMENT_SIZE - used)
+    const { bytesRead } = await handle.read(rest, 0, rest.length, used)
+    return bytesRead === rest.length && isZero(rest)
+  } finally {
+    await handle.close()
   }
 }
 

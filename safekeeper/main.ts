@@ -1,4 +1,5 @@
 /** The safekeeper process: `main.ts --config safekeeper.toml`; data lies beside the file. */
+import './thread-pool.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
 import { runProcess } from '#libs/service.ts'
 import { SafekeeperConfig } from './config.ts'

@@ -50,6 +50,8 @@ export class Timeline {
   readonly #durableListeners = new Set<() => void>()
   readonly #context: TimelineContext
   #queue: AcceptorEffect[] = []
+  /** WAL in writes that wait for an earlier effect. */
+  #queuedBytes = 0
   #running = false
   #halted: string | null = null
   #lastSyncUs = 0
@@ -148,8 +150,9 @@ export class Timeline {
     return this.#readers
   }
 
+  /** WAL that was received and is not durable yet. */
   get backlogBytes(): number {
-    return this.#store.backlogBytes
+    return this.#store.backlogBytes + this.#queuedBytes
   }
 
   /** Closed for good: the process stops, or the timeline was deleted. */
@@ -268,8 +271,11 @@ export class Timeline {
     }
     for (const effect of effects) {
       // The bytes are the sender's buffer: keep a copy when the write has to wait its turn.
-      const waits = effect.kind === 'write' && this.#running
-      this.#queue.push(waits ? { ...effect, wal: Buffer.from(effect.wal) } : effect)
+      if (effect.kind !== 'write') this.#queue.push(effect)
+      else {
+        this.#queue.push(this.#running ? { ...effect, wal: Buffer.from(effect.wal) } : effect)
+        this.#queuedBytes += effect.wal.length
+      }
     }
     this.#run()
   }
@@ -304,6 +310,7 @@ export class Timeline {
         return null
       case 'write':
         this.#context.metrics.receivedBytes.inc(effect.wal.length)
+        this.#queuedBytes -= effect.wal.length
         this.#store.write(effect.epoch, effect.lsn, effect.wal)
         return null
       case 'flush':
@@ -344,6 +351,7 @@ export class Timeline {
   #halt(reason: string): void {
     this.#halted = reason
     this.#queue = []
+    this.#queuedBytes = 0
     this.#log.error({ reason }, 'timeline halted')
     for (const connection of [...this.#connections.values()]) connection.close(reason)
   }

@@ -1,6 +1,6 @@
 /** The HTTP side of the control plane: every route of `#libs/api/control.ts` with its handler. */
-import type { Static, TSchema } from 'typebox'
-import { type ControlRouteName, type ControlRoutes, controlRoutes } from '#libs/api/control.ts'
+import { type ControlRoutes, controlRoutes } from '#libs/api/control.ts'
+import { type RouteHandlers, serveRoutes } from '#libs/http/serve-routes.ts'
 import type { HttpServer } from '#libs/http/server.ts'
 import type { Branches } from './branches.ts'
 import type { Endpoints } from './endpoints.ts'
@@ -8,14 +8,7 @@ import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
 import type { Tenants } from './tenants.ts'
 
-interface Call<N extends ControlRouteName> {
-  params: Static<ControlRoutes[N]['params']>
-  body: ControlRoutes[N] extends { body: infer B extends TSchema } ? Static<B> : undefined
-}
-
-type Handlers = {
-  [N in ControlRouteName]: (call: Call<N>) => Promise<Static<ControlRoutes[N]['response']>>
-}
+type Handlers = RouteHandlers<ControlRoutes>
 
 export interface ControlParts {
   registry: Registry
@@ -24,25 +17,9 @@ export interface ControlParts {
   endpoints: Endpoints
 }
 
-/** Adds all routes. Bodies and parameters are checked against their schemas before a handler runs. */
+/** Adds all routes. */
 export function addRoutes(app: HttpServer, parts: ControlParts): void {
-  const handlers = handlersOf(parts)
-  for (const name of Object.keys(controlRoutes) as ControlRouteName[]) {
-    const route = controlRoutes[name]
-    // Route and handler share the name, hence their types; a loop over names cannot show that.
-    const handler = handlers[name] as unknown as (call: unknown) => Promise<never>
-    app.route({
-      method: route.method,
-      url: route.path,
-      schema: {
-        summary: route.summary,
-        params: route.params,
-        ...('body' in route ? { body: route.body } : {}),
-        response: { 200: route.response },
-      },
-      handler: (request) => handler({ params: request.params, body: request.body }),
-    })
-  }
+  serveRoutes(app, controlRoutes, handlersOf(parts))
 }
 
 function handlersOf({ registry, tenants, branches, endpoints }: ControlParts): Handlers {

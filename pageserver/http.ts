@@ -1,29 +1,14 @@
 /** The HTTP side of the pageserver: every route of `#libs/api/pageserver.ts` with its handler. */
-import type { Static, TSchema } from 'typebox'
-import {
-  type PageserverRouteName,
-  type PageserverRoutes,
-  pageserverRoutes,
-} from '#libs/api/pageserver.ts'
+import { type PageserverRoutes, pageserverRoutes } from '#libs/api/pageserver.ts'
 import { ZenithError } from '#libs/errors.ts'
+import { type RouteHandlers, serveRoutes } from '#libs/http/serve-routes.ts'
 import type { HttpServer } from '#libs/http/server.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { Timeline } from './timeline/timeline.ts'
 import type { TimelineService } from './timeline-service.ts'
 
-type SchemaOf<R, K extends string> =
-  R extends Record<K, infer S extends TSchema> ? Static<S> : undefined
-
-interface Call<N extends PageserverRouteName> {
-  params: Static<PageserverRoutes[N]['params']>
-  query: SchemaOf<PageserverRoutes[N], 'querystring'>
-  body: SchemaOf<PageserverRoutes[N], 'body'>
-}
-
-type Handlers = {
-  [N in PageserverRouteName]: (call: Call<N>) => Promise<Static<PageserverRoutes[N]['response']>>
-}
+type Handlers = RouteHandlers<PageserverRoutes>
 
 export interface HttpParts {
   id: number
@@ -32,30 +17,12 @@ export interface HttpParts {
   notReady: () => string | null
 }
 
-/** Adds all routes. Bodies and parameters are checked against their schemas before a handler runs. */
+/** Adds all routes; they are refused as long as the pageserver is not ready. */
 export function addRoutes(app: HttpServer, parts: HttpParts): void {
-  const handlers = handlersOf(parts)
-  for (const name of Object.keys(pageserverRoutes) as PageserverRouteName[]) {
-    const route = pageserverRoutes[name]
-    // Route and handler share the name, hence their types; a loop over names cannot show that.
-    const handler = handlers[name] as unknown as (call: unknown) => Promise<never>
-    app.route({
-      method: route.method,
-      url: route.path,
-      schema: {
-        summary: route.summary,
-        params: route.params,
-        ...('body' in route ? { body: route.body } : {}),
-        ...('querystring' in route ? { querystring: route.querystring } : {}),
-        response: { 200: route.response },
-      },
-      handler: ({ params, query, body }) => {
-        const reason = parts.notReady()
-        if (reason !== null) throw new ZenithError('unavailable', `the pageserver is ${reason}`)
-        return handler({ params, query, body })
-      },
-    })
-  }
+  serveRoutes(app, pageserverRoutes, handlersOf(parts), () => {
+    const reason = parts.notReady()
+    if (reason !== null) throw new ZenithError('unavailable', `the pageserver is ${reason}`)
+  })
 }
 
 function idsOf(params: { tenantId: string; timelineId: string }) {

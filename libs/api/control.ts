@@ -5,6 +5,7 @@
  * Names (branches, endpoints) are unique within a tenant. LSNs are strings (`0/1609610`). Creates
  * are idempotent where the caller names the id; what exists already with other contents is a 409.
  */
+import { routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { controlPaths } from './control-paths.ts'
 
@@ -160,18 +161,6 @@ const TenantParams = Type.Object({ tenantId: IdText })
 const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
 const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
 const None = Type.Object({})
-
-interface Route {
-  method: 'GET' | 'PUT' | 'POST' | 'DELETE'
-  /** Path with `:param` places, as fastify writes them. */
-  path: string
-  summary: string
-  params: TSchema
-  body?: TSchema
-  response: TSchema
-}
-
-const routes = <const T extends Record<string, Route>>(table: T): T => table
 
 export const controlRoutes = routes({
   listNodes: {

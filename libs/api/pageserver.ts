@@ -5,7 +5,7 @@
  * Creates are idempotent: the same request twice gives the same answer, a different one for an id
  * that exists is a 409. LSNs are strings (`0/1609610`), the system identifier a decimal string.
  */
-import { requestJson } from '#libs/http/client.ts'
+import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { IdText, LsnText, NodeInfo } from './control.ts'
 
@@ -95,18 +95,6 @@ const Positions = Type.Object({
   remoteConsistentLsn: LsnText,
 })
 
-interface Route {
-  method: 'GET' | 'PUT' | 'POST' | 'DELETE'
-  /** Path with `:param` places, as fastify writes them. */
-  path: string
-  summary: string
-  params: TSchema
-  querystring?: TSchema
-  body?: TSchema
-  response: TSchema
-}
-
-const routes = <const T extends Record<string, Route>>(table: T): T => table
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 
 export const pageserverRoutes = routes({
@@ -190,28 +178,11 @@ export const pageserverRoutes = routes({
 export type PageserverRoutes = typeof pageserverRoutes
 export type PageserverRouteName = keyof PageserverRoutes
 
-type Body<R> = R extends { body: infer S extends TSchema } ? Static<S> : undefined
-
-export interface PageserverCallOptions<N extends PageserverRouteName> {
-  params?: Static<PageserverRoutes[N]['params']>
-  query?: Record<string, string>
-  body?: Body<PageserverRoutes[N]>
-  timeoutMs?: number
-}
-
-/** Calls one route; a problem answer becomes the ZenithError it stands for. Default limit 60 s. */
-export async function callPageserver<N extends PageserverRouteName>(
+/** Calls one route; a problem answer becomes the ZenithError it stands for. */
+export function callPageserver<N extends PageserverRouteName>(
   baseUrl: string,
   name: N,
-  options: PageserverCallOptions<N> = {},
+  options: RouteCallOptions<PageserverRoutes[N]> = {},
 ): Promise<Static<PageserverRoutes[N]['response']>> {
-  const route = pageserverRoutes[name]
-  const params = (options.params ?? {}) as Record<string, string>
-  const path = route.path.replace(/:(\w+)/g, (_, key: string) =>
-    encodeURIComponent(String(params[key])),
-  )
-  const url = new URL(path, baseUrl)
-  for (const [key, value] of Object.entries(options.query ?? {})) url.searchParams.set(key, value)
-  const body = options.body ?? (route.method === 'GET' ? undefined : {})
-  return requestJson(route.method, url.href, body, { timeoutMs: options.timeoutMs ?? 60_000 })
+  return callRoute<PageserverRoutes[N]>(pageserverRoutes[name], baseUrl, options)
 }

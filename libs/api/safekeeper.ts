@@ -3,8 +3,8 @@
  * them, by the OpenAPI page, and by clients through `callSafekeeper`. Creates are idempotent; the
  * same id with other contents is a 409. LSNs are strings, the system identifier a decimal string.
  */
-import { requestJson } from '#libs/http/client.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
+import { type Static, Type } from 'typebox'
 import { IdText, LsnText, NodeInfo } from './control.ts'
 
 const None = Type.Object({})
@@ -57,18 +57,6 @@ export const SafekeeperTimeline = Type.Object({
 })
 export type SafekeeperTimeline = Static<typeof SafekeeperTimeline>
 
-interface Route {
-  method: 'GET' | 'PUT' | 'POST' | 'DELETE'
-  /** Path with `:param` places, as fastify writes them. */
-  path: string
-  summary: string
-  params: TSchema
-  querystring?: TSchema
-  body?: TSchema
-  response: TSchema
-}
-
-const routes = <const T extends Record<string, Route>>(table: T): T => table
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 
 export const safekeeperRoutes = routes({
@@ -121,28 +109,11 @@ export const safekeeperRoutes = routes({
 export type SafekeeperRoutes = typeof safekeeperRoutes
 export type SafekeeperRouteName = keyof SafekeeperRoutes
 
-type Body<R> = R extends { body: infer S extends TSchema } ? Static<S> : undefined
-
-export interface SafekeeperCallOptions<N extends SafekeeperRouteName> {
-  params?: Static<SafekeeperRoutes[N]['params']>
-  query?: Record<string, string>
-  body?: Body<SafekeeperRoutes[N]>
-  timeoutMs?: number
-}
-
-/** Calls one route; a problem answer becomes the ZenithError it stands for. Default limit 30 s. */
-export async function callSafekeeper<N extends SafekeeperRouteName>(
+/** Calls one route; a problem answer becomes the ZenithError it stands for. */
+export function callSafekeeper<N extends SafekeeperRouteName>(
   baseUrl: string,
   name: N,
-  options: SafekeeperCallOptions<N> = {},
+  options: RouteCallOptions<SafekeeperRoutes[N]> = {},
 ): Promise<Static<SafekeeperRoutes[N]['response']>> {
-  const route = safekeeperRoutes[name]
-  const params = (options.params ?? {}) as Record<string, string>
-  const path = route.path.replace(/:(\w+)/g, (_, key: string) =>
-    encodeURIComponent(String(params[key])),
-  )
-  const url = new URL(path, baseUrl)
-  for (const [key, value] of Object.entries(options.query ?? {})) url.searchParams.set(key, value)
-  const body = options.body ?? (route.method === 'PUT' ? {} : undefined)
-  return requestJson(route.method, url.href, body, { timeoutMs: options.timeoutMs ?? 30_000 })
+  return callRoute<SafekeeperRoutes[N]>(safekeeperRoutes[name], baseUrl, options)
 }

@@ -5,6 +5,7 @@
  */
 import { connect, type Socket } from 'node:net'
 import { ZenithError } from '../errors.ts'
+import { socketDrained, writeCopyData } from './copy-data.ts'
 import { FrameReader } from './frame-reader.ts'
 import { message, TAG } from './messages.ts'
 
@@ -173,16 +174,7 @@ export class PgClient {
 
   /** Sends one CopyData made of the parts; false when the socket's buffer is full. */
   sendCopyData(...parts: Buffer[]): boolean {
-    let length = 4
-    for (const part of parts) length += part.length
-    const header = Buffer.allocUnsafe(5)
-    header[0] = TAG.copyData
-    header.writeUInt32BE(length, 1)
-    this.socket.cork()
-    let ok = this.socket.write(header)
-    for (const part of parts) ok = this.socket.write(part)
-    this.socket.uncork()
-    return ok
+    return writeCopyData(this.socket, parts)
   }
 
   sendCopyDone(): void {
@@ -191,16 +183,7 @@ export class PgClient {
 
   /** Resolves when the socket takes more, or is gone. */
   drained(): Promise<void> {
-    if (!this.socket.writableNeedDrain || this.socket.destroyed) return Promise.resolve()
-    return new Promise((resolve) => {
-      const done = () => {
-        this.socket.off('drain', done)
-        this.socket.off('close', done)
-        resolve()
-      }
-      this.socket.on('drain', done)
-      this.socket.on('close', done)
-    })
+    return socketDrained(this.socket)
   }
 
   pause(): void {

@@ -4,6 +4,7 @@
  */
 import type { Socket } from 'node:net'
 import { errorMessage, type ErrorCode, ZenithError } from '../errors.ts'
+import { socketDrained, writeCopyData } from './copy-data.ts'
 import { FrameReader } from './frame-reader.ts'
 import { message, TAG } from './messages.ts'
 
@@ -159,16 +160,7 @@ export class PgSession {
 
   /** Sends one CopyData made of the parts; false when the socket's buffer is full (see `drained`). */
   sendCopyData(...parts: Buffer[]): boolean {
-    let length = 4
-    for (const part of parts) length += part.length
-    const header = Buffer.allocUnsafe(5)
-    header[0] = TAG.copyData
-    header.writeUInt32BE(length, 1)
-    this.socket.cork()
-    let ok = this.socket.write(header)
-    for (const part of parts) ok = this.socket.write(part)
-    this.socket.uncork()
-    return ok
+    return writeCopyData(this.socket, parts)
   }
 
   sendCopyDone(): void {
@@ -177,16 +169,7 @@ export class PgSession {
 
   /** Resolves when the socket takes more, or is gone. */
   drained(): Promise<void> {
-    if (!this.socket.writableNeedDrain || this.socket.destroyed) return Promise.resolve()
-    return new Promise((resolve) => {
-      const done = () => {
-        this.socket.off('drain', done)
-        this.socket.off('close', done)
-        resolve()
-      }
-      this.socket.on('drain', done)
-      this.socket.on('close', done)
-    })
+    return socketDrained(this.socket)
   }
 
   pause(): void {

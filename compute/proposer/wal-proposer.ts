@@ -7,6 +7,7 @@
  * acknowledgement that completes a quorum sends the status update in its own turn.
  */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
@@ -23,6 +24,7 @@ import { WalWindow } from './wal-window.ts'
 const TICK_MS = 100
 /** How soon safekeepers, and so readers of committed WAL, hear of a commit when no WAL follows it. */
 const NEWS_DELAY_MS = 1
+const SETTLE_MS = 1_000
 const STOP_LOG_MS = 5_000
 
 export interface WalProposerOptions {
@@ -168,7 +170,8 @@ export class WalProposer {
 
   /**
    * Ends the work. Call after Postgres has shut down: waits until a quorum has everything that came
-   * from it, then closes the connections. Before the election it just gives up.
+   * from it and knows that it is committed, then closes the connections. Before the election it just
+   * gives up.
    */
   async stop(): Promise<void> {
     if (this.#stopped) return
@@ -180,9 +183,23 @@ export class WalProposer {
       await this.waitCommitted(this.#window.endLsn)
       clearInterval(reminder)
     }
+    if (this.#core.phase === 'elected' && this.#core.commitLsn > 0) await this.#settle()
     this.#shutDown()
     this.#electionWaiter?.reject(new ZenithError('unavailable', 'the proposer was stopped'))
     this.#electionWaiter = null
+  }
+
+  /**
+   * Gives the other connected safekeepers a moment to get the last WAL too, and tells all of them that
+   * it is committed: nobody else will before the next election, and readers wait for it.
+   */
+  async #settle(): Promise<void> {
+    const endLsn = this.#window.endLsn
+    const deadline = nowMs() + SETTLE_MS
+    const isBehind = () =>
+      this.#core.nodes().some((node) => node.state === 'active' && node.ackedLsn < endLsn)
+    while (isBehind() && nowMs() < deadline && !this.#stopped) await sleep(5)
+    this.#pumpAll(true)
   }
 
   /** Ends the work at once, as a crash would. */
@@ -317,6 +334,8 @@ export class WalProposer {
     const waiter = this.#electionWaiter
     if (waiter !== null && lsn >= this.#core.termStartLsn) {
       this.#electionWaiter = null
+      // Readers must reach this position before anything can start there.
+      this.#pumpAll(true)
       waiter.resolve({ term: this.#core.term, startLsn: this.#core.termStartLsn })
     }
     this.#releaseWaiters(lsn)

@@ -180,6 +180,13 @@ test('a second proposer fences the first; the log is one', async () => {
   const third = service.proposer('third')
   expect(await third.elect()).toEqual({ term: 3, startLsn })
   await third.stop()
+  // A sync by itself leaves everything committed, for readers to see.
+  for (const index of [0, 1]) {
+    await eventually(async () => {
+      const { commitLsn } = await service.timeline(index)
+      return commitLsn === formatLsn(startLsn)
+    }, 'the safekeepers to know the commit position')
+  }
 })
 
 test('a damaged control file is refused by name, and other timelines still work', async () => {

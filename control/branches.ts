@@ -150,6 +150,7 @@ export class Branches {
     } catch (error) {
       const code = error instanceof ZenithError ? error.code : 'internal'
       if (code !== 'unavailable' && code !== 'timeout') {
+        await this.#timelines.discard(tenantId, branch.timelineId)
         await this.#registry.update(recordKey.branch(tenantId, branch.name), () => null)
         await this.#registry.update(recordKey.timeline(tenantId, branch.timelineId), () => null)
       }

@@ -58,6 +58,12 @@ export const safekeeperApi = {
   ): Promise<unknown> =>
     callSafekeeper(urlOf(node), 'createTimeline', { params, body, timeoutMs: 10_000 }),
 
+  deleteTimeline: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<unknown> =>
+    callSafekeeper(urlOf(node), 'deleteTimeline', { params, timeoutMs: 10_000 }),
+
   timeline: (
     node: NodeInfo,
     params: { tenantId: string; timelineId: string },

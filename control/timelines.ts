@@ -129,6 +129,15 @@ export class Timelines {
     }))
   }
 
+  /** Removes what a refused creation may have left on safekeepers, as far as they answer. */
+  async discard(tenantId: string, timelineId: string): Promise<void> {
+    const timeline = await this.#registry.timeline(tenantId, timelineId)
+    const members = await this.#registry.members(timeline)
+    await Promise.allSettled(
+      members.map((node) => safekeeperApi.deleteTimeline(node, { tenantId, timelineId })),
+    )
+  }
+
   /** Gives active timelines to members that were down when they were made. */
   async fillPending(): Promise<void> {
     for (const timeline of await this.#registry.timelines()) {

@@ -105,18 +105,31 @@ export class PostgresStream {
       client.destroy()
       return
     }
+    try {
+      await this.#start(client)
+    } catch (error) {
+      client.destroy()
+      throw error
+    }
+  }
+
+  async #start(client: PgClient): Promise<void> {
     await this.#ensureSlot(client)
     const lsn = formatLsn(this.#options.nextLsn())
+    let endedEarly: Error | null = null
     await client.startCopyBoth(
       `START_REPLICATION SLOT ${STANDBY_NAME} PHYSICAL ${lsn}`,
       (payload) => this.#receive(client, payload),
       (error) => {
-        if (this.#client === client || this.#client === null) {
+        const reason = error ?? new ZenithError('unavailable', 'Postgres ended the stream')
+        if (this.#client === client) {
           this.#client = null
-          this.#lost(error ?? new ZenithError('unavailable', 'Postgres ended the stream'))
-        }
+          client.destroy()
+          this.#lost(reason)
+        } else endedEarly = reason
       },
     )
+    if (endedEarly !== null) throw endedEarly
     if (this.#stopped) {
       client.destroy()
       return

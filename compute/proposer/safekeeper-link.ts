@@ -29,7 +29,9 @@ export interface LinkEvents {
 export class SafekeeperLink {
   readonly member: Member
   readonly #events: LinkEvents
+  /** Set once the connection is ready for messages. */
   #client: PgClient | null = null
+  #opening: PgClient | null = null
   #closed = false
   #waitsForDrain = false
 
@@ -77,7 +79,7 @@ export class SafekeeperLink {
   /** Ends the connection after what was sent; no event follows. */
   close(): void {
     this.#closed = true
-    this.#client?.socket.destroySoon()
+    this.#opening?.socket.destroySoon()
   }
 
   async #open(target: SessionTarget): Promise<void> {
@@ -93,6 +95,7 @@ export class SafekeeperLink {
       client.destroy()
       return
     }
+    this.#opening = client
     await client.startCopyBoth(
       START_WAL_PUSH,
       (payload) => {
@@ -122,7 +125,7 @@ export class SafekeeperLink {
   #end(error: Error | undefined): void {
     if (this.#closed) return
     this.#closed = true
-    this.#client?.destroy()
+    this.#opening?.destroy()
     this.#events.onEnd(error)
   }
 }

@@ -5,7 +5,7 @@
  * rest of a start, and commits pass through this process' one thread meanwhile.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import { computeRoutes } from '#libs/api/compute.ts'
+import { computePaths } from '#libs/api/compute.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { problemOf } from '#libs/http/problem.ts'
 import type { Logger } from '#libs/log.ts'
@@ -67,9 +67,9 @@ export class SupervisorHttp {
 
   async #answer(route: string): Promise<Answer> {
     switch (route) {
-      case `GET ${computeRoutes.status.path}`:
+      case `GET ${computePaths.status.path}`:
         return json(200, this.#supervisor.status())
-      case `POST ${computeRoutes.stop.path}`:
+      case `POST ${computePaths.stop.path}`:
         this.#supervisor.stop()
         return json(200, this.#supervisor.status())
       case 'GET /healthz': {

@@ -1,5 +1,5 @@
 /** What the control plane asks of the services, each with a time limit. */
-import { type ComputeStatus, computeRoutes } from '#libs/api/compute.ts'
+import { type ComputeStatus, computePaths } from '#libs/api/compute.ts'
 import type { NodeInfo } from '#libs/api/control.ts'
 import {
   callPageserver,
@@ -73,14 +73,14 @@ export const safekeeperApi = {
 
 export const computeApi = {
   status: (host: string, httpPort: number): Promise<ComputeStatus> =>
-    requestJson('GET', urlOf({ host, httpPort }) + computeRoutes.status.path, undefined, {
+    requestJson('GET', urlOf({ host, httpPort }) + computePaths.status.path, undefined, {
       timeoutMs: STATUS_TIMEOUT_MS,
     }),
 
   stop: (host: string, httpPort: number): Promise<ComputeStatus> =>
     requestJson(
       'POST',
-      urlOf({ host, httpPort }) + computeRoutes.stop.path,
+      urlOf({ host, httpPort }) + computePaths.stop.path,
       {},
       {
         timeoutMs: 5_000,

@@ -1,37 +1,33 @@
 /**
  * HTTP API of one compute supervisor (loopback): its state for the control plane and for people.
- * `GET /status`, `POST /stop`, besides `/healthz` and `/metrics`.
+ * `GET /status` and `POST /stop` answer with a `ComputeStatus`; besides there are `/healthz` and
+ * `/metrics`. Plain types without schemas: loading a schema library would be a third of a start.
  */
-import { type Static, Type } from 'typebox'
-import { EndpointStatus, LsnText } from './control.ts'
+import type { EndpointStatus } from './control.ts'
 
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
-  Type.Union([schema, Type.Null()])
-
-export const ComputeStatus = Type.Object({
-  tenantId: Type.String(),
-  timelineId: Type.String(),
-  endpoint: Type.String(),
-  attempt: Type.Integer(),
-  state: EndpointStatus,
-  /** Finer than `state`: electing, base-backup, starting-postgres, ... */
-  phase: Type.String(),
+export interface ComputeStatus {
+  tenantId: string
+  timelineId: string
+  endpoint: string
+  attempt: number
+  state: EndpointStatus
+  /** Finer than `state`: electing, fetching, starting, ... (compute/lifecycle.ts). */
+  phase: string
   /** End of the WAL that a quorum of safekeepers has durably; null before the election. */
-  commitLsn: Nullable(LsnText),
+  commitLsn: string | null
   /** S: where this compute's own WAL begins. */
-  startLsn: Nullable(LsnText),
-  term: Nullable(Type.Integer()),
-  postgresPid: Nullable(Type.Integer()),
-  host: Type.String(),
-  port: Type.Integer(),
-  error: Nullable(Type.String()),
+  startLsn: string | null
+  term: number | null
+  postgresPid: number | null
+  host: string
+  port: number
+  error: string | null
   /** Milliseconds each finished phase of the start took. */
-  phasesMs: Type.Record(Type.String(), Type.Number()),
-})
-export type ComputeStatus = Static<typeof ComputeStatus>
+  phasesMs: Record<string, number>
+}
 
-export const computeRoutes = {
-  status: { method: 'GET', path: '/status', response: ComputeStatus },
+export const computePaths = {
+  status: { method: 'GET', path: '/status' },
   /** Starts a clean stop and answers at once; the process exits when it is done. */
-  stop: { method: 'POST', path: '/stop', response: ComputeStatus },
+  stop: { method: 'POST', path: '/stop' },
 } as const

@@ -35,6 +35,7 @@ describe('import borders', () => {
     expect(messages('cli/a.ts', "import { x } from './b.test.ts'\n")).toHaveLength(1)
     expect(messages('cli/a.ts', "import { x } from '../test_runner/b.ts'\n")).toHaveLength(1)
     expect(messages('cli/a.test.ts', "import { x } from '../test_runner/b.ts'\n")).toEqual([])
+    expect(messages('cli/a.bench.ts', "import { x } from '../test_runner/b.ts'\n")).toEqual([])
     expect(messages('test_runner/a.ts', "import { x } from '../cli/b.ts'\n")).toEqual([])
     expect(messages('cli/a.ts', "import { x } from '../../elsewhere.ts'\n")).toHaveLength(1)
   })

@@ -37,7 +37,7 @@ export function importProblems(file: SourceFile): Problem[] {
   const from = topFolder(file.path)
   const problems: Problem[] = []
   for (const { target, relative, offset } of importsOf(file)) {
-    const why = objection(from, target, { relative, isTest: file.path.endsWith('.test.ts') })
+    const why = objection(from, target, { relative, isTest: /\.(test|bench)\.ts$/.test(file.path) })
     if (why !== null)
       problems.push({ path: file.path, line: lineOf(file.text, offset), message: why })
   }

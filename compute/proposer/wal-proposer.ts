@@ -8,7 +8,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ZenithError } from '#libs/errors.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
@@ -137,7 +137,7 @@ export class WalProposer {
         commitLsn: this.#core.commitLsn,
         appliedLsn: this.#feedback?.remoteConsistentLsn ?? 0,
       }),
-      onWal: (wal) => this.#onWal(wal),
+      onWal: (wal) => this.#guard(() => this.#onWal(wal)),
       log: this.#log,
     })
   }
@@ -219,9 +219,21 @@ export class WalProposer {
   }
 
   #step(event: ProposerEvent): void {
+    this.#guard(() => {
+      for (const effect of this.#core.step(event)) this.#perform(effect)
+      this.#pumpAll()
+    })
+  }
+
+  /** A broken invariant here must stop the compute, not look like a connection that failed. */
+  #guard(run: () => void): void {
     if (this.#stopped) return
-    for (const effect of this.#core.step(event)) this.#perform(effect)
-    this.#pumpAll()
+    try {
+      run()
+    } catch (error) {
+      this.#log.fatal({ err: error }, 'the proposer failed')
+      this.#onFenced(`the proposer failed: ${errorMessage(error)}`)
+    }
   }
 
   #perform(effect: ProposerEffect): void {
@@ -261,7 +273,7 @@ export class WalProposer {
         this.#fromLink(link, { kind: 'connected', node: id, nowMs: nowMs() })
       },
       onMessage: (message) => this.#onMessage(link, message),
-      onWritable: () => this.#pumpAll(),
+      onWritable: () => this.#guard(() => this.#pumpAll()),
       onEnd: (error) => {
         this.#logLost(id, error?.message ?? 'closed')
         if (this.#links.get(id) !== link) return
@@ -323,7 +335,7 @@ export class WalProposer {
     // Under load the news rides on the next append, so give that a moment to come.
     this.#newsTimer ??= setTimeout(() => {
       this.#newsTimer = undefined
-      this.#pumpAll(true)
+      this.#guard(() => this.#pumpAll(true))
     }, NEWS_DELAY_MS)
     this.#window.trim(lsn, this.#core.lowestSentLsn)
     this.#shareWindow()
@@ -348,7 +360,7 @@ export class WalProposer {
   }
 
   #onFenced(reason: string): void {
-    this.#log.error({ reason }, 'another proposer has taken this timeline')
+    this.#log.error({ reason }, 'fenced: this compute must not go on')
     this.#fencedReason = reason
     this.#shutDown()
     this.#electionWaiter?.reject(new ZenithError('fenced', reason))

@@ -116,7 +116,7 @@ export class PostgresStream {
   async #start(client: PgClient): Promise<void> {
     await this.#ensureSlot(client)
     const lsn = formatLsn(this.#options.nextLsn())
-    let endedEarly: Error | null = null
+    const early: { end: Error | null } = { end: null }
     await client.startCopyBoth(
       `START_REPLICATION SLOT ${STANDBY_NAME} PHYSICAL ${lsn}`,
       (payload) => this.#receive(client, payload),
@@ -126,10 +126,10 @@ export class PostgresStream {
           this.#client = null
           client.destroy()
           this.#lost(reason)
-        } else endedEarly = reason
+        } else early.end = reason
       },
     )
-    if (endedEarly !== null) throw endedEarly
+    if (early.end !== null) throw early.end
     if (this.#stopped) {
       client.destroy()
       return

@@ -49,7 +49,11 @@ export interface ZenithServer extends Server {
 /** A new installation with its compute on `main`. */
 export async function startZenith(safekeepers: number): Promise<ZenithServer> {
   const installation = await Installation.create({ safekeepers })
-  const start = (): Promise<Compute> => installation.startCompute('main', { settings: SETTINGS })
+  const start = (): Promise<Compute> =>
+    installation.startCompute('main', {
+      // What a compute has by default; the fixture turns it off for tests.
+      settings: { ...SETTINGS, 'zenith.file_cache_size': '512MB' },
+    })
   let compute = await start()
   return {
     subject: 'zenith',

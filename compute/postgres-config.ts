@@ -25,7 +25,7 @@ export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
   return [
     '# Written at each start of the compute; changes are lost.',
     'shared_buffers = 128MB',
-    'zenith.file_cache_size = 512MB',
+    'zenith.file_cache_size = 1GB',
     'max_wal_size = 1GB',
     'min_wal_size = 80MB',
     'logging_collector = off',

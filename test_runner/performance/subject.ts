@@ -5,7 +5,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import type { Compute } from '../fixtures/compute.ts'
-import { Installation } from '../fixtures/installation.ts'
+import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 import type { PgAddress } from './pgbench.ts'
 import type { Subject } from './report.ts'
@@ -51,8 +51,7 @@ export async function startZenith(safekeepers: number): Promise<ZenithServer> {
   const installation = await Installation.create({ safekeepers })
   const start = (): Promise<Compute> =>
     installation.startCompute('main', {
-      // What a compute has by default; the fixture turns it off for tests.
-      settings: { ...SETTINGS, 'zenith.file_cache_size': '512MB' },
+      settings: { ...SETTINGS, ...FILE_CACHE },
     })
   let compute = await start()
   return {

@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
-import { Installation } from '../fixtures/installation.ts'
+import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
 const ROUNDS = 10
@@ -21,7 +21,7 @@ let ledger: Ledger
 
 beforeAll(async () => {
   zenith = await Installation.create()
-  compute = await zenith.startCompute('main')
+  compute = await zenith.startCompute('main', { settings: FILE_CACHE })
   ledger = new Ledger(() => compute.connect(), CLIENTS)
   await ledger.createTables()
 })
@@ -34,7 +34,7 @@ afterAll(async () => {
 const victims: Record<string, () => Promise<void>> = {
   compute: async () => {
     await compute.kill()
-    compute = await zenith.startCompute('main')
+    compute = await zenith.startCompute('main', { settings: FILE_CACHE })
   },
   safekeeper: async () => {
     const [safekeeper] = zenith.safekeepers
@@ -48,7 +48,7 @@ const victims: Record<string, () => Promise<void>> = {
   'all at once': async () => {
     await zenith.killAll()
     await zenith.start()
-    compute = await zenith.startCompute('main')
+    compute = await zenith.startCompute('main', { settings: FILE_CACHE })
   },
 }
 

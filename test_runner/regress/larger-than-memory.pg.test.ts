@@ -2,7 +2,7 @@
 import type pg from 'pg'
 import { expect, test } from 'vitest'
 import { BIG_DATA_QUERIES, BIG_DATA_SETTINGS, BIG_DATA_STATEMENTS } from '../fixtures/big-data.ts'
-import { Installation } from '../fixtures/installation.ts'
+import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 
 async function runAll(client: pg.Client): Promise<void> {
@@ -33,14 +33,14 @@ test('data larger than shared_buffers: the same answers as stock Postgres', asyn
   const settings = Object.fromEntries(
     Object.entries(BIG_DATA_SETTINGS).map(([name, value]) => [name, value.replaceAll("'", '')]),
   )
-  const compute = await zenith.startCompute('main', { settings })
+  const compute = await zenith.startCompute('main', { settings: { ...settings, ...FILE_CACHE } })
   const client = await compute.connect()
   await runAll(client)
   expect((await client.query('SHOW shared_buffers')).rows).toEqual([{ shared_buffers: '16MB' }])
   expect(await answers(client)).toEqual(expected)
   await client.end()
 
-  // Again from a compute that has nothing cached, on a branch.
+  // Again from a compute that has nothing cached and keeps nothing but its buffers, on a branch.
   await zenith.createBranch('copy')
   const copy = await zenith.startCompute('copy', { settings })
   const copyClient = await copy.connect()

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
-import { Installation } from '../fixtures/installation.ts'
+import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 
 const LOAD_SECONDS = 20
 
@@ -28,7 +28,7 @@ async function checkConsistent(compute: Compute): Promise<void> {
 
 test('pgbench on main and on a branch made under load', async () => {
   await using zenith = await Installation.create()
-  const main = await zenith.startCompute('main')
+  const main = await zenith.startCompute('main', { settings: FILE_CACHE })
   await main.pgbench(['-i', '-q', '-s', '10'])
   expect(Number(await main.value('SELECT count(*) FROM pgbench_accounts'))).toBe(1_000_000)
 

@@ -62,14 +62,16 @@ function ingestCheckpoint(context: IngestContext, main: Buffer, shutdown: boolea
     checkpoint.nextXid = Math.max(checkpoint.nextXid, logged.nextXid)
     checkpoint.nextMulti = laterId(checkpoint.nextMulti, logged.nextMulti)
     checkpoint.nextMultiOffset = laterId(checkpoint.nextMultiOffset, logged.nextMultiOffset)
-    if (xidPrecedes(checkpoint.oldestXid, logged.oldestXid)) {
+    if (!xidPrecedes(logged.oldestXid, checkpoint.oldestXid)) {
       checkpoint.oldestXid = logged.oldestXid
       checkpoint.oldestXidDb = logged.oldestXidDb
     }
     if (checkpoint.oldestCommitTsXid === 0) checkpoint.oldestCommitTsXid = logged.oldestCommitTsXid
     if (checkpoint.newestCommitTsXid === 0) checkpoint.newestCommitTsXid = logged.newestCommitTsXid
   }
-  if (idPrecedes(checkpoint.oldestMulti, logged.oldestMulti)) {
+  // Where several databases share the oldest id, Postgres may have changed its mind about which of
+  // them to name without a record of its own, so an equal id is taken over too.
+  if (!idPrecedes(logged.oldestMulti, checkpoint.oldestMulti)) {
     checkpoint.oldestMulti = logged.oldestMulti
     checkpoint.oldestMultiDb = logged.oldestMultiDb
   }

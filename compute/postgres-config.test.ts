@@ -47,10 +47,13 @@ describe('settings', () => {
       synchronous_standby_names: '',
       shared_preload_libraries: 'pg_stat_statements, zenith',
       wal_level: 'minimal',
+      track_commit_timestamp: 'on',
     }
     const own = { ...options, spec: { ...spec, settings } }
     expect(effective(postgresConf(own), 'shared_buffers')).toBe("'16MB'")
     expect(effective(postgresConf(own), 'wal_level')).toBe('replica')
+    expect(effective(postgresConf(own), 'track_commit_timestamp')).toBe("'on'")
+    expect(effective(postgresConf(options), 'track_commit_timestamp')).toBe('off')
     expect(protectedSettings(own)).toMatchObject({
       fsync: 'off',
       synchronous_standby_names: 'walproposer',

@@ -10,7 +10,11 @@ import { assert, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, segmentFileName, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { Checkpoint } from '#libs/pg/checkpoint.ts'
-import { computeSettingsConf } from '#libs/pg/compute-settings.ts'
+import {
+  type ComputeSettings,
+  computeSettingsConf,
+  type WalLevel,
+} from '#libs/pg/compute-settings.ts'
 import {
   type ControlFile,
   DB_STATE,
@@ -104,7 +108,7 @@ export async function* backupEntries(
   yield file('pg_hba.conf', PG_HBA_CONF)
   yield file('pg_ident.conf', '')
   yield file('postgresql.auto.conf', '')
-  if (options.kind === 'full') yield file('postgresql.conf', computeSettingsConf())
+  if (options.kind === 'full') yield file('postgresql.conf', computeSettingsConf(settingsOf(state)))
   yield* await databaseEntries(timeline, lsn)
   yield* await slruEntries(timeline, lsn, state.checkpoint, options.log)
   yield* await twoPhaseEntries(timeline, lsn)
@@ -119,6 +123,20 @@ export async function* backupEntries(
 
 function file(name: string, text: string): BackupEntry {
   return { name, type: 'file', content: Buffer.from(text) }
+}
+
+/** What a stock server must be set to, lest it drops commit times or refuses prepared transactions. */
+function settingsOf(state: CheckpointState): ComputeSettings {
+  return {
+    walLevel: state.checkpoint.walLevel as WalLevel,
+    walLogHints: state.walLogHints,
+    maxConnections: state.maxConnections,
+    maxWorkerProcesses: state.maxWorkerProcesses,
+    maxWalSenders: state.maxWalSenders,
+    maxPreparedTransactions: state.maxPreparedXacts,
+    maxLocksPerTransaction: state.maxLocksPerXact,
+    trackCommitTimestamp: state.commitTsActive,
+  }
 }
 
 /**

@@ -7,13 +7,14 @@
  *   scripts/with-node.sh scripts/setup.ts
  *
  * Environment: ZENITH_CACHE (where builds are kept), ZENITH_POSTGRES_SOURCE (a tarball or tree to
- * build instead of Debian's), ZENITH_POSTGRES_SHA256 (vouches for such a tarball).
+ * build instead of Debian's), ZENITH_POSTGRES_SHA256 (vouches for such a tarball),
+ * ZENITH_POSTGRES_ASSERTIONS (1: a server with Postgres' own assertions, for this run only).
  */
 import { spawnSync } from 'node:child_process'
 import { renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { errorMessage, ZenithError } from '#libs/errors.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { type FileLock, lockFile } from '#libs/file-lock.ts'
 import { POSTGRES_RECORD_FILE, recordedPrefix } from '#libs/postgres-install.ts'
 import { runAs, systemUserName } from '#libs/system-user.ts'
@@ -26,9 +27,11 @@ import {
   fetchAndUnpack,
   installName,
   patchFiles,
+  withAssertions,
 } from './setup/postgres-build.ts'
 import { candidateSources, type PostgresSource } from './setup/postgres-source.ts'
 import { Progress } from './setup/progress.ts'
+import { buildTestKit, KIT_LIST, testKitName } from './setup/test-kit.ts'
 
 const LOCK_TIMEOUT_MS = 3_600_000
 const PGXN = fileURLToPath(new URL('../pgxn', import.meta.url))
@@ -41,10 +44,71 @@ export async function setUp(): Promise<string> {
   const sources = await candidateSources(cache)
   const patches = patchFiles(PATCHES)
   const finished = findFinished(cache, sources, patches)
-  const prefix = finished ?? (await buildLocked(cache, sources, patches))
+  const prefix =
+    finished ??
+    (await locked(cache, async (lock, progress) => {
+      // The one we waited for has usually built what we need.
+      const found = findFinished(cache, sources, patches)
+      return found ?? (await build(cache, sources, patches, lock, progress))
+    }))
   checkReachable(prefix)
-  record(prefix)
+  // The build with assertions is for one run: what works in this tree keeps the usual one.
+  if (withAssertions()) process.env['ZENITH_POSTGRES_PREFIX'] = prefix
+  else record(prefix)
   return prefix
+}
+
+/**
+ * Returns the folder of PostgreSQL's own tests for the server that `setUp` builds, making it when
+ * it is not there yet. Only tests need it.
+ */
+export async function setUpTestKit(): Promise<string> {
+  await setUp()
+  const cache = new Cache()
+  const sources = await candidateSources(cache)
+  const patches = patchFiles(PATCHES)
+  return (
+    findKit(cache, sources, patches) ??
+    (await locked(cache, async (lock, progress) => {
+      const finished = findKit(cache, sources, patches)
+      if (finished !== null) return finished
+      const base = findBase(cache, sources, patches)
+      assert(base !== null, 'Postgres is not built after set-up')
+      const name = testKitName(base.name)
+      return await progress.step("Making PostgreSQL's own tests ready", (onProgress) =>
+        buildTestKit({
+          sources,
+          patches,
+          prefix: base.prefix,
+          name,
+          step: { cache, lockFd: lock.fd, onProgress },
+        }),
+      )
+    }))
+  )
+}
+
+function findKit(
+  cache: Cache,
+  sources: readonly PostgresSource[],
+  patches: readonly string[],
+): string | null {
+  const base = findBase(cache, sources, patches)
+  return base === null ? null : cache.find(testKitName(base.name), KIT_LIST)
+}
+
+/** The server without our modules, if it has been built before. */
+function findBase(
+  cache: Cache,
+  sources: readonly PostgresSource[],
+  patches: readonly string[],
+): { name: string; prefix: string } | null {
+  for (const source of sources) {
+    const name = installName(source, patches)
+    const prefix = cache.findInstalled(name)
+    if (prefix !== null) return { name, prefix }
+  }
+  return null
 }
 
 /** The installation that belongs to the work tree as it is, if it has been built before. */
@@ -61,11 +125,11 @@ function findFinished(
   return null
 }
 
-async function buildLocked(
+/** Runs `work` while no other set-up is at work in the cache. */
+async function locked<T>(
   cache: Cache,
-  sources: readonly PostgresSource[],
-  patches: readonly string[],
-): Promise<string> {
+  work: (lock: FileLock, progress: Progress) => Promise<T>,
+): Promise<T> {
   prepareCache(cache)
   const progress = new Progress()
   const lock = await lockFile(cache.lockPath, {
@@ -74,9 +138,7 @@ async function buildLocked(
     onWait: (holder) => progress.note(`${holder} is at work: waiting for it.`),
   })
   try {
-    // The one we waited for has usually built what we need.
-    const finished = findFinished(cache, sources, patches)
-    return finished ?? (await build(cache, sources, patches, lock, progress))
+    return await work(lock, progress)
   } finally {
     lock.release()
   }
@@ -100,23 +162,19 @@ async function build(
   if (process.getuid?.() === 0) runAs()
 
   const step = (onProgress: (text: string) => void): BuildStep => ({ cache, lockFd, onProgress })
-  const built = sources.map((source) => installName(source, patches))
-  const known = built.find((name) => cache.findInstalled(name) !== null)
-  let base = known === undefined ? null : cache.findInstalled(known)
-  let name = known
-  if (base === null || name === undefined) {
+  let base = findBase(cache, sources, patches)
+  if (base === null) {
     const source = await progress.step('Fetching the source of Postgres', (show) =>
       fetchAndUnpack(sources, patches, step(show)),
     )
-    const postgresName = installName(source, patches)
+    const name = installName(source, patches)
     const title = `Building Postgres ${source.version} (once, some minutes)`
-    base = await progress.step(title, (show) => buildPostgres(postgresName, step(show)))
-    name = postgresName
+    const prefix = await progress.step(title, (show) => buildPostgres(name, step(show)))
+    base = { name, prefix }
   }
-  const postgres = base
-  const pgxnName = pgxnInstallName(name, PGXN)
+  const { name, prefix } = base
   return await progress.step('Building the Postgres extension', (show) =>
-    buildPgxn(postgres, PGXN, pgxnName, step(show)),
+    buildPgxn(prefix, PGXN, pgxnInstallName(name, PGXN), step(show)),
   )
 }
 

@@ -4,6 +4,7 @@
  *   sources/                          checked tarballs
  *   postgres-17.11-<key>/             Postgres with our patches
  *   postgres-17.11-<key>-<pgxn key>/  the same plus the modules of pgxn/ (hard links where equal)
+ *   postgres-17.11-<key>-tests-1/     PostgreSQL's own tests for it
  *   build-<key>/, pgxn-build-<key>/   present only while a build is unfinished
  *   logs/                             one log per step
  */
@@ -49,10 +50,15 @@ export class Cache {
 
   /** The finished installation of that name, here or in the system's cache; null when not built. */
   findInstalled(name: string): string | null {
+    return this.find(name, join('bin', 'postgres'))
+  }
+
+  /** A folder of that name which holds `file`, here or in the system's cache; else null. */
+  find(name: string, file: string): string | null {
     const places = process.env['ZENITH_CACHE'] ? [this.root] : [this.root, SYSTEM_CACHE]
     for (const place of places) {
-      const prefix = join(place, name)
-      if (existsSync(join(prefix, 'bin', 'postgres'))) return prefix
+      const folder = join(place, name)
+      if (existsSync(join(folder, file))) return folder
     }
     return null
   }

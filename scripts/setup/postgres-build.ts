@@ -30,6 +30,15 @@ const CONFIGURE_OPTIONS = [
   'CFLAGS=-O2 -g1',
 ]
 
+/** Whether this run is with a server that checks Postgres' own assertions, several times slower. */
+export function withAssertions(): boolean {
+  return process.env['ZENITH_POSTGRES_ASSERTIONS'] === '1'
+}
+
+function configureOptions(): string[] {
+  return withAssertions() ? [...CONFIGURE_OPTIONS, '--enable-cassert'] : CONFIGURE_OPTIONS
+}
+
 /** Compiler calls of one build, to show how far it is; being a little off does no harm. */
 const COMPILER_CALLS = 1540
 
@@ -52,7 +61,7 @@ export function installName(source: PostgresSource, patches: readonly string[]):
   const key = shortHash({
     source: source.contentHash,
     patches: patches.map((patch) => hashFiles(dirname(patch), [basename(patch)])),
-    configure: CONFIGURE_OPTIONS,
+    configure: configureOptions(),
     system: systemName(),
   })
   return `postgres-${source.version}-${key}`
@@ -82,7 +91,7 @@ export async function buildPostgres(name: string, step: BuildStep): Promise<stri
   const continued = existsSync(configured)
   if (!continued) {
     step.onProgress('configure')
-    const command = ['./configure', `--prefix=${prefix}`, ...CONFIGURE_OPTIONS]
+    const command = ['./configure', `--prefix=${prefix}`, ...configureOptions()]
     const logFile = cache.log('postgres-configure')
     await runLogged({ what: 'Configuring Postgres', command, cwd: tree, logFile, lockFd })
     writeFileSync(configured, '')

@@ -1,0 +1,59 @@
+/**
+ * Where the output of PostgreSQL's own tests differs on Zenith, each with the reason why a stock
+ * Postgres on another storage would differ too. A listed test must differ exactly as it did when it
+ * was listed; one that differs in another way, or not at all any more, fails.
+ */
+import { createHash } from 'node:crypto'
+import type { TestResult } from './regress-output.ts'
+
+export interface Difference {
+  /** As the suites name it: `core/tablespace`, `hstore/hstore_utf8`. */
+  readonly test: string
+  readonly reason: string
+  /** Of the diff as `normalizeDiff` leaves it; a failed run prints it. */
+  readonly sha256: string
+}
+
+export const DIFFERENCES: readonly Difference[] = []
+
+export interface Verdict {
+  readonly passed: readonly TestResult[]
+  readonly failed: readonly { readonly result: TestResult; readonly why: string }[]
+  /** Those of the passed ones that differ as documented. */
+  readonly documented: readonly Difference[]
+}
+
+/** Judges results by the list. `diffs` holds normalized diffs by test. Pure. */
+export function judge(
+  results: readonly TestResult[],
+  diffs: ReadonlyMap<string, string>,
+  listed: readonly Difference[] = DIFFERENCES,
+): Verdict {
+  const passed: TestResult[] = []
+  const failed: { result: TestResult; why: string }[] = []
+  const documented: Difference[] = []
+  for (const result of results) {
+    const entry = listed.find(({ test }) => test === result.name)
+    if (result.passed && entry === undefined) {
+      passed.push(result)
+    } else if (result.passed) {
+      failed.push({ result, why: 'is listed as a difference and does not differ any more' })
+    } else {
+      const sha256 = diffHash(diffs.get(result.name))
+      if (entry !== undefined && entry.sha256 === sha256) {
+        passed.push(result)
+        documented.push(entry)
+      } else {
+        const how = entry === undefined ? 'differs' : 'differs otherwise than listed'
+        failed.push({ result, why: `${how} (sha256 of the difference: ${sha256})` })
+      }
+    }
+  }
+  return { passed, failed, documented }
+}
+
+/** `none` for a test that failed without a diff, as when psql crashed: such a one is never listed. */
+export function diffHash(normalized: string | undefined): string {
+  if (normalized === undefined) return 'none'
+  return createHash('sha256').update(normalized).digest('hex')
+}

@@ -27,6 +27,7 @@ import { INIT_FORK, MAIN_FORK } from '#libs/wal/format.ts'
 import { type CheckpointState, checkpointAt } from '../ingest/checkpoint-state.ts'
 import { KeyClass, PAGE_SIZE } from '../keyspace/key-class.ts'
 import type { BlobEntry, Timeline } from '../timeline/timeline.ts'
+import { auxFileEntries } from './aux-file-entries.ts'
 import {
   databaseFolder,
   DEFAULT_TABLESPACE,
@@ -113,6 +114,8 @@ export async function* backupEntries(
   yield* await slruEntries(timeline, lsn, state.checkpoint, options.log)
   yield* await twoPhaseEntries(timeline, lsn)
   yield* await originEntries(timeline, lsn)
+  // Stock Postgres leaves slots and the like out of its base backups, too.
+  if (options.kind === 'compute') yield* await auxFileEntries(timeline, lsn)
   yield* await initForkEntries(timeline, lsn, relations)
   if (options.kind === 'full') yield* relationEntries(timeline, lsn, relations)
   yield* options.sparse ? partEntries(made.parts) : segmentEntries(made.parts)

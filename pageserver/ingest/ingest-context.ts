@@ -90,8 +90,8 @@ export class IngestContext {
     this.stateChanged = false
   }
 
-  putBlob(slot: number, lsn: Lsn, value: Buffer): void {
-    this.target.put(slot, 0, lsn, ValueKind.Image, value, 0, value.length)
+  putBlob(slot: number, lsn: Lsn, value: Buffer, block = 0): void {
+    this.target.put(slot, block, lsn, ValueKind.Image, value, 0, value.length)
   }
 
   putTombstone(slot: number, lsn: Lsn): void {

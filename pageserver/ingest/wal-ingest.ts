@@ -9,9 +9,17 @@
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { FIRST_NORMAL_XID } from '#libs/pg/slru.ts'
-import { MIN_CUSTOM_RMGR, RMGR, rmgrName } from '#libs/wal/format.ts'
+import type { DecodedRecord } from '#libs/wal/decoded-record.ts'
+import {
+  HEAP2_INFO,
+  MIN_CUSTOM_RMGR,
+  RMGR,
+  rmgrName,
+  XLR_RMGR_INFO_MASK,
+} from '#libs/wal/format.ts'
 import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
+import { ingestLogicalMessage, ingestRewriteMapping } from './aux-file-records.ts'
 import { BlockReferences, isPageImage } from './block-references.ts'
 import { decodeCheckpointState, nextXidPast } from './checkpoint-state.ts'
 import { ingestDatabaseRecord } from './database-records.ts'
@@ -42,7 +50,7 @@ const SPECIAL: Record<number, (context: IngestContext) => void> = {
   [RMGR.STANDBY]: ingestStandbyRecord,
   [RMGR.COMMIT_TS]: ingestCommitTsRecord,
   [RMGR.REPLICATION_ORIGIN]: ingestOriginRecord,
-  [RMGR.LOGICAL_MESSAGE]: nothing,
+  [RMGR.LOGICAL_MESSAGE]: ingestLogicalMessage,
 }
 
 export class WalIngest {
@@ -198,7 +206,7 @@ export class WalIngest {
         'Drop the extension that writes it; its pages cannot be rebuilt here.',
       )
     }
-    const handler = SPECIAL[rmid]
+    const handler = isRewriteMapping(context.record) ? ingestRewriteMapping : SPECIAL[rmid]
     if (handler === undefined || isPageImage(context)) this.#blocks.ingest()
     else {
       if (context.record.blockCount > 0) throw context.corrupt('names blocks, which it never does')
@@ -259,6 +267,12 @@ export class WalIngest {
       this.#target.publish(this.#doneLsn, this.#doneStartLsn)
     }
   }
+}
+
+/** The one record of a page manager that is about a file instead. */
+function isRewriteMapping(record: DecodedRecord): boolean {
+  if (record.rmid !== RMGR.HEAP2 || record.blockCount > 0) return false
+  return (record.info & XLR_RMGR_INFO_MASK) === HEAP2_INFO.REWRITE
 }
 
 function readDatabases(blob: Buffer | null): Set<string> {

@@ -14,7 +14,7 @@
  *   | TwoPhase  | 0     | xid high | xid low | 0    | 0   | two-phase state file; tombstone = gone |
  *   | ControlFile | 0   | 0        | 0       | 0    | 0   | initdb's pg_control                    |
  *   | Checkpoint | 0    | 0        | 0       | 0    | 0   | CheckPoint struct, 88 bytes, and extras|
- *   | AuxFile   | hash of the path, one file each              | list of (path, content)           |
+ *   | AuxFile   | hash of the path, 13 bytes     | offset in the file  | path, contents (aux-file.ts) |
  *   | ReplOrigin | 0    | 0        | origin  | 0    | 0   | LSN                                    |
  *
  * RelSize is also the directory of relations: sparse, found by a scan of the class.
@@ -66,7 +66,10 @@ export function isPageClass(cls: number): boolean {
   return cls === KeyClass.RelBlock || cls === KeyClass.SlruBlock
 }
 
-/** Auxiliary files and replication origins belong to one branch and do not show in its children. */
+/**
+ * Auxiliary files, replication slots above all, belong to one branch and do not show in its children.
+ * Replication origins do: they say how far the data has been replicated, and the data is inherited.
+ */
 export function isInheritedClass(cls: number): boolean {
-  return cls < KeyClass.AuxFile
+  return cls !== KeyClass.AuxFile
 }

@@ -93,6 +93,7 @@ extern uint32 zenith_wait_connect;
 extern uint32 zenith_wait_reply;
 extern uint32 zenith_wait_reconnect;
 extern uint32 zenith_wait_backpressure;
+extern uint32 zenith_wait_quorum;
 
 /* pageserver.c: the connection and the page stream protocol */
 typedef struct ZenithRequest
@@ -218,6 +219,13 @@ extern void zenith_smgr_register(void);
 extern PGDLLEXPORT void zenith_read_page_at_lsn(RelFileLocator locator, ForkNumber forknum,
 												BlockNumber block, XLogRecPtr request_lsn,
 												XLogRecPtr not_modified_since, char *page);
+
+/* aux_files.c: files that must outlive the compute */
+extern bool zenith_aux_file_permitted(void);
+extern XLogRecPtr zenith_aux_file_put(const char *path, const char *data, Size size);
+extern XLogRecPtr zenith_aux_file_delete(const char *path);
+extern void zenith_aux_file_wait(XLogRecPtr lsn);
+extern XLogRecPtr zenith_quorum_lsn(void);
 
 /* backpressure.c */
 extern void zenith_backpressure_register(void);

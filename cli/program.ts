@@ -5,7 +5,8 @@
 import { Command, InvalidArgumentError } from 'commander'
 import type { CommonOptions } from './commands/command-context.ts'
 import type { InitOptions } from './commands/init.ts'
-import type { PlaceOptions } from './commands/postgres.ts'
+import type { CreateOptions, PlaceOptions } from './commands/postgres.ts'
+import type { SetOptions } from './commands/settings.ts'
 
 const EXIT_CODES = `
 Exit codes:
@@ -111,7 +112,7 @@ function addTenantCommands(program: Command): void {
 function addPostgresCommands(program: Command): void {
   const pg = program
     .command('pg')
-    .description('Postgres servers, one per branch: start, stop, list, create, destroy')
+    .description('Postgres servers, one per branch: start, stop, list, create, destroy, set')
     .addHelpText('after', example('zenith pg start main', 'zenith pg list'))
   withPlace(withTenant(pg.command('start')))
     .description('Start a Postgres; one that is new is made on the branch of the same name')
@@ -139,11 +140,19 @@ function addPostgresCommands(program: Command): void {
   withPlace(withTenant(pg.command('create')))
     .description('Make a Postgres on a branch without starting it')
     .argument('<name>', 'the Postgres')
-    .addHelpText('after', example('zenith pg create check --branch dev --port 55440'))
+    .option('--set <name=value>', 'a setting of this Postgres; may be repeated', addSetting)
+    .addHelpText(
+      'after',
+      example(
+        'zenith pg create check --branch dev --port 55440',
+        'zenith pg create check --branch dev --set shared_buffers=1GB --set work_mem=64MB',
+      ),
+    )
     .action(async (name: string, _: unknown, command: Command) => {
       const { pgCreate } = await import('./commands/postgres.ts')
-      await pgCreate(name, optionsOf<PlaceOptions>(command))
+      await pgCreate(name, optionsOf<CreateOptions>(command))
     })
+  addSettingCommands(pg)
   withTenant(pg.command('destroy'))
     .description('Remove a stopped Postgres; its branch and all data stay')
     .argument('<name>', 'the Postgres')
@@ -151,6 +160,34 @@ function addPostgresCommands(program: Command): void {
     .action(async (name: string, _: unknown, command: Command) => {
       const { pgDestroy } = await import('./commands/postgres.ts')
       await pgDestroy(name, optionsOf(command))
+    })
+}
+
+function addSettingCommands(pg: Command): void {
+  withTenant(pg.command('set'))
+    .description('Change settings of a Postgres; one that runs takes them at once if it can')
+    .argument('<name>', 'the Postgres')
+    .argument('[name=value...]', 'settings; name=default puts one back')
+    .option('--reset <setting>', 'put a setting back to its default; may be repeated', addName)
+    .option('--reset-all', 'put all settings back to their defaults')
+    .addHelpText(
+      'after',
+      example(
+        'zenith pg set main work_mem=64MB shared_preload_libraries=pg_stat_statements',
+        'zenith pg set main --reset work_mem',
+      ),
+    )
+    .action(async (name: string, words: string[], _: unknown, command: Command) => {
+      const { pgSet } = await import('./commands/settings.ts')
+      await pgSet(name, words, optionsOf<SetOptions>(command))
+    })
+  withTenant(pg.command('settings'))
+    .description('Show the settings of a Postgres, and where each was made')
+    .argument('<name>', 'the Postgres')
+    .addHelpText('after', example('zenith pg settings main', 'zenith pg settings main --json'))
+    .action(async (name: string, _: unknown, command: Command) => {
+      const { pgSettings } = await import('./commands/settings.ts')
+      await pgSettings(name, optionsOf(command))
     })
 }
 
@@ -220,6 +257,16 @@ function termOf(command: Command): string {
     return one.required ? `<${name}>` : `[${name}]`
   })
   return [command.name(), ...args].join(' ')
+}
+
+function addName(name: string, before: string[] = []): string[] {
+  return [...before, name]
+}
+
+function addSetting(word: string, before: Record<string, string> = {}): Record<string, string> {
+  const at = word.indexOf('=')
+  if (at > 0) return { ...before, [word.slice(0, at).trim()]: word.slice(at + 1) }
+  throw new InvalidArgumentError('A setting is written as name=value.')
 }
 
 function parsePort(text: string): number {

@@ -1,11 +1,11 @@
 /**
- * HTTP API of the supervisor on loopback: `/status`, `/stop`, health and metrics.
+ * HTTP API of the supervisor on loopback: `/status`, `/stop`, settings, health and metrics.
  *
  * By hand and not with the framework of the other services: loading that takes longer than all the
  * rest of a start, and commits pass through this process' one thread meanwhile.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import { computePaths } from '#libs/api/compute.ts'
+import { type ComputeSettingsChange, computePaths } from '#libs/api/compute.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { problemOf } from '#libs/http/problem.ts'
 import type { Logger } from '#libs/log.ts'
@@ -13,6 +13,8 @@ import type { Supervisor } from './supervisor.ts'
 
 // An import would evaluate all exports of the module, fetch and WebSocket among them: 30 ms.
 const { createServer } = process.getBuiltinModule('node:http')
+
+const MAX_BODY_BYTES = 1024 * 1024
 
 interface Answer {
   status: number
@@ -51,13 +53,11 @@ export class SupervisorHttp {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    request.resume()
-    const answer = await this.#answer(`${request.method} ${request.url}`).catch(
-      (error: unknown) => {
-        this.#log.error({ err: error }, 'a request failed')
-        return problem(new ZenithError('internal', errorMessage(error)))
-      },
-    )
+    const answer = await this.#answer(request).catch((error: unknown) => {
+      const known = error instanceof ZenithError ? error : null
+      if (known === null) this.#log.error({ err: error }, 'a request failed')
+      return problem(known ?? new ZenithError('internal', errorMessage(error)))
+    })
     response.writeHead(answer.status, {
       'content-type': answer.type,
       'content-length': Buffer.byteLength(answer.text),
@@ -65,13 +65,21 @@ export class SupervisorHttp {
     response.end(answer.text)
   }
 
-  async #answer(route: string): Promise<Answer> {
+  async #answer(request: IncomingMessage): Promise<Answer> {
+    const route = `${request.method} ${request.url}`
+    const body = await bodyOf(request)
     switch (route) {
       case `GET ${computePaths.status.path}`:
         return json(200, this.#supervisor.status())
       case `POST ${computePaths.stop.path}`:
         this.#supervisor.stop()
         return json(200, this.#supervisor.status())
+      case `POST ${computePaths.changeSettings.path}`: {
+        const change = JSON.parse(body) as ComputeSettingsChange
+        return json(200, await this.#supervisor.settings.change(change))
+      }
+      case `POST ${computePaths.systemSettings.path}`:
+        return this.#storeSystemSettings()
       case 'GET /healthz': {
         const { state } = this.#supervisor.status()
         const running = state === 'running'
@@ -86,6 +94,29 @@ export class SupervisorHttp {
         return problem(new ZenithError('not_found', `there is nothing at ${route}`))
     }
   }
+
+  /** Answers in plain text: the one who asks is a backend, which shows it to its user. */
+  async #storeSystemSettings(): Promise<Answer> {
+    try {
+      await this.#supervisor.settings.store()
+      return { status: 200, type: 'text/plain', text: '' }
+    } catch (error) {
+      const reason = errorMessage(error)
+      this.#log.warn({ reason }, 'settings of ALTER SYSTEM were not stored')
+      return { status: 503, type: 'text/plain', text: reason }
+    }
+  }
+}
+
+async function bodyOf(request: IncomingMessage): Promise<string> {
+  const parts: Buffer[] = []
+  let size = 0
+  for await (const part of request as AsyncIterable<Buffer>) {
+    size += part.length
+    if (size > MAX_BODY_BYTES) throw new ZenithError('invalid_argument', 'the request is too long')
+    parts.push(part)
+  }
+  return Buffer.concat(parts).toString()
 }
 
 function json(status: number, value: unknown): Answer {

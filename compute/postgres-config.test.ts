@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import type { ComputeSpec } from '#libs/api/control.ts'
-import { postgresConf, protectedSettings, setting } from './postgres-config.ts'
+import { PROTECTED_SETTINGS } from '#libs/pg/protected-settings.ts'
+import { autoConf, postgresConf, protectedSettings } from './postgres-config.ts'
 
 const node = { id: 1, host: '127.0.0.1', pgPort: 64000, httpPort: 9898 }
 const spec: ComputeSpec = {
@@ -18,7 +19,7 @@ const spec: ComputeSpec = {
   pgVersion: 170011,
   systemId: '7',
 }
-const options = { spec, startLsn: 0x1609610, socketFolder: null }
+const options = { spec, startLsn: 0x1609610, socketFolder: null, supervisorAddress: '127.0.0.1:1' }
 
 /** The last line for a name, which is the one that Postgres obeys. */
 function effective(conf: string, name: string): string | undefined {
@@ -54,16 +55,28 @@ describe('settings', () => {
     expect(effective(postgresConf(own), 'wal_level')).toBe('replica')
     expect(effective(postgresConf(own), 'track_commit_timestamp')).toBe("'on'")
     expect(effective(postgresConf(options), 'track_commit_timestamp')).toBe('off')
+    expect(effective(postgresConf(own), 'shared_preload_libraries')).toBe(
+      "'zenith,pg_stat_statements'",
+    )
     expect(protectedSettings(own)).toMatchObject({
       fsync: 'off',
       synchronous_standby_names: 'walproposer',
-      shared_preload_libraries: 'zenith,pg_stat_statements',
     })
   })
 
-  it('are quoted, or refused', () => {
-    expect(setting('a.b', "it's \\ here")).toBe("a.b = 'it''s \\\\ here'")
-    expect(() => setting('a\nfsync', 'x')).toThrow(/cannot be set/)
-    expect(() => setting('a', 'x\nfsync = on')).toThrow(/cannot be set/)
+  it('that are protected are those of the command line, and never in a file', () => {
+    const names = Object.keys(protectedSettings(options))
+    expect(names.filter((name) => !PROTECTED_SETTINGS.includes(name))).toEqual([])
+    const everything = Object.fromEntries(names.map((name) => [name.toUpperCase(), 'x']))
+    const text = autoConf({ ...everything, work_mem: '1MB' })
+    expect(text.split('\n').filter((line) => line !== '' && !line.startsWith('#'))).toEqual([
+      "work_mem = '1MB'",
+    ])
+  })
+
+  it('keep our library among those that are preloaded', () => {
+    expect(effective(postgresConf(options), 'shared_preload_libraries')).toBe("'zenith'")
+    const preload = autoConf({ shared_preload_libraries: '"pg_cron", zenith,other' })
+    expect(effective(preload, 'shared_preload_libraries')).toBe("'zenith,pg_cron,other'")
   })
 })

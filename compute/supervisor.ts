@@ -7,9 +7,7 @@ import type { ComputeSpec, EndpointReport, EndpointStatus } from '#libs/api/cont
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import { writeFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { join } from 'node:path'
 import { fetchBaseBackup } from './base-backup.ts'
 import {
   type Effect,
@@ -20,7 +18,8 @@ import {
   next,
 } from './lifecycle.ts'
 import type { PhaseClock } from './phase-clock.ts'
-import { hbaConf, postgresConf, protectedSettings } from './postgres-config.ts'
+import { LiveSettings } from './live-settings.ts'
+import { protectedSettings } from './postgres-config.ts'
 import { logTail, Postgres } from './postgres.ts'
 import type { WalProposer } from './proposer/wal-proposer.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
@@ -57,9 +56,13 @@ export class Supervisor {
     this.#resolveEnded = resolve
   })
   httpPort: number | null = null
+  readonly settings: LiveSettings
+
   constructor(options: SupervisorOptions) {
     this.#options = options
     this.#log = options.log
+    const { spec, log } = options
+    this.settings = new LiveSettings({ spec, log, superuser: SUPERUSER })
   }
 
   /** Begins the election; everything else follows from it. */
@@ -188,8 +191,7 @@ export class Supervisor {
     this.#dataFolder = backup.dataFolder
     this.#oldData = backup.oldData
     this.#socketFolder = makeSocketFolder(place.folder)
-    writeFileSync(join(backup.dataFolder, 'postgresql.conf'), postgresConf({ spec }))
-    writeFileSync(join(backup.dataFolder, 'pg_hba.conf'), hbaConf())
+    this.settings.install(backup.dataFolder, this.#socketFolder)
     const { fileCount, byteCount } = backup
     this.#log.info({ lsn: formatLsn(startLsn), term, fileCount, byteCount }, 'base backup fetched')
     return { kind: 'fetched' }
@@ -202,7 +204,12 @@ export class Supervisor {
     const postgres = Postgres.start({
       prefix: spec.postgresPrefix,
       dataFolder: this.#dataFolder,
-      settings: protectedSettings({ spec, startLsn, socketFolder: this.#socketFolder }),
+      settings: protectedSettings({
+        spec,
+        startLsn,
+        socketFolder: this.#socketFolder,
+        supervisorAddress: this.httpPort === null ? null : `${spec.host}:${this.httpPort}`,
+      }),
       logFile: place.postgresLog,
     })
     this.#postgres = postgres

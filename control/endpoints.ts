@@ -6,7 +6,7 @@
  * election keeps it, so a stale record can cost a restart and never a row.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ComputeSpec, EndpointInfo, EndpointReport } from '#libs/api/control.ts'
+import type { ComputeSpec, EndpointInfo, EndpointReport, Settings } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { isActive, reported, startIsOverdue, started, vanished } from './endpoint-state.ts'
@@ -16,6 +16,7 @@ import { candidatePorts } from './placement.ts'
 import { type EndpointRecord, recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
+import { checkSettings } from './setting-check.ts'
 
 const HOST = '127.0.0.1'
 /** A clean stop streams and commits the shutdown checkpoint; safekeepers may be slow. */
@@ -56,12 +57,18 @@ export class Endpoints {
   /** Throws `already_exists` for a name in use and `conflict` for a port that is taken. */
   async create(
     tenantId: string,
-    request: { branch: string; name?: string | undefined; port?: number | undefined },
+    request: {
+      branch: string
+      name?: string | undefined
+      port?: number | undefined
+      settings?: Settings | undefined
+    },
   ): Promise<EndpointInfo> {
     const branch = await this.#registry.branch(tenantId, request.branch)
     const name = request.name ?? branch.name
     checkName('endpoint', name)
     if (request.port !== undefined) await this.#checkPort(request.port, null)
+    if (request.settings !== undefined) await checkSettings(request.settings)
     const record: EndpointRecord = {
       name,
       tenantId,
@@ -78,6 +85,8 @@ export class Endpoints {
       error: null,
       createdAt: new Date().toISOString(),
       startedAt: null,
+      settings: request.settings ?? {},
+      systemSettings: {},
     }
     const stored = await this.#registry.swap([
       { key: recordKey.endpoint(tenantId, name), expectedVersion: 0, value: record },
@@ -148,6 +157,8 @@ export class Endpoints {
       safekeepers: await this.#registry.members(timeline),
       membershipGeneration: timeline.membershipGeneration,
       ...versionOf(timeline),
+      settings: next.settings ?? {},
+      systemSettings: next.systemSettings ?? {},
     }
   }
 
@@ -296,7 +307,8 @@ function versionOf(timeline: TimelineRecord): { pgVersion: number; systemId: str
   throw new ZenithError('internal', `timeline ${timeline.timelineId} has no version`)
 }
 
-function infoOf(record: EndpointRecord): EndpointInfo {
-  const { tenantId: _, ...info } = record
-  return info
+/** What is told of an endpoint. */
+export function infoOf(record: EndpointRecord): EndpointInfo {
+  const { tenantId: _, settings = {}, systemSettings = {}, ...info } = record
+  return { ...info, settings, systemSettings }
 }

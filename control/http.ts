@@ -3,6 +3,7 @@ import { type ControlRoutes, controlRoutes } from '#libs/api/control.ts'
 import { type RouteHandlers, serveRoutes } from '#libs/http/serve-routes.ts'
 import type { HttpServer } from '#libs/http/server.ts'
 import type { Branches } from './branches.ts'
+import type { EndpointSettings } from './endpoint-settings.ts'
 import type { Endpoints } from './endpoints.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
@@ -15,6 +16,7 @@ export interface ControlParts {
   tenants: Tenants
   branches: Branches
   endpoints: Endpoints
+  settings: EndpointSettings
 }
 
 /** Adds all routes. */
@@ -22,7 +24,7 @@ export function addRoutes(app: HttpServer, parts: ControlParts): void {
   serveRoutes(app, controlRoutes, handlersOf(parts))
 }
 
-function handlersOf({ registry, tenants, branches, endpoints }: ControlParts): Handlers {
+function handlersOf({ registry, tenants, branches, endpoints, settings }: ControlParts): Handlers {
   return {
     listNodes: async () => ({
       pageservers: await registry.nodes('pageserver'),
@@ -45,6 +47,9 @@ function handlersOf({ registry, tenants, branches, endpoints }: ControlParts): H
     startEndpoint: ({ params, body }) => endpoints.start(params.tenantId, params.name, body),
     reportEndpoint: ({ params, body }) => endpoints.report(params.tenantId, params.name, body),
     stopEndpoint: ({ params }) => endpoints.stop(params.tenantId, params.name),
+    changeSettings: ({ params, body }) => settings.change(params.tenantId, params.name, body),
+    storeSystemSettings: ({ params, body }) =>
+      settings.storeSystem(params.tenantId, params.name, body),
     deleteEndpoint: ({ params }) => endpoints.delete(params.tenantId, params.name),
   }
 }

@@ -5,6 +5,7 @@ import { createMetrics } from '#libs/metrics.ts'
 import { runProcess } from '#libs/service.ts'
 import { Branches } from './branches.ts'
 import { ControlConfig } from './config.ts'
+import { EndpointSettings } from './endpoint-settings.ts'
 import { Endpoints } from './endpoints.ts'
 import { addRoutes } from './http.ts'
 import { countRecords } from './record-metrics.ts'
@@ -41,7 +42,8 @@ runProcess('control', async (self) => {
   const metrics = createMetrics('control')
   countRecords(metrics, registry)
   const app = await createHttp({ service: 'control', log, metrics })
-  addRoutes(app, { registry, tenants, branches, endpoints })
+  const settings = new EndpointSettings({ registry, endpoints, log })
+  addRoutes(app, { registry, tenants, branches, endpoints, settings })
   await app.listen({ host, port })
   self.onStop(() => app.close())
   port = (app.server.address() as { port: number }).port

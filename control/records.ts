@@ -1,5 +1,5 @@
 /** What the control plane stores, and under which key. Each record changes by compare-and-swap. */
-import type { EndpointStatus, NodeInfo } from '#libs/api/control.ts'
+import type { EndpointStatus, NodeInfo, Settings } from '#libs/api/control.ts'
 
 export type NodeKind = 'pageserver' | 'safekeeper'
 export type NodeRecord = NodeInfo
@@ -57,6 +57,9 @@ export interface EndpointRecord {
   error: string | null
   createdAt: string
   startedAt: string | null
+  /** Absent in records of earlier versions. */
+  settings?: Settings
+  systemSettings?: Settings
 }
 
 export const recordKey = {

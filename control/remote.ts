@@ -1,5 +1,10 @@
 /** What the control plane asks of the services, each with a time limit. */
-import { type ComputeStatus, computePaths } from '#libs/api/compute.ts'
+import {
+  type ComputeSettingsAnswer,
+  type ComputeSettingsChange,
+  type ComputeStatus,
+  computePaths,
+} from '#libs/api/compute.ts'
 import type { NodeInfo } from '#libs/api/control.ts'
 import {
   callPageserver,
@@ -18,6 +23,8 @@ const BOOTSTRAP_TIMEOUT_MS = 120_000
 /** The pageserver waits until it has the WAL up to the branch LSN. */
 const BRANCH_TIMEOUT_MS = 90_000
 const STATUS_TIMEOUT_MS = 2_000
+/** A compute reloads its settings and asks its Postgres what that did. */
+const SETTINGS_TIMEOUT_MS = 20_000
 
 const urlOf = (node: { host: string; httpPort: number }) => `http://${node.host}:${node.httpPort}`
 
@@ -75,6 +82,15 @@ export const computeApi = {
   status: (host: string, httpPort: number): Promise<ComputeStatus> =>
     requestJson('GET', urlOf({ host, httpPort }) + computePaths.status.path, undefined, {
       timeoutMs: STATUS_TIMEOUT_MS,
+    }),
+
+  changeSettings: (
+    host: string,
+    httpPort: number,
+    change: ComputeSettingsChange,
+  ): Promise<ComputeSettingsAnswer> =>
+    requestJson('POST', urlOf({ host, httpPort }) + computePaths.changeSettings.path, change, {
+      timeoutMs: SETTINGS_TIMEOUT_MS,
     }),
 
   stop: (host: string, httpPort: number): Promise<ComputeStatus> =>

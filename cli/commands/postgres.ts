@@ -20,6 +20,10 @@ export interface PlaceOptions extends CommonOptions {
   readonly port?: number
 }
 
+export interface CreateOptions extends PlaceOptions {
+  readonly set?: Readonly<Record<string, string>>
+}
+
 export async function pgStart(name: string, options: PlaceOptions): Promise<void> {
   const context = new CommandContext(options)
   await context.change(`zenith pg start ${name}`, async (installation, release) => {
@@ -86,14 +90,19 @@ export async function pgStop(name: string, options: CommonOptions): Promise<void
   })
 }
 
-export async function pgCreate(name: string, options: PlaceOptions): Promise<void> {
+export async function pgCreate(name: string, options: CreateOptions): Promise<void> {
   const context = new CommandContext(options)
   await context.change(`zenith pg create ${name}`, async (installation) => {
     requireRunning(installation)
-    const { port } = options
+    const { port, set: settings } = options
     const info = await callControl(installation.controlUrl, 'createEndpoint', {
       params: { tenantId: context.tenantId(installation) },
-      body: { name, branch: options.branch ?? name, ...(port === undefined ? {} : { port }) },
+      body: {
+        name,
+        branch: options.branch ?? name,
+        ...(port === undefined ? {} : { port }),
+        ...(settings === undefined ? {} : { settings }),
+      },
     })
     context.show(
       endpointJson(info),

@@ -59,6 +59,7 @@ export async function waitUntilRunning(
       throw new ZenithError(
         'unavailable',
         `Postgres "${spec.endpoint}" could not start: ${reason}\n${describeLog(compute.logFile, child.logStart)}`,
+        settingsHint(info),
       )
     }
     if (Date.now() > deadline) {
@@ -70,6 +71,18 @@ export async function waitUntilRunning(
       )
     }
     await sleep(POLL_MS)
+  }
+}
+
+/** A setting may be what keeps Postgres from starting, so the way back is shown. */
+function settingsHint({ name, settings, systemSettings }: EndpointInfo): { hint?: string } {
+  const chosen = Object.entries({ ...settings, ...systemSettings })
+  const [first] = chosen
+  if (first === undefined) return {}
+  const list = chosen.map(([setting, value]) => `${setting}=${value}`).join(', ')
+  const reset = chosen.length === 1 ? `--reset ${first[0]}` : '--reset <setting>'
+  return {
+    hint: `Settings of its own: ${list}. To put one back to its default: zenith pg set ${name} ${reset}`,
   }
 }
 

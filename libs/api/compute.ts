@@ -1,7 +1,7 @@
 /**
  * HTTP API of one compute supervisor (loopback): its state for the control plane and for people.
- * `GET /status` and `POST /stop` answer with a `ComputeStatus`; besides there are `/healthz` and
- * `/metrics`. Plain types without schemas: loading a schema library would be a third of a start.
+ * `GET /status` and `POST /stop` answer with a `ComputeStatus`; settings are changed with the other
+ * two; besides there are `/healthz` and `/metrics`. Plain types without schemas: loading a schema library would be a third of a start.
  */
 import type { EndpointStatus } from './control.ts'
 
@@ -26,8 +26,26 @@ export interface ComputeStatus {
   phasesMs: Record<string, number>
 }
 
+/** What `POST /settings` takes: all settings of the endpoint, and which names were touched. */
+export interface ComputeSettingsChange {
+  settings: Record<string, string>
+  /** Names whose value of ALTER SYSTEM, if any, no longer counts. */
+  touched: string[]
+  /** All that ALTER SYSTEM has set no longer counts. */
+  resetAll: boolean
+}
+
+export interface ComputeSettingsAnswer {
+  /** Settings that take effect only when the compute is started again. */
+  restartNeeded: string[]
+}
+
 export const computePaths = {
   status: { method: 'GET', path: '/status' },
   /** Starts a clean stop and answers at once; the process exits when it is done. */
   stop: { method: 'POST', path: '/stop' },
+  /** New settings of the endpoint: writes them to the configuration files and reloads. */
+  changeSettings: { method: 'POST', path: '/settings' },
+  /** From a backend after ALTER SYSTEM: answers once the control plane has it durably. */
+  systemSettings: { method: 'POST', path: '/system-settings' },
 } as const

@@ -19,5 +19,10 @@ export const controlPaths = {
   startEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/start' },
   reportEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/status' },
   stopEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/stop' },
+  changeSettings: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/settings' },
+  storeSystemSettings: {
+    method: 'PUT',
+    path: '/v1/tenant/:tenantId/endpoint/:name/system-settings',
+  },
   deleteEndpoint: { method: 'DELETE', path: '/v1/tenant/:tenantId/endpoint/:name' },
 } as const

@@ -86,6 +86,10 @@ export const EndpointStatus = Type.Union([
 ])
 export type EndpointStatus = Static<typeof EndpointStatus>
 
+/** Settings by name, values as text without quotes: `{ work_mem: '64MB' }`. */
+export const Settings = Type.Record(Type.String(), Type.String())
+export type Settings = Static<typeof Settings>
+
 export const EndpointInfo = Type.Object({
   name: Type.String(),
   branch: Type.String(),
@@ -105,6 +109,10 @@ export const EndpointInfo = Type.Object({
   attempt: Type.Integer(),
   /** Why it crashed or was fenced. */
   error: Nullable(Type.String()),
+  /** What its owner chose for postgresql.conf. */
+  settings: Settings,
+  /** What ALTER SYSTEM has set; it wins over `settings`, as postgresql.auto.conf does. */
+  systemSettings: Settings,
   createdAt: Time,
   startedAt: Nullable(Time),
 })
@@ -131,7 +139,9 @@ export const ComputeSpec = Type.Object({
   /** Postgres install prefix; filled by whoever starts the process when it knows better. */
   postgresPrefix: Type.Optional(Type.String()),
   /** Extra postgresql.conf settings, applied last but before the ones that safety needs. */
-  settings: Type.Optional(Type.Record(Type.String(), Type.String())),
+  settings: Type.Optional(Settings),
+  /** Contents of postgresql.auto.conf. */
+  systemSettings: Type.Optional(Settings),
 })
 export type ComputeSpec = Static<typeof ComputeSpec>
 
@@ -145,6 +155,24 @@ export const EndpointReport = Type.Object({
   error: Type.Optional(Type.String()),
 })
 export type EndpointReport = Static<typeof EndpointReport>
+
+export const SettingsChange = Type.Object({
+  set: Type.Optional(Settings),
+  /** Names that go back to their defaults, whoever set them. */
+  reset: Type.Optional(Type.Array(Type.String())),
+  /** Everything goes back to its default. */
+  resetAll: Type.Optional(Type.Boolean()),
+})
+export type SettingsChange = Static<typeof SettingsChange>
+
+export const SettingsAnswer = Type.Object({
+  endpoint: EndpointInfo,
+  /** True if a compute runs and has read the new settings. */
+  applied: Type.Boolean(),
+  /** Settings that the running compute takes only when it is started again. */
+  restartNeeded: Type.Array(Type.String()),
+})
+export type SettingsAnswer = Static<typeof SettingsAnswer>
 
 export const ReAttachResponse = Type.Object({
   tenants: Type.Array(
@@ -249,6 +277,7 @@ export const controlRoutes = routes({
       name: Type.Optional(Type.String()),
       branch: Type.String(),
       port: Type.Optional(Port),
+      settings: Type.Optional(Settings),
     }),
     response: EndpointInfo,
   },
@@ -277,6 +306,20 @@ export const controlRoutes = routes({
     summary: 'Stop the compute cleanly and wait for it; no error when it is stopped already',
     params: NameParams,
     body: None,
+    response: EndpointInfo,
+  },
+  changeSettings: {
+    ...controlPaths.changeSettings,
+    summary: 'Change settings of an endpoint; a running compute reads them at once',
+    params: NameParams,
+    body: SettingsChange,
+    response: SettingsAnswer,
+  },
+  storeSystemSettings: {
+    ...controlPaths.storeSystemSettings,
+    summary: 'A compute tells what ALTER SYSTEM has set; durable when this answers',
+    params: NameParams,
+    body: Type.Object({ attempt: Type.Integer(), settings: Settings }),
     response: EndpointInfo,
   },
   deleteEndpoint: {

@@ -20,6 +20,8 @@ char	   *zenith_pageserver_connstring = NULL;
 char	   *zenith_tenant_id = NULL;
 char	   *zenith_timeline_id = NULL;
 static char *zenith_start_lsn_string = NULL;
+char	   *zenith_supervisor_address = NULL;
+char	   *zenith_protected_settings = NULL;
 XLogRecPtr	zenith_start_lsn = InvalidXLogRecPtr;
 int			zenith_max_apply_lag_mb = 1024;
 int			zenith_readahead_pages = 256;
@@ -122,6 +124,20 @@ zenith_define_settings(void)
 							   "",
 							   PGC_POSTMASTER, 0,
 							   check_start_lsn, assign_start_lsn, NULL);
+	DefineCustomStringVariable("zenith.supervisor_address",
+							   "Where the supervisor of this compute listens, as host:port.",
+							   "If it is empty, what ALTER SYSTEM sets is lost with the data directory.",
+							   &zenith_supervisor_address,
+							   "",
+							   PGC_POSTMASTER, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("zenith.protected_settings",
+							   "Settings that ALTER SYSTEM may not change, separated by commas.",
+							   NULL,
+							   &zenith_protected_settings,
+							   "",
+							   PGC_POSTMASTER, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   NULL, NULL, NULL);
 	DefineCustomIntVariable("zenith.max_replication_apply_lag",
 							"WAL by which the page server may lag behind before writers are slowed down.",
 							"0 means without limit.",

@@ -2,7 +2,7 @@
  *
  * utility_guard.c
  *	  Refuse commands that would copy or place files behind the back of the
- *	  storage manager, and warn of one whose effect won't last.
+ *	  storage manager, and keep what ALTER SYSTEM sets.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,16 +77,16 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 					 errhint("Use the default tablespace.")));
 			break;
 		case T_AlterSystemStmt:
-			ereport(WARNING,
-					(errmsg("ALTER SYSTEM lasts until this compute is started again"),
-					 errdetail("Its data directory is made anew at each start."),
-					 errhint("Set the parameter for a role or a database, or in the settings of the endpoint.")));
+			zenith_system_settings_check((AlterSystemStmt *) statement);
 			break;
 		default:
 			break;
 	}
 	(previous_hook ? previous_hook : standard_ProcessUtility)
 		(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+
+	if (nodeTag(statement) == T_AlterSystemStmt)
+		zenith_system_settings_keep();
 }
 
 void

@@ -32,6 +32,7 @@ uint32		zenith_wait_reply = 0;
 uint32		zenith_wait_reconnect = 0;
 uint32		zenith_wait_backpressure = 0;
 uint32		zenith_wait_quorum = 0;
+uint32		zenith_wait_supervisor = 0;
 
 static bool active = false;
 static shmem_request_hook_type previous_shmem_request_hook = NULL;
@@ -79,6 +80,7 @@ start_shared_memory(void)
 	zenith_wait_reconnect = WaitEventExtensionNew("ZenithPageserverReconnect");
 	zenith_wait_backpressure = WaitEventExtensionNew("ZenithBackpressure");
 	zenith_wait_quorum = WaitEventExtensionNew("ZenithQuorum");
+	zenith_wait_supervisor = WaitEventExtensionNew("ZenithSupervisor");
 }
 
 void

@@ -39,6 +39,8 @@ extern char *zenith_pageserver_connstring;
 extern char *zenith_tenant_id;
 extern char *zenith_timeline_id;
 extern XLogRecPtr zenith_start_lsn;
+extern char *zenith_supervisor_address;
+extern char *zenith_protected_settings;
 extern int	zenith_max_apply_lag_mb;
 extern int	zenith_readahead_pages;
 extern int	zenith_file_cache_mb;
@@ -94,6 +96,7 @@ extern uint32 zenith_wait_reply;
 extern uint32 zenith_wait_reconnect;
 extern uint32 zenith_wait_backpressure;
 extern uint32 zenith_wait_quorum;
+extern uint32 zenith_wait_supervisor;
 
 /* pageserver.c: the connection and the page stream protocol */
 typedef struct ZenithRequest
@@ -231,6 +234,14 @@ extern XLogRecPtr zenith_quorum_lsn(void);
 extern void zenith_backpressure_register(void);
 extern void zenith_backpressure(void);
 extern uint64 zenith_apply_lag(void);
+
+/* supervisor.c */
+extern int	zenith_supervisor_post(const char *path, char **text);
+
+/* system_settings.c: ALTER SYSTEM */
+struct AlterSystemStmt;
+extern void zenith_system_settings_check(struct AlterSystemStmt *statement);
+extern void zenith_system_settings_keep(void);
 
 /* utility_guard.c */
 extern void zenith_utility_guard_register(void);

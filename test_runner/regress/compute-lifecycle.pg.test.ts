@@ -1,5 +1,6 @@
 /** What may happen to a compute, and that its data never depends on it. */
-import { existsSync } from 'node:fs'
+import { appendFileSync, existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, it, onTestFailed } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
@@ -63,12 +64,13 @@ it('is told apart by status: running, stopped, crashed', async () => {
   expect(crashed.error).toContain('SIGSEGV')
 })
 
-it('keeps to the quorum whatever ALTER SYSTEM says', async () => {
+it('keeps to the quorum whatever its configuration files say', async () => {
   await using zenith = await installation()
   const compute = await zenith.startCompute()
   const client = await compute.connect()
   for (const change of ["synchronous_standby_names = ''", 'restart_after_crash = on']) {
-    await client.query(`ALTER SYSTEM SET ${change}`)
+    await expect(client.query(`ALTER SYSTEM SET ${change}`)).rejects.toThrow(/cannot be changed/)
+    appendFileSync(join(compute.dataFolder, 'postgresql.auto.conf'), `${change}\n`)
   }
   await client.query('SELECT pg_reload_conf()')
   await sleep(500)

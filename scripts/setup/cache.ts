@@ -4,7 +4,7 @@
  *   sources/                          checked tarballs
  *   postgres-17.11-<key>/             Postgres with our patches
  *   postgres-17.11-<key>-<pgxn key>/  the same plus the modules of pgxn/ (hard links where equal)
- *   postgres-17.11-<key>-tests-1/     PostgreSQL's own tests for it
+ *   postgres-17.11-<key>-tests-2/     PostgreSQL's own tests for it
  *   build-<key>/, pgxn-build-<key>/   present only while a build is unfinished
  *   logs/                             one log per step
  */

@@ -30,7 +30,7 @@ test('options of a makefile: extensions to load, settings of the server', () => 
     folder: 'contrib/one',
     regress: ['a', 'b'],
     isolation: ['c'],
-    loadExtensions: ['one'],
+    isolationExtensions: ['one'],
     settings: { wal_level: 'logical', lib: 'x, y' },
   })
 })

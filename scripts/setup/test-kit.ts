@@ -26,7 +26,7 @@ import { fetchSource, type PostgresSource, unpackSource } from './postgres-sourc
 export const KIT_LIST = 'suites.json'
 
 /** Raised when this recipe changes, so that what the old one built is not used. */
-const RECIPE = 1
+const RECIPE = 2
 
 /** What the kit keeps of the source tree. */
 const KEPT = ['src/test/regress', 'src/test/isolation', 'src/pl/plpgsql/src', 'contrib']
@@ -48,7 +48,8 @@ export interface KitSuite {
   /** Tests for pg_regress, and those for pg_isolation_regress. */
   readonly regress: readonly string[]
   readonly isolation: readonly string[]
-  readonly loadExtensions: readonly string[]
+  /** To be loaded into the database of the isolation tests. */
+  readonly isolationExtensions: readonly string[]
   /** Lines of postgresql.conf that the tests need. */
   readonly settings: Readonly<Record<string, string>>
 }
@@ -173,17 +174,17 @@ function isInstalled(prefix: string, variables: Variables): boolean {
   )
 }
 
+const LOAD = '--load-extension='
+
 /** Pure: from the variables of a makefile to what is run; `read` gives files of the source tree. */
 export function describeSuite(
   folder: string,
   variables: Variables,
   read: (file: string) => string,
 ): KitSuite {
-  const loadExtensions: string[] = []
   const settings: Record<string, string> = {}
   const words = [...variables.REGRESS_OPTS, ...variables.ISOLATION_OPTS]
   for (const [index, word] of words.entries()) {
-    if (word.startsWith('--load-extension=')) loadExtensions.push(word.slice(17))
     if (word !== '--temp-config') continue
     const file = join(folder, basename(words[index + 1] ?? ''))
     for (const line of read(file).split('\n')) {
@@ -195,7 +196,9 @@ export function describeSuite(
     folder,
     regress: variables.REGRESS,
     isolation: variables.ISOLATION,
-    loadExtensions,
+    isolationExtensions: variables.ISOLATION_OPTS.filter((word) => word.startsWith(LOAD)).map(
+      (word) => word.slice(LOAD.length),
+    ),
     settings,
   }
 }

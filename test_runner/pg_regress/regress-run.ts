@@ -3,7 +3,7 @@
  * runs as: the tests write files from the client as well as from the server.
  */
 import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { findPostgres } from '#libs/postgres-install.ts'
 import { giveTo, runAs } from '#libs/system-user.ts'
@@ -40,6 +40,9 @@ export interface RegressOutcome {
 /** Throws when the program could not run the tests: no connection, no schedule, a crash of its own. */
 export async function runRegress(run: RegressRun): Promise<RegressOutcome> {
   mkdirSync(run.outputDir, { recursive: true })
+  // Some tests name their data relative to where they run.
+  const data = join(run.inputDir, 'data')
+  if (existsSync(data)) symlinkSync(data, join(run.outputDir, 'data'))
   giveTo(run.outputDir)
   const startMs = Date.now()
   const results: TestResult[] = []

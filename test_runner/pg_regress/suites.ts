@@ -67,16 +67,15 @@ function moduleName({ folder }: KitSuite): string {
 /** A database for each, so that all of them are there afterwards for whoever looks at pages. */
 function runsOf(suite: KitSuite, kit: string): RunPlan[] {
   const name = moduleName(suite)
-  const { loadExtensions } = suite
   const inputDir = join(kit, suite.folder)
   const runs: RunPlan[] = []
   if (suite.regress.length > 0) {
     const tests = suite.regress
     const database = `contrib_regression_${name}`
-    runs.push({ name, program: 'pg_regress', inputDir, database, loadExtensions, tests })
+    runs.push({ name, program: 'pg_regress', inputDir, database, tests })
   }
   if (suite.isolation.length > 0) {
-    const tests = suite.isolation
+    const { isolation: tests, isolationExtensions: loadExtensions } = suite
     const database = `isolation_regression_${name}`
     runs.push({ name, program: 'pg_isolation_regress', inputDir, database, loadExtensions, tests })
   }

@@ -66,6 +66,11 @@ export class Postgres {
     dataFolder: string
     /** Settings on the command line. */
     settings: Readonly<Record<string, string>>
+    /**
+     * Where a connection from within the server goes that names neither host nor user (dblink,
+     * postgres_fdw): to this server, as in a stock one whose socket is at libpq's default place.
+     */
+    self: { host: string; user: string }
     logFile: string
   }): Postgres {
     const program = findPostgres(options.prefix).bin('postgres')
@@ -82,7 +87,7 @@ export class Postgres {
     const child = spawn(
       'setpriv',
       [...identity, '--pdeathsig', 'KILL', '--', program, '-D', options.dataFolder, ...settings],
-      { stdio: ['ignore', log, log], cwd: options.dataFolder, env: childEnvironment() },
+      { stdio: ['ignore', log, log], cwd: options.dataFolder, env: childEnvironment(options.self) },
     )
     closeSync(log)
     return new Postgres(child, options.dataFolder)
@@ -148,6 +153,12 @@ function statusLine(file: string): string | null {
 }
 
 /** Only what Postgres needs: no secrets or PG* settings of whoever started us. */
-function childEnvironment(): Record<string, string> {
-  return { PATH: process.env['PATH'] ?? '/usr/bin:/bin', LC_ALL: 'C.UTF-8', TZ: 'UTC' }
+function childEnvironment(self: { host: string; user: string }): Record<string, string> {
+  return {
+    PATH: process.env['PATH'] ?? '/usr/bin:/bin',
+    LC_ALL: 'C.UTF-8',
+    TZ: 'UTC',
+    PGHOST: self.host,
+    PGUSER: self.user,
+  }
 }

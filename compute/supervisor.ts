@@ -210,6 +210,7 @@ export class Supervisor {
         socketFolder: this.#socketFolder,
         supervisorAddress: this.httpPort === null ? null : `${spec.host}:${this.httpPort}`,
       }),
+      self: { host: this.#socketFolder ?? spec.host, user: SUPERUSER },
       logFile: place.postgresLog,
     })
     this.#postgres = postgres

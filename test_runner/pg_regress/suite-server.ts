@@ -28,7 +28,6 @@ export interface SuiteServer extends AsyncDisposable {
 const COMMON_SETTINGS = { max_prepared_transactions: '64', log_checkpoints: 'off' }
 
 export async function startZenith(options: SuiteServerOptions): Promise<SuiteServer> {
-  passOnAddress()
   const installation = await Installation.create({ safekeepers: options.safekeepers })
   const own = {
     ...COMMON_SETTINGS,
@@ -91,8 +90,8 @@ function buffers({ sharedBuffers }: SuiteServerOptions): Record<string, string> 
 }
 
 /**
- * Servers inherit these: tests of dblink and postgres_fdw connect from within the server without
- * naming host and user, as pg_regress arranges it for a server that it starts itself.
+ * Tests of dblink and postgres_fdw connect from within the server without naming host and user. A
+ * server that pg_regress starts itself inherits these; a compute sets its own.
  */
 function passOnAddress(): void {
   process.env['PGHOST'] = '127.0.0.1'

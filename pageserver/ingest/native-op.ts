@@ -188,8 +188,9 @@ function vmSet(page: Buffer, op: Buffer, lsn: Lsn): void {
   setPageLsn(page, lsn)
 }
 
-/** Clears the bits of heap blocks from `first` on (visibilitymap_prepare_truncate). */
+/** Clears the bits of heap blocks from `first` on (visibilitymap_prepare_truncate, vm_readbuf). */
 function vmTruncate(page: Buffer, first: number): void {
+  if (isNewPage(page)) initPage(page)
   const byte = PAGE_HEADER_SIZE + (first >> 2)
   page[byte] = (page[byte] as number) & ((1 << ((first & 3) * 2)) - 1)
   page.fill(0, byte + 1, PAGE_SIZE)
@@ -197,6 +198,7 @@ function vmTruncate(page: Buffer, first: number): void {
 
 /** Clears slots from `first` on and rebuilds the tree above (fsm_truncate_avail in fsmpage.c). */
 function fsmTruncate(page: Buffer, first: number): void {
+  if (isNewPage(page)) initPage(page)
   const nodes = page.subarray(FSM_NODES_OFFSET, FSM_NODES_OFFSET + FSM_NODES_PER_PAGE)
   nodes.fill(0, FSM_NON_LEAF_NODES + first)
   for (let node = FSM_NON_LEAF_NODES - 1; node >= 0; node -= 1) {

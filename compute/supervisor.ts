@@ -24,6 +24,7 @@ import { logTail, Postgres } from './postgres.ts'
 import type { WalProposer } from './proposer/wal-proposer.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
+import { shipStatistics } from './statistics.ts'
 
 /** A clean stop that takes longer is given up: nothing that was acknowledged depends on it. */
 const STOP_PATIENCE_MS = 20_000
@@ -173,7 +174,7 @@ export class Supervisor {
         })
       case 'finish-proposer':
         return this.#run(async () => {
-          await this.#options.proposer.stop()
+          await this.#finish()
           return { kind: 'committed' }
         })
       case 'report':
@@ -246,6 +247,15 @@ export class Supervisor {
   #stopPostgres(): void {
     this.#stopTimer = setTimeout(() => this.#handle({ kind: 'stop-overdue' }), STOP_PATIENCE_MS)
     this.#postgres?.stop()
+  }
+
+  /** After a clean end of Postgres: the quorum has all its WAL, then its statistics are kept. */
+  async #finish(): Promise<void> {
+    const { spec, proposer, log } = this.#options
+    await proposer.stop()
+    const dataFolder = this.#dataFolder
+    assert(dataFolder !== null, 'a Postgres that ended had a data folder')
+    await shipStatistics({ spec, dataFolder, lsn: proposer.commitLsn, log })
   }
 
   #exit(): void {

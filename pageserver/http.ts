@@ -5,6 +5,7 @@ import { type RouteHandlers, serveRoutes } from '#libs/http/serve-routes.ts'
 import type { HttpServer } from '#libs/http/server.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import { unpackStatistics } from '#libs/pg/statistics-bundle.ts'
 import type { Timeline } from './timeline/timeline.ts'
 import type { TimelineService } from './timeline-service.ts'
 
@@ -64,6 +65,12 @@ function handlersOf({ id, service }: HttpParts): Handlers {
       const timeline = service.timeline(idsOf(params))
       await timeline.createImageLayers()
       return positionsOf(timeline)
+    },
+    putStatistics: async ({ params, body }) => {
+      const bundle = Buffer.from(body.bundle, 'base64')
+      unpackStatistics(bundle)
+      await service.timeline(idsOf(params)).statistics.put(parseLsn(body.lsn), bundle)
+      return {}
     },
     setSafekeepers: ({ params, body }) => service.setSafekeepers(idsOf(params), body.safekeepers),
   }

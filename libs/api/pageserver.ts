@@ -7,7 +7,9 @@
  */
 import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
+import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
 import { IdText, LsnText, NodeInfo } from './control.ts'
+import { pageserverPaths } from './pageserver-paths.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const None = Type.Object({})
@@ -164,6 +166,17 @@ export const pageserverRoutes = routes({
     summary: 'Make image layers now',
     params: TimelineParams,
     response: Positions,
+  },
+  putStatistics: {
+    ...pageserverPaths.putStatistics,
+    summary: 'Keep the statistics of a compute that has ended cleanly at an LSN',
+    params: TimelineParams,
+    body: Type.Object({
+      lsn: LsnText,
+      bundle: Type.String({ description: 'libs/pg/statistics-bundle.ts, in base64' }),
+    }),
+    bodyLimitBytes: 2 * MAX_BUNDLE_BYTES,
+    response: None,
   },
   setSafekeepers: {
     method: 'PUT',

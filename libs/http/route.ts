@@ -14,6 +14,8 @@ export interface Route {
   params: TSchema
   querystring?: TSchema
   body?: TSchema
+  /** Largest body; default 1 MiB. */
+  bodyLimitBytes?: number
   response: TSchema
 }
 

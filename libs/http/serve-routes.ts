@@ -29,6 +29,7 @@ export function serveRoutes<T extends Record<string, Route>>(
     app.route({
       method: route.method,
       url: route.path,
+      ...(route.bodyLimitBytes === undefined ? {} : { bodyLimit: route.bodyLimitBytes }),
       schema: {
         summary: route.summary,
         params: route.params,

@@ -44,6 +44,7 @@ import {
   type WalPart,
 } from './shutdown-checkpoint.ts'
 import { neededSlruPages } from './slru-pages.ts'
+import { statisticsEntries } from './statistics-entries.ts'
 
 const BLOCKS_PER_FILE = 131072
 const PAGES_PER_READ = 128
@@ -115,7 +116,10 @@ export async function* backupEntries(
   yield* await twoPhaseEntries(timeline, lsn)
   yield* await originEntries(timeline, lsn)
   // Stock Postgres leaves slots and the like out of its base backups, too.
-  if (options.kind === 'compute') yield* await auxFileEntries(timeline, lsn)
+  if (options.kind === 'compute') {
+    yield* await auxFileEntries(timeline, lsn)
+    yield* await statisticsEntries(timeline, lsn, options.log)
+  }
   yield* await initForkEntries(timeline, lsn, relations)
   if (options.kind === 'full') yield* relationEntries(timeline, lsn, relations)
   yield* options.sparse ? partEntries(made.parts) : segmentEntries(made.parts)

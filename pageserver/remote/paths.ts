@@ -14,6 +14,10 @@ export function manifestFolder(tenantId: TenantId, timelineId: TimelineId): stri
   return `${timelinesFolder(tenantId)}/${timelineId}/manifests`
 }
 
+export function statisticsFolder(tenantId: TenantId, timelineId: TimelineId): string {
+  return `${timelinesFolder(tenantId)}/${timelineId}/statistics`
+}
+
 /** Local folder of a timeline's layers, a cache of `layerFolder`. */
 export function localFolder(root: string, tenantId: TenantId, timelineId: TimelineId): string {
   return join(root, 'tenants', tenantId, 'timelines', timelineId)

@@ -19,6 +19,8 @@ import type { OpenLayer } from '../layers/open-layer.ts'
 import { type KeyRef, type ReadSource, readVersions, type Version } from '../read/read-plan.ts'
 import { reconstructPage } from '../read/reconstruct.ts'
 import { scanKeys } from '../read/scan.ts'
+import { statisticsFolder } from '../remote/paths.ts'
+import { StatisticsStore } from '../remote/statistics-store.ts'
 import { ChainCap } from './chain-cap.ts'
 import { ImageMaker } from './image-maker.ts'
 import { LayerStore, type LayerStoreOptions } from './layer-store.ts'
@@ -59,6 +61,7 @@ export class Timeline {
   readonly tenantId: TenantId
   readonly timelineId: TimelineId
   readonly ancestor: Ancestor | null
+  readonly statistics: StatisticsStore
   readonly #store: LayerStore
   readonly #context: StorageContext
   readonly #source: ReadSource
@@ -81,6 +84,9 @@ export class Timeline {
     this.timelineId = options.timelineId
     this.ancestor = options.ancestor
     this.#context = options.context
+    const { tenantId, timelineId } = options
+    const statistics = statisticsFolder(tenantId, timelineId)
+    this.statistics = new StatisticsStore(options.context.store, statistics)
     const store = new LayerStore({
       ...options,
       onFlushed: () => this.#imageIfDue(),

@@ -9,6 +9,9 @@ const TOP_FOLDERS = '{libs,pageserver,safekeeper,control,cli,compute,scripts,tes
 const SIMULATION = `${TOP_FOLDERS}/**/*.sim.test.ts`
 const POSTGRES = `${TOP_FOLDERS}/**/*.pg.test.ts`
 
+// A server that checks its own assertions is several times slower.
+const patience = process.env['ZENITH_POSTGRES_ASSERTIONS'] === '1' ? 4 : 1
+
 // Node itself loads the sources, so what Node would refuse fails in tests too.
 const common = { environment: 'node', experimental: { viteModuleRunner: false } } as const
 
@@ -39,8 +42,8 @@ export default defineConfig({
           ...common,
           name: 'pg',
           include: [POSTGRES],
-          testTimeout: 600_000,
-          hookTimeout: 600_000,
+          testTimeout: 600_000 * patience,
+          hookTimeout: 600_000 * patience,
           fileParallelism: false,
           maxWorkers: 1,
           sequence: { groupOrder: 2 },

@@ -5,6 +5,8 @@
  *   npm test                    everything
  *   npm test -- libs/wal        test files whose path contains that, without the checks
  *   npm test -- --project unit  other options go to vitest
+ *   npm run test:all            everything with a quorum of three safekeepers, and then what needs
+ *                               Postgres once more with a server that checks its own assertions
  */
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -17,6 +19,21 @@ import { failSetUp } from './setup/progress.ts'
 import { type Counts, countResults, summaryLine, type VitestReport } from './test-summary.ts'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
+
+/** The long mode. Files may be named, as for `npm test`. */
+async function testLong(args: readonly string[]): Promise<Counts> {
+  process.env['ZENITH_TEST_SAFEKEEPERS'] = '3'
+  const quorum = await testAll(args)
+  process.env['ZENITH_TEST_SAFEKEEPERS'] = '1'
+  process.env['ZENITH_POSTGRES_ASSERTIONS'] = '1'
+  await setUp()
+  const asserted = await runVitest(['--project', 'pg', ...args])
+  return {
+    passed: quorum.passed + asserted.passed,
+    failed: quorum.failed + asserted.failed,
+    skipped: quorum.skipped + asserted.skipped,
+  }
+}
 
 async function testAll(args: readonly string[]): Promise<Counts> {
   const checks = args.length === 0 ? await runChecks() : []
@@ -52,7 +69,8 @@ async function runVitest(args: readonly string[]): Promise<Counts> {
 
 try {
   await setUp()
-  const counts = await testAll(process.argv.slice(2))
+  const [mode, ...rest] = process.argv.slice(2)
+  const counts = mode === '--all' ? await testLong(rest) : await testAll(process.argv.slice(2))
   process.stdout.write(`\n${summaryLine(counts)}\n`)
   // Nothing may keep the process, or print, after the last line.
   process.exit(counts.failed > 0 || counts.passed === 0 ? 1 : 0)

@@ -49,3 +49,9 @@ test('what varies from run to run is taken out', () => {
   expect(normalizeDiff(elsewhere, { '/else': '<out>' })).toBe(normal)
   expect(normalizeDiff(one.replace('+2', '+3'), { '/out': '<out>' })).not.toBe(normal)
 })
+
+test('positions and process ids are taken out', () => {
+  const slot = '+active_pid          | 16180\n+restart_lsn         | 0/16625838\n+1/2 of 16180'
+  const normal = '+active_pid          | <pid>\n+restart_lsn         | <lsn>\n+<lsn> of 16180'
+  expect(normalizeDiff(slot, {})).toBe(normal)
+})

@@ -43,14 +43,16 @@ export function splitDiffs(text: string): Map<string, string> {
 }
 
 /**
- * A diff without what differs from run to run: file names, times, line numbers, and the given
- * texts (paths, ports), longest first.
+ * A diff without what differs from run to run: file names, times, line numbers, LSNs, process ids,
+ * and the given texts (paths, ports), longest first.
  */
 export function normalizeDiff(diff: string, variable: Readonly<Record<string, string>>): string {
   let text = diff
     .split('\n')
     .filter((line) => !/^(---|\+\+\+) \S+\t/.test(line))
     .map((line) => line.replace(/^@@ .* @@.*$/, '@@'))
+    .map((line) => line.replace(/\b[0-9A-F]{1,8}\/[0-9A-F]{1,8}\b/g, '<lsn>'))
+    .map((line) => line.replace(/^(.active_pid *\|) \d+$/, '$1 <pid>'))
     .join('\n')
   const texts = Object.keys(variable).sort((a, b) => b.length - a.length)
   for (const one of texts) text = text.replaceAll(one, variable[one] as string)

@@ -21,7 +21,7 @@ import {
   type SuiteServerOptions,
 } from './suite-server.ts'
 
-export interface SuiteOptions extends Partial<SuiteServerOptions> {
+export interface SuiteOptions extends SuiteServerOptions {
   readonly suite: SuiteName
   /** Stock Postgres of the same build, on local files, instead of a Zenith. */
   readonly vanilla?: boolean
@@ -46,7 +46,7 @@ export async function runSuite(options: SuiteOptions): Promise<SuiteOutcome> {
   const dir = mkdtempSync(join(tmpdir(), 'zenith-suite-'))
   giveTo(dir)
   const start = options.vanilla === true ? startVanilla : startZenith
-  const server = await start({ safekeepers: 1, ...options })
+  const server = await start(options)
   const dispose = async (): Promise<void> => {
     await server[Symbol.asyncDispose]()
     if (process.env['ZENITH_TEST_KEEP'] !== '1') rmSync(dir, { recursive: true, force: true })

@@ -6,7 +6,8 @@ import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 
 export interface SuiteServerOptions {
-  safekeepers: number
+  /** Default as `Installation` has it. */
+  safekeepers?: number
   /** Without it the server's own default. */
   sharedBuffers?: string
   /** The compute's page cache in a local file, as users have it; default off. */
@@ -28,7 +29,9 @@ export interface SuiteServer extends AsyncDisposable {
 const COMMON_SETTINGS = { max_prepared_transactions: '64', log_checkpoints: 'off' }
 
 export async function startZenith(options: SuiteServerOptions): Promise<SuiteServer> {
-  const installation = await Installation.create({ safekeepers: options.safekeepers })
+  const installation = await Installation.create(
+    options.safekeepers === undefined ? {} : { safekeepers: options.safekeepers },
+  )
   const own = {
     ...COMMON_SETTINGS,
     ...buffers(options),
@@ -44,7 +47,9 @@ export async function startZenith(options: SuiteServerOptions): Promise<SuiteSer
       restart: async (settings) => {
         const code = await compute.stop()
         if (code !== 0) throw new Error(`the compute ended with ${code}\n${installation.logs()}`)
-        compute = await installation.startCompute('main', { settings: { ...own, ...settings } })
+        compute = await installation.startCompute('main', {
+          settings: { ...own, ...withSlotOfQuorum(settings) },
+        })
       },
       query: (sql, database) => compute.query(sql, database),
       logs: () => installation.logs(),
@@ -83,6 +88,14 @@ export async function startVanilla(options: SuiteServerOptions): Promise<SuiteSe
     logs: () => server.logTail(),
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
   }
+}
+
+/** One replication slot of a compute is taken: WAL goes to the safekeepers through it. */
+function withSlotOfQuorum(settings: Readonly<Record<string, string>>): Record<string, string> {
+  const { max_replication_slots: slots } = settings
+  return slots === undefined
+    ? settings
+    : { ...settings, max_replication_slots: `${Number(slots) + 1}` }
 }
 
 function buffers({ sharedBuffers }: SuiteServerOptions): Record<string, string> {

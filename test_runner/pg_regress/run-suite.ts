@@ -54,8 +54,8 @@ export async function runSuite(options: SuiteOptions): Promise<SuiteOutcome> {
   try {
     const outcomes: RegressOutcome[] = []
     let durationMs = 0
-    for (const [index, phase] of planSuite(options.suite, kit, options.only).entries()) {
-      if (index > 0) await server.restart(phase.settings)
+    for (const phase of planSuite(options.suite, kit, options.only)) {
+      if (Object.keys(phase.settings).length > 0) await server.restart(phase.settings)
       const startMs = Date.now()
       outcomes.push(...(await runPhase(phase, { kit, dir, server, suite: options })))
       durationMs += Date.now() - startMs

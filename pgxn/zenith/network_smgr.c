@@ -195,6 +195,7 @@ zenith_unlink(RelFileLocatorBackend rlocator, ForkNumber forknum, bool isRedo)
 		if (zenith_side_active())
 			zenith_side_truncate(rlocator.locator, fork, 0);
 	}
+	zenith_sequence_forget(rlocator.locator);
 }
 
 /*
@@ -221,6 +222,8 @@ zenith_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 		mdextend(reln, forknum, blocknum, buffer, skipFsync);
 		return;
 	}
+	if (forknum == INIT_FORKNUM && IsTransactionState())
+		zenith_init_fork_grown(locator_of(reln));
 	forget_gap(locator_of(reln), forknum, blocknum);
 	zenith_page_added(locator_of(reln), forknum, blocknum, buffer);
 	zenith_size_grow(locator_of(reln), forknum, blocknum + 1);
@@ -241,6 +244,8 @@ zenith_zeroextend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot extend relation %s beyond %u blocks",
 						fork_name(locator_of(reln), forknum), InvalidBlockNumber)));
+	if (forknum == INIT_FORKNUM && IsTransactionState())
+		zenith_init_fork_grown(locator_of(reln));
 	zenith_zero_pages_added(locator_of(reln), forknum, blocknum, nblocks);
 	zenith_size_grow(locator_of(reln), forknum, blocknum + nblocks);
 	zenith_backpressure();

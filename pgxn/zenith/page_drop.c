@@ -174,6 +174,14 @@ zenith_page_dropped(RelFileLocator locator, ForkNumber forknum,
 			zenith_file_cache_put(locator, forknum, block, copy.data);
 			break;
 
+		case INIT_FORKNUM:
+			/* Not logged yet by an access method that leaves that to init_forks.c */
+			if (lsn < ZENITH_FIRST_REAL_LSN && log_permission() == LOG_ANYTHING)
+				lsn = log_sparse_page(locator, forknum, block, copy.data);
+			zenith_lsn_set_block(locator, forknum, block, lsn);
+			zenith_file_cache_put(locator, forknum, block, copy.data);
+			break;
+
 		default:
 			zenith_lsn_set_block(locator, forknum, block, lsn);
 			zenith_file_cache_put(locator, forknum, block, copy.data);

@@ -13,14 +13,14 @@
  * Instead the state is noted in shared memory when the page is written, and put
  * back into the page when it is read.  The LSN tells whether they belong
  * together: what isn't logged doesn't change it.  There is room for a fixed
- * number of sequences; for those that were pushed out values are skipped.
+ * number of sequences; for those that were pushed out values are skipped.  At a
+ * clean stop what is in store is logged (shutdown_state.c).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "storage/bufpage.h"
 #include "storage/lwlock.h"
@@ -71,8 +71,8 @@ zenith_sequence_shmem_init(void)
 }
 
 /* The data of a page if it is a sequence's, else NULL. */
-static Form_pg_sequence_data
-sequence_data(const char *page)
+Form_pg_sequence_data
+zenith_sequence_data(const char *page)
 {
 	PageHeader	header = (PageHeader) page;
 	ItemId		item;
@@ -126,7 +126,7 @@ lock_of(uint32 set)
 void
 zenith_sequence_dropped(RelFileLocator locator, const char *page)
 {
-	Form_pg_sequence_data data = sequence_data(page);
+	Form_pg_sequence_data data = zenith_sequence_data(page);
 	SequenceEntry *entry;
 	uint32		set;
 
@@ -150,7 +150,7 @@ zenith_sequence_dropped(RelFileLocator locator, const char *page)
 void
 zenith_sequence_restore(RelFileLocator locator, char *page)
 {
-	Form_pg_sequence_data data = sequence_data(page);
+	Form_pg_sequence_data data = zenith_sequence_data(page);
 	SequenceEntry *entry;
 	uint32		set;
 
@@ -166,4 +166,40 @@ zenith_sequence_restore(RelFileLocator locator, char *page)
 		data->is_called = entry->is_called;
 	}
 	LWLockRelease(lock_of(set));
+}
+
+/* The relation is gone, and so is what it had in store. */
+void
+zenith_sequence_forget(RelFileLocator locator)
+{
+	uint32		set = find_set(&locator);
+	SequenceEntry *entry;
+
+	LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
+	entry = find_entry(set, &locator);
+	if (entry != NULL)
+		entry->used = false;
+	LWLockRelease(lock_of(set));
+}
+
+/* Sequences that may have values in store while their page is away (palloc'd). */
+RelFileLocator *
+zenith_sequences_in_store(int *count)
+{
+	RelFileLocator *locators = palloc(sizeof(RelFileLocator) * SET_COUNT * SET_WAYS);
+
+	*count = 0;
+	for (uint32 set = 0; set < SET_COUNT; set++)
+	{
+		LWLockAcquire(lock_of(set), LW_SHARED);
+		for (int i = 0; i < SET_WAYS; i++)
+		{
+			SequenceEntry *entry = &states->entries[set][i];
+
+			if (entry->used && entry->log_cnt != 0)
+				locators[(*count)++] = entry->locator;
+		}
+		LWLockRelease(lock_of(set));
+	}
+	return locators;
 }

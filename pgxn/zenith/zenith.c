@@ -102,6 +102,8 @@ _PG_init(void)
 	zenith_smgr_register();
 	zenith_utility_guard_register();
 	zenith_backpressure_register();
+	zenith_init_forks_register();
+	zenith_shutdown_worker_register();
 
 	previous_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;

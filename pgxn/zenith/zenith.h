@@ -13,6 +13,7 @@
 #define ZENITH_H
 
 #include "access/xlogdefs.h"
+#include "commands/sequence.h"
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/relfilelocator.h"
@@ -203,6 +204,16 @@ extern Size zenith_sequence_shmem_size(void);
 extern void zenith_sequence_shmem_init(void);
 extern void zenith_sequence_dropped(RelFileLocator locator, const char *page);
 extern void zenith_sequence_restore(RelFileLocator locator, char *page);
+extern void zenith_sequence_forget(RelFileLocator locator);
+extern RelFileLocator *zenith_sequences_in_store(int *count);
+extern Form_pg_sequence_data zenith_sequence_data(const char *page);
+
+/* init_forks.c */
+extern void zenith_init_fork_grown(RelFileLocator locator);
+extern void zenith_init_forks_register(void);
+
+/* shutdown_state.c */
+extern void zenith_shutdown_worker_register(void);
 
 /* transient_state.c */
 extern XLogRecPtr zenith_log_transient_state(RelFileLocator locator, ForkNumber forknum,

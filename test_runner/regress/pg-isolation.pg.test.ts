@@ -10,7 +10,10 @@ import { runSuite, type SuiteOptions } from '../pg_regress/run-suite.ts'
 async function expectAllPass(options: SuiteOptions, least: number): Promise<void> {
   await using outcome = await runSuite(options)
   const { verdict } = outcome
-  expect(verdict.failed.map(({ result }) => result.name), describeVerdict(outcome)).toEqual([])
+  expect(
+    verdict.failed.map(({ result }) => result.name),
+    describeVerdict(outcome),
+  ).toEqual([])
   expect(verdict.passed.length).toBeGreaterThanOrEqual(least)
 }
 

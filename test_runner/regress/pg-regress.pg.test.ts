@@ -12,7 +12,10 @@ const CORE_TESTS = 225
 async function expectAllPass(options: Omit<SuiteOptions, 'suite'>): Promise<void> {
   await using outcome = await runSuite({ suite: 'core', ...options })
   const { verdict } = outcome
-  expect(verdict.failed.map(({ result }) => result.name), describeVerdict(outcome)).toEqual([])
+  expect(
+    verdict.failed.map(({ result }) => result.name),
+    describeVerdict(outcome),
+  ).toEqual([])
   expect(verdict.passed.length).toBeGreaterThanOrEqual(CORE_TESTS)
 }
 

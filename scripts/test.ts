@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { runChecks } from './check.ts'
-import { setUp } from './setup.ts'
+import { setUp, setUpTestKit } from './setup.ts'
 import { failSetUp } from './setup/progress.ts'
 import { type Counts, countResults, summaryLine, type VitestReport } from './test-summary.ts'
 
@@ -68,7 +68,8 @@ async function runVitest(args: readonly string[]): Promise<Counts> {
 }
 
 try {
-  await setUp()
+  if (process.argv.length > 2) await setUp()
+  else await setUpTestKit()
   const [mode, ...rest] = process.argv.slice(2)
   const counts = mode === '--all' ? await testLong(rest) : await testAll(process.argv.slice(2))
   process.stdout.write(`\n${summaryLine(counts)}\n`)

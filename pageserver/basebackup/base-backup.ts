@@ -163,6 +163,8 @@ function shutDownControl(
     checkpointLsn: made.recordLsn,
     checkpoint: made.checkpoint,
     unloggedLsn: FIRST_UNLOGGED_LSN,
+    // Pages rebuilt from WAL carry no checksums, whatever the imported cluster had.
+    dataChecksumVersion: 0,
     minRecoveryPoint: 0,
     minRecoveryTimeline: 0,
     backupStartPoint: 0,

@@ -55,7 +55,7 @@ export function initialCheckpointState(control: ControlFile, endLsn: Lsn): Check
   return {
     checkpoint: { ...control.checkpoint },
     commitTsActive: control.trackCommitTimestamp,
-    walLogHints: control.walLogHints || control.dataChecksumVersion !== 0,
+    walLogHints: control.walLogHints,
     preparedOffsetsPage: -1,
     tipLsn: endLsn,
     tipRecordLsn: control.checkpointLsn,

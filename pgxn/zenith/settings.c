@@ -9,7 +9,6 @@
 
 #include <limits.h>
 
-#include "access/commit_ts.h"
 #include "access/xlog.h"
 #include "utils/guc.h"
 #include "utils/pg_lsn.h"
@@ -214,11 +213,6 @@ zenith_check_settings(void)
 				 errmsg("wal_level must not be \"minimal\" when relations are kept by a page server"),
 				 errdetail("The page server knows of changes from the WAL alone."),
 				 errhint("Set wal_level to \"replica\" or \"logical\".")));
-	if (track_commit_timestamp)
-		ereport(FATAL,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("track_commit_timestamp is not supported when relations are kept by a page server"),
-				 errhint("Set track_commit_timestamp to off.")));
 	checksums = GetConfigOption("data_checksums", true, false);
 	if (checksums && strcmp(checksums, "on") == 0)
 		ereport(FATAL,

@@ -23,6 +23,7 @@ import { KeyClass } from '../../pageserver/keyspace/key-class.ts'
 import type { Timeline } from '../../pageserver/timeline/timeline.ts'
 import { MemoryTimeline } from '../fixtures/memory-timeline.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
+import { freezeAll } from '../oracle/freeze-all.ts'
 import { differentSlruPages } from '../oracle/slru-files.ts'
 import { runTransactionWorkload, TRANSACTION_SETTINGS } from '../oracle/transaction-workload.ts'
 import { readWalSegments } from '../oracle/wal-segments.ts'
@@ -43,15 +44,6 @@ function makeSegment(dataDir: string, folder: string, id: number, perPage: numbe
   const path = join(dataDir, folder, name)
   writeFileSync(path, Buffer.alloc(SLRU_SEGMENT_PAGES * 8192))
   giveTo(path)
-}
-
-/** Freezes all databases, after which everything older is cut from the SLRU areas. */
-async function freezeAll(server: VanillaPostgres): Promise<void> {
-  await server.query('ALTER DATABASE template0 ALLOW_CONNECTIONS true')
-  for (const row of await server.query('SELECT datname FROM pg_database')) {
-    await server.query('VACUUM (FREEZE)', row['datname'] as string)
-  }
-  await server.query('ALTER DATABASE template0 ALLOW_CONNECTIONS false')
 }
 
 describe('ids pass 2^32', () => {

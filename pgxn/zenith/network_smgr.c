@@ -464,10 +464,10 @@ zenith_registersync(SMgrRelation reln, ForkNumber forknum)
 		mdregistersync(reln, forknum);
 }
 
-/* For zenith_test_utils: read a page at any LSN, past all caches. */
+/* For zenith_test_utils: read a run of pages at any LSN, past all caches. */
 void
-zenith_read_page_at_lsn(RelFileLocator locator, ForkNumber forknum, BlockNumber block,
-						XLogRecPtr request_lsn, XLogRecPtr not_modified_since, char *page)
+zenith_read_pages_at_lsn(RelFileLocator locator, ForkNumber forknum, BlockNumber first, int count,
+						 XLogRecPtr request_lsn, XLogRecPtr not_modified_since, char *pages)
 {
 	ZenithRequest request = {
 		.tag = 'G',
@@ -475,8 +475,8 @@ zenith_read_page_at_lsn(RelFileLocator locator, ForkNumber forknum, BlockNumber 
 		.not_modified_since = not_modified_since,
 		.locator = locator,
 		.forknum = forknum,
-		.block = block,
-		.count = 1,
+		.block = first,
+		.count = count,
 	};
 	ZenithReply reply;
 
@@ -485,10 +485,10 @@ zenith_read_page_at_lsn(RelFileLocator locator, ForkNumber forknum, BlockNumber 
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("there is no page server")));
 	zenith_pageserver_call(&request, &reply, NULL, NULL);
-	if (reply.tag != 'g' || reply.count != 1)
-		zenith_reply_error(&reply, psprintf("block %u of relation %s", block,
+	if (reply.tag != 'g' || reply.count != count)
+		zenith_reply_error(&reply, psprintf("block %u of relation %s", first,
 											fork_name(locator, forknum)));
-	memcpy(page, reply.pages, BLCKSZ);
+	memcpy(pages, reply.pages, (Size) count * BLCKSZ);
 }
 
 static const f_smgr network_smgr = {

@@ -182,6 +182,23 @@ zenith_page_dropped(RelFileLocator locator, ForkNumber forknum,
 			zenith_file_cache_put(locator, forknum, block, copy.data);
 			break;
 
+		case VISIBILITYMAP_FORKNUM:
+
+			/*
+			 * All changes are logged, but for one: CREATE DATABASE copies the
+			 * page and logs it as if it were a standard page, whose middle is
+			 * free.  That loses all bits, which are in memory now.  An image
+			 * takes no more bytes than one or two records of such a page.
+			 */
+			if (log_permission() == LOG_ANYTHING)
+			{
+				lsn = Max(lsn, log_sparse_page(locator, forknum, block, copy.data));
+				zenith_count(ZENITH_VM_IMAGES, 1);
+			}
+			zenith_lsn_set_block(locator, forknum, block, lsn);
+			zenith_file_cache_put(locator, forknum, block, copy.data);
+			break;
+
 		default:
 			zenith_lsn_set_block(locator, forknum, block, lsn);
 			zenith_file_cache_put(locator, forknum, block, copy.data);

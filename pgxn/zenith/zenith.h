@@ -74,6 +74,7 @@ extern void zenith_check_settings(void);
 	X(FRAGMENT_BYTES, "fragment_bytes", "bytes of transient state in those records") \
 	X(TRANSIENT_IMAGES_COUNTER, "transient_images", "whole pages logged for their transient state") \
 	X(FSM_IMAGES, "fsm_images", "free space map pages logged") \
+	X(VM_IMAGES, "vm_images", "visibility map pages logged") \
 	X(EXTEND_IMAGES, "extend_images", "zero pages logged when a relation grew") \
 	X(SIDE_PAGES_WRITTEN, "side_pages_written", "pages of index builds written to the side files") \
 	X(SIDE_PAGES_READ, "side_pages_read", "pages of index builds read from the side files") \
@@ -153,7 +154,7 @@ extern void zenith_lsn_set_block(RelFileLocator locator, ForkNumber forknum,
 								 BlockNumber block, XLogRecPtr lsn);
 extern void zenith_lsn_set_size(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
 extern void zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
-extern XLogRecPtr zenith_insert_position(void);
+extern PGDLLEXPORT XLogRecPtr zenith_insert_position(void);
 extern void zenith_read_range(RelFileLocator locator, ForkNumber forknum,
 							  BlockNumber first, int count,
 							  XLogRecPtr *request_lsn, XLogRecPtr *not_modified_since);
@@ -230,9 +231,10 @@ extern void zenith_zero_pages_added(RelFileLocator locator, ForkNumber forknum,
 
 /* network_smgr.c */
 extern void zenith_smgr_register(void);
-extern PGDLLEXPORT void zenith_read_page_at_lsn(RelFileLocator locator, ForkNumber forknum,
-												BlockNumber block, XLogRecPtr request_lsn,
-												XLogRecPtr not_modified_since, char *page);
+extern PGDLLEXPORT void zenith_read_pages_at_lsn(RelFileLocator locator, ForkNumber forknum,
+												 BlockNumber first, int count,
+												 XLogRecPtr request_lsn,
+												 XLogRecPtr not_modified_since, char *pages);
 
 /* aux_files.c: files that must outlive the compute */
 extern bool zenith_aux_file_permitted(void);

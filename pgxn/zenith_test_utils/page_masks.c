@@ -24,6 +24,8 @@
 #include "storage/bufpage.h"
 #include "varatt.h"
 
+#include "page_masks.h"
+
 /* From sequence.c and contrib/bloom, which don't export them. */
 #define SEQ_MAGIC		0x1717
 #define BLOOM_PAGE_ID	0xFF83
@@ -31,8 +33,9 @@
 PG_FUNCTION_INFO_V1(mask_pages);
 
 static RmgrId
-resource_manager_of(Page page, BlockNumber block)
+resource_manager_of(const char *bytes, BlockNumber block)
 {
+	Page		page = (Page) bytes;
 	Size		special_size = PageGetSpecialSize(page);
 	uint16		mark;
 
@@ -57,6 +60,18 @@ resource_manager_of(Page page, BlockNumber block)
 	if (block == 0 && *(uint32 *) PageGetSpecialPointer(page) == SEQ_MAGIC)
 		return RM_SEQ_ID;
 	return RM_GIN_ID;
+}
+
+void
+zenith_mask_page(char *page, BlockNumber block)
+{
+	GetRmgr(resource_manager_of(page, block)).rm_mask(page, block);
+}
+
+bool
+zenith_page_is_sequence(const char *page, BlockNumber block)
+{
+	return resource_manager_of(page, block) == RM_SEQ_ID;
 }
 
 /*
@@ -86,7 +101,7 @@ mask_pages(PG_FUNCTION_ARGS)
 		memcpy(page, VARDATA(pages) + at, BLCKSZ);
 		if (PageIsNew(page))
 			continue;
-		GetRmgr(resource_manager_of(page, block)).rm_mask((char *) page, block);
+		zenith_mask_page((char *) page, block);
 		memcpy(VARDATA(pages) + at, page, BLCKSZ);
 	}
 	PG_RETURN_BYTEA_P(pages);

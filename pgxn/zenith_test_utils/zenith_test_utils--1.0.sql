@@ -21,3 +21,20 @@ REVOKE ALL ON FUNCTION get_raw_page_at_lsn(oid, oid, oid, text, bigint, pg_lsn, 
 CREATE FUNCTION mask_pages(first_block bigint, pages bytea) RETURNS bytea
 AS 'MODULE_PATHNAME', 'mask_pages'
 LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION compare_buffers(
+	OUT tablespace oid, OUT database oid, OUT relfilenode oid, OUT fork text, OUT block bigint,
+	OUT verdict text, OUT first_difference integer,
+	OUT buffer_lsn pg_lsn, OUT pageserver_lsn pg_lsn)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'compare_buffers'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION compare_buffers() FROM PUBLIC;
+
+CREATE FUNCTION scribble_on_buffer(relation regclass, fork text, block bigint, byte integer)
+RETURNS void
+AS 'MODULE_PATHNAME', 'scribble_on_buffer'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION scribble_on_buffer(regclass, text, bigint, integer) FROM PUBLIC;

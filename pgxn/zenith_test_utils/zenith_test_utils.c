@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/xlogdefs.h"
 #include "common/relpath.h"
 #include "fmgr.h"
@@ -16,14 +17,13 @@
 #include "utils/pg_lsn.h"
 #include "varatt.h"
 
+#include "page_reader.h"
+
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(clear_buffer_cache);
 PG_FUNCTION_INFO_V1(get_raw_page_at_lsn);
-
-typedef void (*read_page_type) (RelFileLocator locator, ForkNumber forknum, BlockNumber block,
-								XLogRecPtr request_lsn, XLogRecPtr not_modified_since,
-								char *page);
+PG_FUNCTION_INFO_V1(scribble_on_buffer);
 
 /* Throw every page out of shared buffers that nobody has pinned. */
 Datum
@@ -49,7 +49,6 @@ get_raw_page_at_lsn(PG_FUNCTION_ARGS)
 {
 	RelFileLocator locator;
 	bytea	   *result;
-	read_page_type read_page;
 
 	for (int i = 0; i < 5; i++)
 	{
@@ -61,18 +60,46 @@ get_raw_page_at_lsn(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be superuser to read raw pages")));
 
-	read_page = (read_page_type) load_external_function("$libdir/zenith", "zenith_read_page_at_lsn",
-														true, NULL);
 	locator.spcOid = PG_GETARG_OID(0);
 	locator.dbOid = PG_GETARG_OID(1);
 	locator.relNumber = PG_GETARG_OID(2);
 
 	result = (bytea *) palloc(BLCKSZ + VARHDRSZ);
 	SET_VARSIZE(result, BLCKSZ + VARHDRSZ);
-	read_page(locator, forkname_to_number(text_to_cstring(PG_GETARG_TEXT_PP(3))),
-			  (BlockNumber) PG_GETARG_INT64(4),
-			  PG_ARGISNULL(5) ? PG_UINT64_MAX : PG_GETARG_LSN(5),
-			  PG_ARGISNULL(6) ? InvalidXLogRecPtr : PG_GETARG_LSN(6),
-			  VARDATA(result));
+	zenith_read_pages_at(locator, forkname_to_number(text_to_cstring(PG_GETARG_TEXT_PP(3))),
+						 (BlockNumber) PG_GETARG_INT64(4), 1,
+						 PG_ARGISNULL(5) ? PG_UINT64_MAX : PG_GETARG_LSN(5),
+						 PG_ARGISNULL(6) ? InvalidXLogRecPtr : PG_GETARG_LSN(6),
+						 VARDATA(result));
 	PG_RETURN_BYTEA_P(result);
+}
+
+/*
+ * Change a bit of a page in memory, without WAL and without marking it dirty,
+ * for tests of those who must notice.
+ */
+Datum
+scribble_on_buffer(PG_FUNCTION_ARGS)
+{
+	Relation	relation;
+	Buffer		buffer;
+	int32		byte = PG_GETARG_INT32(3);
+
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to damage buffers")));
+	if (byte < 0 || byte >= BLCKSZ)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a page has no byte %d", byte)));
+
+	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	buffer = ReadBufferExtended(relation, forkname_to_number(text_to_cstring(PG_GETARG_TEXT_PP(1))),
+								(BlockNumber) PG_GETARG_INT64(2), RBM_NORMAL, NULL);
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	BufferGetPage(buffer)[byte] ^= 1;
+	UnlockReleaseBuffer(buffer);
+	relation_close(relation, AccessShareLock);
+	PG_RETURN_VOID();
 }

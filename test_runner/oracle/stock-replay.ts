@@ -14,6 +14,11 @@ import { giveTo, runAs } from '#libs/system-user.ts'
 
 const SETTINGS = [
   'hot_standby = off',
+  // One pass: everything is written at the end.
+  'shared_buffers = 512MB',
+  'max_wal_size = 1TB',
+  'checkpoint_timeout = 1d',
+  'allow_in_place_tablespaces = on',
   "listen_addresses = ''",
   'fsync = off',
   'recovery_prefetch = off',

@@ -145,6 +145,8 @@ function addPostgresCommands(program: Command): void {
       'after',
       example(
         'zenith pg create check --branch dev --port 55440',
+        'zenith pg create before --branch main --lsn 0/1609610',
+        'zenith pg create reports --branch main --replica',
         'zenith pg create check --branch dev --set shared_buffers=1GB --set work_mem=64MB',
       ),
     )
@@ -232,6 +234,8 @@ function withPlace(command: Command): Command {
   return command
     .option('--branch <name>', 'its branch (default: the branch of the same name)')
     .option('--port <port>', 'its port (default: the next free one from 55432 on)', parsePort)
+    .option('--lsn <lsn>', 'read-only: the branch (default: main) as of an LSN, or its "end" now')
+    .option('--replica', 'read-only: follow the branch (default: main) as a hot standby')
 }
 
 function withPorts(command: Command): Command {

@@ -7,6 +7,8 @@ import { connectPgWire } from '#libs/pgwire/client.ts'
 import { runAs, unprivilegedDir } from '#libs/system-user.ts'
 import { TarExtractor } from './tar-extract.ts'
 
+const KIND_OF = { primary: 'primary', static: 'static', replica: 'standby' } as const
+
 export interface BaseBackup {
   /** Real path of the data folder; it may lie elsewhere than asked when run as root. */
   readonly dataFolder: string
@@ -22,10 +24,11 @@ export interface BaseBackup {
  */
 export async function fetchBaseBackup(options: {
   spec: ComputeSpec
-  lsn: Lsn
+  /** Null when the pageserver shall choose, as for a replica. */
+  lsn: Lsn | null
   dataFolder: string
 }): Promise<BaseBackup> {
-  const { spec, lsn } = options
+  const { spec } = options
   // Asked for first: in a copied installation the folder may still be that of the original.
   const oldData = setAside(unprivilegedDir(options.dataFolder))
   const dataFolder = unprivilegedDir(options.dataFolder)
@@ -39,7 +42,9 @@ export async function fetchBaseBackup(options: {
     },
   )
   try {
-    const command = `basebackup ${spec.tenantId} ${spec.timelineId} ${formatLsn(lsn)} sparse`
+    const lsn = options.lsn === null ? '' : `${formatLsn(options.lsn)} `
+    const how = `${lsn}sparse kind=${KIND_OF[spec.mode]}`
+    const command = `basebackup ${spec.tenantId} ${spec.timelineId} ${how}`
     for await (const chunk of client.copyOut(command)) extractor.write(chunk)
     extractor.end()
   } finally {

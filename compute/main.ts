@@ -2,8 +2,8 @@
 import { runProcess } from '#libs/service.ts'
 import { SupervisorHttp } from './http.ts'
 import { PhaseClock } from './phase-clock.ts'
-import { createProposer } from './proposer-of-spec.ts'
 import { Reporter } from './reporter.ts'
+import { roleOf } from './role.ts'
 import { loadSpec, specPath } from './spec.ts'
 import { Supervisor } from './supervisor.ts'
 
@@ -15,7 +15,7 @@ runProcess('compute', async (self) => {
   const supervisor = new Supervisor({
     spec,
     place,
-    proposer: createProposer(spec, log),
+    role: roleOf(spec, log),
     log,
     clock,
     report: (report) => reporter.send(report),

@@ -8,6 +8,7 @@ const spec: ComputeSpec = {
   tenantId: '0'.repeat(32),
   timelineId: '1'.repeat(32),
   branch: 'main',
+  mode: 'primary',
   endpoint: 'main',
   attempt: 1,
   host: '127.0.0.1',

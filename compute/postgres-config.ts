@@ -98,6 +98,7 @@ export function protectedSettings({
     'zenith.start_lsn': formatLsn(startLsn),
     'zenith.supervisor_address': supervisorAddress ?? '',
     'zenith.protected_settings': PROTECTED_SETTINGS.join(','),
+    'zenith.mode': spec.mode,
     listen_addresses: spec.host,
     port: String(spec.port),
     unix_socket_directories: socketFolder ?? '',

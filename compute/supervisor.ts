@@ -7,7 +7,10 @@ import type { ComputeSpec, EndpointReport, EndpointStatus } from '#libs/api/cont
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
+import { readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { fetchBaseBackup } from './base-backup.ts'
 import {
   type Effect,
@@ -21,10 +24,11 @@ import type { PhaseClock } from './phase-clock.ts'
 import { LiveSettings } from './live-settings.ts'
 import { protectedSettings } from './postgres-config.ts'
 import { logTail, Postgres } from './postgres.ts'
-import type { WalProposer } from './proposer/wal-proposer.ts'
+import type { Role } from './role.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
 import { shipStatistics } from './statistics.ts'
+import { standbySettings } from './standby-config.ts'
 
 /** A clean stop that takes longer is given up: nothing that was acknowledged depends on it. */
 const STOP_PATIENCE_MS = 20_000
@@ -33,7 +37,7 @@ const SUPERUSER = 'zenith_admin'
 export interface SupervisorOptions {
   spec: ComputeSpec
   place: ComputePlace
-  proposer: WalProposer
+  role: Role
   log: Logger
   clock: PhaseClock
   /** Sends a report; resolves when the control plane has it, or gave up. */
@@ -44,7 +48,8 @@ export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #log: Logger
   #state: LifecycleState = INITIAL_STATE
-  #elected: { term: number; startLsn: Lsn } | null = null
+  #elected: { term: number | null; startLsn: Lsn | null } | null = null
+  #control: ControlFile | null = null
   #dataFolder: string | null = null
   #oldData: string | null = null
   #socketFolder: string | null = null
@@ -69,14 +74,14 @@ export class Supervisor {
   /** Begins the election; everything else follows from it. */
   start(): void {
     this.report()
-    this.#options.proposer.onFenced((reason) =>
+    this.#options.role.onFenced((reason) =>
       this.#handle({
         kind: 'fenced',
         reason: reason ?? 'another compute has taken over the branch',
       }),
     )
     this.#run(async () => {
-      this.#elected = await this.#options.proposer.elect()
+      this.#elected = await this.#options.role.elect()
       return { kind: 'elected' }
     })
   }
@@ -87,18 +92,20 @@ export class Supervisor {
   }
 
   status(): ComputeStatus {
-    const { spec, proposer, clock } = this.#options
+    const { spec, role, clock } = this.#options
     const lsnText = (lsn: Lsn | null) => (lsn === null ? null : formatLsn(lsn))
     return {
       tenantId: spec.tenantId,
       timelineId: spec.timelineId,
       endpoint: spec.endpoint,
+      mode: spec.mode,
       attempt: spec.attempt,
       state: this.#endpointStatus(),
       phase: this.#state.phase,
-      commitLsn: this.#elected === null ? null : lsnText(proposer.commitLsn),
+      commitLsn: this.#elected === null ? null : lsnText(role.commitLsn),
       startLsn: lsnText(this.#elected?.startLsn ?? null),
       term: this.#elected?.term ?? null,
+      lagBytes: role.lagBytes,
       postgresPid: this.#postgres?.pid ?? null,
       host: spec.host,
       port: spec.port,
@@ -187,8 +194,11 @@ export class Supervisor {
   async #fetch(): Promise<LifecycleEvent> {
     const { spec, place } = this.#options
     assert(this.#elected !== null, 'a base backup needs an election before it')
-    const { startLsn, term } = this.#elected
-    const backup = await fetchBaseBackup({ spec, lsn: startLsn, dataFolder: place.dataFolder })
+    const { startLsn: lsn, term } = this.#elected
+    const backup = await fetchBaseBackup({ spec, lsn, dataFolder: place.dataFolder })
+    this.#control = controlOf(backup.dataFolder)
+    const startLsn = lsn ?? this.#control.checkpoint.redo
+    this.#elected = { term, startLsn }
     this.#dataFolder = backup.dataFolder
     this.#oldData = backup.oldData
     this.#socketFolder = makeSocketFolder(place.folder)
@@ -200,17 +210,23 @@ export class Supervisor {
 
   async #startPostgres(): Promise<LifecycleEvent | null> {
     const { spec, place } = this.#options
-    assert(this.#dataFolder !== null && this.#elected !== null, 'Postgres needs a data folder')
-    const { startLsn } = this.#elected
+    const startLsn = this.#elected?.startLsn ?? null
+    assert(
+      this.#dataFolder !== null && this.#control !== null && startLsn !== null,
+      'Postgres needs a data folder',
+    )
     const postgres = Postgres.start({
       prefix: spec.postgresPrefix,
       dataFolder: this.#dataFolder,
-      settings: protectedSettings({
-        spec,
-        startLsn,
-        socketFolder: this.#socketFolder,
-        supervisorAddress: this.httpPort === null ? null : `${spec.host}:${this.httpPort}`,
-      }),
+      settings: {
+        ...protectedSettings({
+          spec,
+          startLsn,
+          socketFolder: this.#socketFolder,
+          supervisorAddress: this.httpPort === null ? null : `${spec.host}:${this.httpPort}`,
+        }),
+        ...(spec.mode === 'primary' ? {} : standbySettings(spec, this.#control)),
+      },
       self: { host: this.#socketFolder ?? spec.host, user: SUPERUSER },
       logFile: place.postgresLog,
     })
@@ -223,13 +239,14 @@ export class Supervisor {
   }
 
   #stream(): void {
-    const { spec, proposer } = this.#options
-    assert(this.#elected !== null, 'streaming needs an election before it')
-    proposer.stream({
+    const { spec, role } = this.#options
+    const startLsn = this.#elected?.startLsn ?? null
+    assert(startLsn !== null, 'streaming needs an election before it')
+    role.stream({
       host: this.#socketFolder ?? spec.host,
       port: spec.port,
       user: SUPERUSER,
-      startLsn: this.#elected.startLsn,
+      startLsn,
     })
     this.#deleteOldData()
   }
@@ -251,11 +268,13 @@ export class Supervisor {
 
   /** After a clean end of Postgres: the quorum has all its WAL, then its statistics are kept. */
   async #finish(): Promise<void> {
-    const { spec, proposer, log } = this.#options
-    await proposer.stop()
+    const { spec, role, log } = this.#options
+    await role.stop()
     const dataFolder = this.#dataFolder
     assert(dataFolder !== null, 'a Postgres that ended had a data folder')
-    await shipStatistics({ spec, dataFolder, lsn: proposer.commitLsn, log })
+    // Those of a read-only compute tell of its own queries only, and it starts anew each time.
+    if (spec.mode !== 'primary') return
+    await shipStatistics({ spec, dataFolder, lsn: role.commitLsn, log })
   }
 
   #exit(): void {
@@ -266,4 +285,8 @@ export class Supervisor {
     const exitCode = EXIT_CODE[outcome]
     void this.#reported.then(() => this.#resolveEnded(exitCode))
   }
+}
+
+function controlOf(dataFolder: string): ControlFile {
+  return parseControlFile(readFileSync(join(dataFolder, 'global/pg_control')))
 }

@@ -4,7 +4,6 @@ import { ZenithError } from '#libs/errors.ts'
 import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
-import { alignBranchLsn, checkBranchLsn } from './branch-point.ts'
 import { checkName } from './names.ts'
 import { type BranchRecord, recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
@@ -97,12 +96,7 @@ export class Branches {
 
   async #branchLsn(parent: TimelineRecord, lsnText: string | undefined): Promise<Lsn> {
     if (lsnText === undefined) return this.#tips.find(parent)
-    const asked = parseLsn(lsnText)
-    const startLsn = parseLsn(parent.startLsn as string)
-    const lsn = asked >= startLsn ? Math.max(startLsn, alignBranchLsn(asked)) : asked
-    const tipLsn = await this.#tips.find(parent, lsn)
-    checkBranchLsn({ parent: parent.branch, lsn, startLsn, tipLsn })
-    return lsn
+    return this.#tips.place(parent, parseLsn(lsnText))
   }
 
   async #intend(

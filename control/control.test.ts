@@ -92,6 +92,7 @@ async function world(options: { safekeepers?: number; store?: MemoryStore } = {}
     branches: new Branches({ registry, timelines, tips, log }),
     endpoints: new Endpoints({
       registry,
+      tips,
       log,
       controlPlaneUrl: () => 'http://127.0.0.1:9090',
       firstPort: 56_000 + Math.floor(Math.random() * 4_000),

@@ -1,8 +1,12 @@
 /** State changes of an endpoint. Pure: a record and an event give the next record. */
-import type { EndpointReport } from '#libs/api/control.ts'
+import type { EndpointMode, EndpointReport } from '#libs/api/control.ts'
 import type { EndpointRecord } from './records.ts'
 
-/** Statuses in which a compute process may be writing to the branch. */
+export function modeOf(record: Pick<EndpointRecord, 'mode'>): EndpointMode {
+  return record.mode ?? 'primary'
+}
+
+/** Statuses in which a compute process may be there, and writing if it is a primary. */
 export function isActive(status: EndpointRecord['status']): boolean {
   return status === 'starting' || status === 'running' || status === 'stopping'
 }

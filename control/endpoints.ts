@@ -6,10 +6,17 @@
  * election keeps it, so a stale record can cost a restart and never a row.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ComputeSpec, EndpointInfo, EndpointReport, Settings } from '#libs/api/control.ts'
+import type {
+  ComputeSpec,
+  EndpointInfo,
+  EndpointMode,
+  EndpointReport,
+  Settings,
+} from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
-import { isActive, reported, startIsOverdue, started, vanished } from './endpoint-state.ts'
+import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import { isActive, modeOf, reported, startIsOverdue, started, vanished } from './endpoint-state.ts'
 import { portIsFree } from './free-port.ts'
 import { checkName } from './names.ts'
 import { candidatePorts } from './placement.ts'
@@ -17,6 +24,7 @@ import { type EndpointRecord, recordKey, type TimelineRecord } from './records.t
 import type { Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
 import { checkSettings } from './setting-check.ts'
+import type { TipFinder } from './tip.ts'
 
 const HOST = '127.0.0.1'
 /** A clean stop streams and commits the shutdown checkpoint; safekeepers may be slow. */
@@ -24,8 +32,23 @@ const STOP_TIMEOUT_MS = 60_000
 const STOP_POLL_MS = 20
 const STOP_CHECK_MS = 500
 
+export interface EndpointRequest {
+  branch: string
+  name?: string | undefined
+  mode?: EndpointMode | undefined
+  lsn?: string | undefined
+  port?: number | undefined
+  settings?: Settings | undefined
+}
+
+/** A record as it is now: with what only the compute itself knows. */
+interface CheckedRecord extends EndpointRecord {
+  lagBytes?: number | null
+}
+
 export class Endpoints {
   readonly #registry: Registry
+  readonly #tips: TipFinder
   readonly #log: Logger
   readonly #controlPlaneUrl: () => string
   readonly #firstPort: number
@@ -34,11 +57,13 @@ export class Endpoints {
 
   constructor(options: {
     registry: Registry
+    tips: TipFinder
     log: Logger
     controlPlaneUrl: () => string
     firstPort: number
   }) {
     this.#registry = options.registry
+    this.#tips = options.tips
     this.#log = options.log
     this.#controlPlaneUrl = options.controlPlaneUrl
     this.#firstPort = options.firstPort
@@ -54,26 +79,25 @@ export class Endpoints {
     return infoOf(await this.#checked(await this.#registry.endpoint(tenantId, name)))
   }
 
-  /** Throws `already_exists` for a name in use and `conflict` for a port that is taken. */
-  async create(
-    tenantId: string,
-    request: {
-      branch: string
-      name?: string | undefined
-      port?: number | undefined
-      settings?: Settings | undefined
-    },
-  ): Promise<EndpointInfo> {
+  /**
+   * Throws `already_exists` for a name in use, `conflict` for a port that is taken, `out_of_range`
+   * for an LSN that the branch does not have.
+   */
+  async create(tenantId: string, request: EndpointRequest): Promise<EndpointInfo> {
     const branch = await this.#registry.branch(tenantId, request.branch)
     const name = request.name ?? branch.name
     checkName('endpoint', name)
     if (request.port !== undefined) await this.#checkPort(request.port, null)
     if (request.settings !== undefined) await checkSettings(request.settings)
+    const mode = request.mode ?? (request.lsn === undefined ? 'primary' : 'static')
+    const readLsn = await this.#readLsn(tenantId, branch.timelineId, mode, request.lsn)
     const record: EndpointRecord = {
       name,
       tenantId,
       timelineId: branch.timelineId,
       branch: branch.name,
+      mode,
+      ...(readLsn === null ? {} : { readLsn }),
       status: 'stopped',
       host: HOST,
       port: request.port ?? null,
@@ -95,6 +119,32 @@ export class Endpoints {
     throw new ZenithError('already_exists', `There is an endpoint named "${name}" already.`, {
       hint: `Choose another name, or remove it: zenith pg destroy ${name}.`,
     })
+  }
+
+  /** What a static endpoint will show; null for the others, which take no LSN. */
+  async #readLsn(
+    tenantId: string,
+    timelineId: string,
+    mode: EndpointMode,
+    asked: string | undefined,
+  ): Promise<string | null> {
+    if (mode !== 'static') {
+      if (asked === undefined) return null
+      throw new ZenithError('invalid_argument', `A ${mode} endpoint is not bound to an LSN.`, {
+        hint: 'Leave the LSN out, or make the endpoint static.',
+      })
+    }
+    const timeline = await this.#registry.timeline(tenantId, timelineId)
+    if (timeline.state !== 'active') {
+      throw new ZenithError('conflict', `Branch "${timeline.branch}" is still being created.`, {
+        hint: 'Try again in a moment.',
+      })
+    }
+    const lsn =
+      asked === undefined
+        ? await this.#tips.find(timeline)
+        : await this.#tips.place(timeline, parseLsn(asked))
+    return formatLsn(lsn)
   }
 
   /** Marks it starting and says what to start. Throws `conflict` when the branch has a writer. */
@@ -128,7 +178,7 @@ export class Endpoints {
         },
       )
     }
-    await this.#checkOnlyWriter(record)
+    if (modeOf(record) === 'primary') await this.#checkOnlyWriter(record)
     const timeline = await this.#registry.timeline(tenantId, record.timelineId)
     const tenant = await this.#registry.tenant(tenantId)
     if (timeline.state !== 'active') {
@@ -149,6 +199,8 @@ export class Endpoints {
       timelineId: timeline.timelineId,
       branch: record.branch,
       endpoint: name,
+      mode: modeOf(next),
+      ...(next.readLsn === undefined ? {} : { readLsn: next.readLsn }),
       attempt: next.attempt,
       host: HOST,
       port: chosen,
@@ -165,6 +217,7 @@ export class Endpoints {
   async #checkOnlyWriter(record: EndpointRecord): Promise<void> {
     for (const other of await this.#registry.endpoints(record.tenantId)) {
       if (other.name === record.name || other.timelineId !== record.timelineId) continue
+      if (modeOf(other) !== 'primary') continue
       const checked = await this.#checked(other)
       if (!isActive(checked.status)) continue
       throw new ZenithError(
@@ -234,7 +287,7 @@ export class Endpoints {
    * Compares the record with the compute's own word. A process that has gone is stored as such; one
    * that is only slow is left alone. The live LSN is in the answer, not in the store.
    */
-  async #checked(record: EndpointRecord): Promise<EndpointRecord> {
+  async #checked(record: EndpointRecord): Promise<CheckedRecord> {
     if (!isActive(record.status)) return record
     const key = recordKey.endpoint(record.tenantId, record.name)
     const gone = () =>
@@ -249,7 +302,7 @@ export class Endpoints {
       if (status.timelineId !== record.timelineId || status.attempt !== record.attempt) {
         return await gone()
       }
-      return { ...record, lsn: status.commitLsn ?? record.lsn }
+      return { ...record, lsn: status.commitLsn ?? record.lsn, lagBytes: status.lagBytes }
     } catch (error) {
       const refused = error instanceof ZenithError && error.code === 'unavailable'
       return refused ? gone() : record
@@ -308,7 +361,8 @@ function versionOf(timeline: TimelineRecord): { pgVersion: number; systemId: str
 }
 
 /** What is told of an endpoint. */
-export function infoOf(record: EndpointRecord): EndpointInfo {
-  const { tenantId: _, settings = {}, systemSettings = {}, ...info } = record
-  return { ...info, settings, systemSettings }
+export function infoOf(record: CheckedRecord): EndpointInfo {
+  const { tenantId: _, readLsn = null, lagBytes = null, ...rest } = record
+  const { settings = {}, systemSettings = {}, ...info } = rest
+  return { ...info, mode: modeOf(record), readLsn, lagBytes, settings, systemSettings }
 }

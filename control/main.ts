@@ -34,6 +34,7 @@ runProcess('control', async (self) => {
   let port = config.listen_http_port
   const endpoints = new Endpoints({
     registry,
+    tips,
     log,
     controlPlaneUrl: () => `http://${reachable}:${port}`,
     firstPort: config.first_endpoint_port ?? DEFAULT_FIRST_ENDPOINT_PORT,

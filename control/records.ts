@@ -1,5 +1,5 @@
 /** What the control plane stores, and under which key. Each record changes by compare-and-swap. */
-import type { EndpointStatus, NodeInfo, Settings } from '#libs/api/control.ts'
+import type { EndpointMode, EndpointStatus, NodeInfo, Settings } from '#libs/api/control.ts'
 
 export type NodeKind = 'pageserver' | 'safekeeper'
 export type NodeRecord = NodeInfo
@@ -46,6 +46,10 @@ export interface EndpointRecord {
   tenantId: string
   timelineId: string
   branch: string
+  /** Absent in records made when all were primaries. */
+  mode?: EndpointMode
+  /** Static endpoints only. */
+  readLsn?: string
   status: EndpointStatus
   host: string
   port: number | null

@@ -9,8 +9,15 @@ import type { NodeInfo } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, parseLsn } from '#libs/lsn.ts'
-import { type ComputeFact, decideTip, type SafekeeperFact, type TipFacts } from './branch-point.ts'
-import { isActive } from './endpoint-state.ts'
+import {
+  alignBranchLsn,
+  checkBranchLsn,
+  type ComputeFact,
+  decideTip,
+  type SafekeeperFact,
+  type TipFacts,
+} from './branch-point.ts'
+import { isActive, modeOf } from './endpoint-state.ts'
 import type { EndpointRecord, TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { computeApi, safekeeperApi } from './remote.ts'
@@ -56,10 +63,25 @@ export class TipFinder {
     }
   }
 
+  /**
+   * The place in the timeline's history that `asked` means: rounded down to where a record may
+   * start, and committed. Throws `out_of_range`, naming the range, when the timeline has none.
+   */
+  async place(timeline: TimelineRecord, asked: Lsn): Promise<Lsn> {
+    const startLsn = parseLsn(timeline.startLsn as string)
+    const lsn = asked >= startLsn ? Math.max(startLsn, alignBranchLsn(asked)) : asked
+    const tipLsn = await this.find(timeline, lsn)
+    checkBranchLsn({ parent: timeline.branch, lsn, startLsn, tipLsn })
+    return lsn
+  }
+
   async #facts(timeline: TimelineRecord, members: NodeInfo[]): Promise<TipFacts> {
     const { tenantId, timelineId } = timeline
     const writer = (await this.#registry.endpoints(tenantId)).find(
-      (endpoint) => endpoint.timelineId === timelineId && isActive(endpoint.status),
+      (endpoint) =>
+        endpoint.timelineId === timelineId &&
+        modeOf(endpoint) === 'primary' &&
+        isActive(endpoint.status),
     )
     const [compute, ...safekeepers] = await Promise.all([
       writer ? computeFact(writer) : null,

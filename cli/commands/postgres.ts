@@ -2,6 +2,7 @@
 import type { EndpointInfo } from '#libs/api/control.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
+import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import {
   removeComputeDir,
   spawnCompute,
@@ -18,6 +19,8 @@ export const DATABASE = 'postgres'
 export interface PlaceOptions extends CommonOptions {
   readonly branch?: string
   readonly port?: number
+  readonly lsn?: string
+  readonly replica?: boolean
 }
 
 export interface CreateOptions extends PlaceOptions {
@@ -41,7 +44,7 @@ export async function startPostgres(
   context: CommandContext,
   installation: Installation,
   name: string,
-  how: { branch?: string; port?: number; release?: () => void },
+  how: Pick<PlaceOptions, 'branch' | 'port' | 'lsn' | 'replica'> & { release?: () => void },
 ): Promise<EndpointInfo> {
   const tenantId = context.tenantId(installation)
   const url = installation.controlUrl
@@ -54,9 +57,16 @@ export async function startPostgres(
       { hint: `Choose another name: zenith pg start <name> --branch ${how.branch}.` },
     )
   }
-  const branch = existing?.branch ?? how.branch ?? name
+  if (existing !== null && (how.lsn !== undefined || how.replica === true)) {
+    throw new ZenithError(
+      'conflict',
+      `Postgres "${name}" is there already, as ${describeMode(existing)}.`,
+      { hint: `Start it without these options, or remove it: zenith pg destroy ${name}.` },
+    )
+  }
+  const branch = existing?.branch ?? how.branch ?? (isReadOnly(how) ? 'main' : name)
   if (existing === null) {
-    const body = { name, branch, ...(how.port === undefined ? {} : { port: how.port }) }
+    const body = { name, branch, ...requestOf(how) }
     await callControl(url, 'createEndpoint', { params: { tenantId }, body })
   }
   const port = how.port === undefined ? {} : { port: how.port }
@@ -94,13 +104,13 @@ export async function pgCreate(name: string, options: CreateOptions): Promise<vo
   const context = new CommandContext(options)
   await context.change(`zenith pg create ${name}`, async (installation) => {
     requireRunning(installation)
-    const { port, set: settings } = options
+    const { set: settings } = options
     const info = await callControl(installation.controlUrl, 'createEndpoint', {
       params: { tenantId: context.tenantId(installation) },
       body: {
         name,
-        branch: options.branch ?? name,
-        ...(port === undefined ? {} : { port }),
+        branch: options.branch ?? (isReadOnly(options) ? 'main' : name),
+        ...requestOf(options),
         ...(settings === undefined ? {} : { settings }),
       },
     })
@@ -135,20 +145,54 @@ export async function pgList(options: CommonOptions): Promise<void> {
   })
   // An endpoint usually has the name of its branch; a column of its own is for the other case.
   const named = endpoints.some(({ name, branch }) => name !== branch)
+  const readOnly = endpoints.some(({ mode }) => mode !== 'primary')
   const table = formatTable(
-    ['BRANCH', 'ADDRESS', 'LSN', 'STATUS', ...(named ? ['NAME'] : [])],
-    endpoints.map(({ name, branch, host, port, lsn, status }) => [
+    [
+      'BRANCH',
+      'ADDRESS',
+      'LSN',
+      'STATUS',
+      ...(named ? ['NAME'] : []),
+      ...(readOnly ? ['MODE', 'LAG'] : []),
+    ],
+    endpoints.map(({ name, branch, host, port, lsn, status, mode, lagBytes }) => [
       branch,
       port === null ? null : `${host}:${port}`,
       lsn,
       status,
       ...(named ? [name] : []),
+      ...(readOnly ? [mode, lagBytes === null ? null : `${lagBytes} B`] : []),
     ]),
   )
   const errors = endpoints.filter(({ error }) => error !== null)
   const reasons = errors.map(({ name, status, error }) => `${name} ${status}: ${error}\n`)
   context.show(endpoints.map(endpointJson), table)
   if (!context.json) for (const reason of reasons) process.stderr.write(reason)
+}
+
+/** Read-only servers are named for what they show, so they are on branch main unless told. */
+function isReadOnly({ lsn, replica }: Pick<PlaceOptions, 'lsn' | 'replica'>): boolean {
+  return lsn !== undefined || replica === true
+}
+
+/** The part of a request that says what kind of server it shall be. */
+function requestOf({ port, lsn, replica }: Pick<PlaceOptions, 'port' | 'lsn' | 'replica'>) {
+  if (lsn !== undefined && replica === true) {
+    throw new ZenithError('invalid_argument', 'A replica follows its branch, so it has no LSN.', {
+      hint: 'Give either --lsn or --replica.',
+    })
+  }
+  return {
+    ...(port === undefined ? {} : { port }),
+    ...(lsn === undefined ? {} : { mode: 'static' as const }),
+    ...(lsn === undefined || lsn === 'end' ? {} : { lsn: formatLsn(parseLsn(lsn)) }),
+    ...(replica === true ? { mode: 'replica' as const } : {}),
+  }
+}
+
+function describeMode({ mode, branch, readLsn }: EndpointInfo): string {
+  if (mode === 'static') return `a read-only view of branch ${branch} at ${readLsn}`
+  return mode === 'replica' ? `a replica of branch ${branch}` : `the primary of branch ${branch}`
 }
 
 export function connectionString({ host, port }: EndpointInfo): string {
@@ -160,11 +204,14 @@ export function connectionUri({ host, port }: EndpointInfo): string {
 }
 
 function endpointJson(info: EndpointInfo) {
-  const { name, branch, timelineId, status, host, port, lsn, error, createdAt, startedAt } = info
+  const { name, branch, timelineId, mode, readLsn, status, host, port } = info
+  const { lsn, lagBytes, error, createdAt, startedAt } = info
   return {
     name,
     branch,
     timelineId,
+    mode,
+    readLsn,
     status,
     host,
     port,
@@ -172,6 +219,7 @@ function endpointJson(info: EndpointInfo) {
     database: DATABASE,
     uri: status === 'running' ? connectionUri(info) : null,
     lsn,
+    lagBytes,
     error,
     createdAt,
     startedAt,

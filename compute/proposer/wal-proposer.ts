@@ -104,6 +104,8 @@ export class WalProposer {
     })
   }
 
+  readonly lagBytes = null
+
   /** End of the WAL that a quorum has durably; 0 before the election. */
   get commitLsn(): Lsn {
     return this.#core.commitLsn

@@ -3,21 +3,28 @@
  * `GET /status` and `POST /stop` answer with a `ComputeStatus`; settings are changed with the other
  * two; besides there are `/healthz` and `/metrics`. Plain types without schemas: loading a schema library would be a third of a start.
  */
-import type { EndpointStatus } from './control.ts'
+import type { EndpointMode, EndpointStatus } from './control.ts'
 
 export interface ComputeStatus {
   tenantId: string
   timelineId: string
   endpoint: string
+  mode: EndpointMode
   attempt: number
   state: EndpointStatus
   /** Finer than `state`: electing, fetching, starting, ... (compute/lifecycle.ts). */
   phase: string
-  /** End of the WAL that a quorum of safekeepers has durably; null before the election. */
+  /**
+   * End of the WAL that a quorum of safekeepers has durably, null before the election. Of a static
+   * compute what it shows, of a replica what it has replayed.
+   */
   commitLsn: string | null
-  /** S: where this compute's own WAL begins. */
+  /** S: where this compute's own WAL begins; of a replica where its replay began. */
   startLsn: string | null
+  /** Null for computes that don't write. */
   term: number | null
+  /** Bytes of WAL that a replica has still to replay; null for others, and before it knows. */
+  lagBytes: number | null
   postgresPid: number | null
   host: string
   port: number

@@ -90,10 +90,24 @@ export type EndpointStatus = Static<typeof EndpointStatus>
 export const Settings = Type.Record(Type.String(), Type.String())
 export type Settings = Static<typeof Settings>
 
+/**
+ * What a compute does with its branch: `primary` writes to it, `static` shows it as of one LSN,
+ * `replica` follows it as a hot standby.
+ */
+export const EndpointMode = Type.Union([
+  Type.Literal('primary'),
+  Type.Literal('static'),
+  Type.Literal('replica'),
+])
+export type EndpointMode = Static<typeof EndpointMode>
+
 export const EndpointInfo = Type.Object({
   name: Type.String(),
   branch: Type.String(),
   timelineId: IdText,
+  mode: EndpointMode,
+  /** What a static endpoint shows; null for others. */
+  readLsn: Nullable(LsnText),
   status: EndpointStatus,
   host: Type.String(),
   /** Postgres port: the one in use, or the one last used; null before the first start. */
@@ -103,8 +117,10 @@ export const EndpointInfo = Type.Object({
   /** Port of the compute supervisor's own HTTP API while it runs. */
   httpPort: Nullable(Port),
   pid: Nullable(Type.Integer()),
-  /** Commit LSN: live while running, else as last reported. */
+  /** Commit LSN, or what a replica has replayed: live while running, else as last reported. */
   lsn: Nullable(LsnText),
+  /** Bytes of WAL that a running replica has still to replay; null for others. */
+  lagBytes: Nullable(Type.Integer()),
   /** Counts starts; status reports of an earlier start are ignored. */
   attempt: Type.Integer(),
   /** Why it crashed or was fenced. */
@@ -119,14 +135,17 @@ export const EndpointInfo = Type.Object({
 export type EndpointInfo = Static<typeof EndpointInfo>
 
 /**
- * All that a compute process needs; written to `spec.json` beside its data folder. It names no
- * LSN: where the compute starts is decided by the election among the safekeepers.
+ * All that a compute process needs; written to `spec.json` beside its data folder. For a primary it
+ * names no LSN: where it starts is decided by the election among the safekeepers.
  */
 export const ComputeSpec = Type.Object({
   tenantId: IdText,
   timelineId: IdText,
   branch: Type.String(),
   endpoint: Type.String(),
+  mode: EndpointMode,
+  /** Static computes only: what to show. */
+  readLsn: Type.Optional(LsnText),
   attempt: Type.Integer(),
   host: Type.String(),
   port: Port,
@@ -276,6 +295,10 @@ export const controlRoutes = routes({
     body: Type.Object({
       name: Type.Optional(Type.String()),
       branch: Type.String(),
+      /** Default: `static` when an LSN is given, else `primary`. */
+      mode: Type.Optional(EndpointMode),
+      /** What a static endpoint shows; default: the end of the branch as it is now. */
+      lsn: Type.Optional(LsnText),
       port: Type.Optional(Port),
       settings: Type.Optional(Settings),
     }),

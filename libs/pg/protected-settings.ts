@@ -43,6 +43,7 @@ const REASONS: Readonly<Record<string, string>> = {
   recovery_target_time: RECOVERY,
   recovery_target_timeline: RECOVERY,
   recovery_target_xid: RECOVERY,
+  'zenith.mode': STORAGE,
   'zenith.pageserver_connstring': STORAGE,
   'zenith.protected_settings': STORAGE,
   'zenith.start_lsn': STORAGE,

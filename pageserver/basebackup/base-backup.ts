@@ -3,10 +3,9 @@
  *
  * For a compute the folder has no relation files (pages come over the page stream), except the init
  * forks of unlogged relations, which Postgres keeps locally. A full backup has all of them, and
- * stock Postgres starts from it. Either way pg_control says "shut down" and points to a shutdown
- * checkpoint at the LSN (shutdown-checkpoint.ts), so that no recovery runs.
+ * stock Postgres starts from it. Where the server begins in the WAL says start-point.ts.
  */
-import { assert, ZenithError } from '#libs/errors.ts'
+import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, segmentFileName, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { Checkpoint } from '#libs/pg/checkpoint.ts'
@@ -15,16 +14,11 @@ import {
   computeSettingsConf,
   type WalLevel,
 } from '#libs/pg/compute-settings.ts'
-import {
-  type ControlFile,
-  DB_STATE,
-  parseControlFile,
-  serializeControlFile,
-} from '#libs/pg/control-file.ts'
+import { serializeControlFile } from '#libs/pg/control-file.ts'
 import { walPartName } from '#libs/protocol/base-backup.ts'
 import { crc32c } from '#libs/wal/crc32c.ts'
 import { INIT_FORK, MAIN_FORK } from '#libs/wal/format.ts'
-import { type CheckpointState, checkpointAt } from '../ingest/checkpoint-state.ts'
+import type { CheckpointState } from '../ingest/checkpoint-state.ts'
 import { KeyClass, PAGE_SIZE } from '../keyspace/key-class.ts'
 import type { BlobEntry, Timeline } from '../timeline/timeline.ts'
 import { auxFileEntries } from './aux-file-entries.ts'
@@ -38,12 +32,10 @@ import {
   slruPath,
   twoPhasePath,
 } from './data-folder.ts'
-import {
-  makeShutdownCheckpoint,
-  type ShutdownCheckpoint,
-  type WalPart,
-} from './shutdown-checkpoint.ts'
+import type { ComputeKind } from '../page-service/command.ts'
+import type { WalPart } from './shutdown-checkpoint.ts'
 import { neededSlruPages } from './slru-pages.ts'
+import { shutdownStart, standbyStart } from './start-point.ts'
 import { statisticsEntries } from './statistics-entries.ts'
 
 const BLOCKS_PER_FILE = 131072
@@ -53,8 +45,6 @@ const ZEROS = Buffer.alloc(128 * 1024)
 /** REPLICATION_STATE_MAGIC. */
 const ORIGIN_MAGIC = 0x1257dade
 const ORIGIN_SIZE = 16
-/** pg_control's value in a cluster that never used unlogged relations (FirstNormalUnloggedLSN). */
-const FIRST_UNLOGGED_LSN = 1000
 
 export type BackupEntry =
   | { name: string; type: 'directory' }
@@ -67,8 +57,11 @@ export type BackupEntry =
     }
 
 export interface BackupOptions {
-  /** `compute`: no relation files. `full`: everything, for stock Postgres. */
-  kind: 'compute' | 'full'
+  /**
+   * `primary`, `static` and `standby` computes get no relation files. `full`: everything, for stock
+   * Postgres.
+   */
+  kind: ComputeKind | 'full'
   /** WAL segments as parts (`libs/protocol/base-backup.ts`) instead of whole files. */
   sparse?: boolean
   log: Logger
@@ -78,54 +71,44 @@ export interface BackupOptions {
 
 /**
  * Yields the entries of the backup in archive order; pg_control is the last. The caller has checked
- * that `lsn` is a record boundary within the timeline and has been taken in.
+ * that `asked` is a record boundary within the timeline and has been taken in. For a standby it
+ * doesn't matter: its backup is as of the last checkpoint.
  */
 export async function* backupEntries(
   timeline: Timeline,
-  lsn: Lsn,
+  asked: Lsn,
   options: BackupOptions,
 ): AsyncGenerator<BackupEntry> {
-  const [controlBlob, state, relations] = await Promise.all([
-    timeline.readBlob(timeline.slot(KeyClass.ControlFile, 0, 0, 0, 0), 0, lsn),
-    checkpointAt(timeline, lsn),
-    timeline.scanBlobs(KeyClass.RelSize, lsn),
-  ])
-  assert(controlBlob, 'a timeline has a control file from its first LSN on')
-  const control = parseControlFile(controlBlob)
+  const { kind } = options
   const nowSeconds = Math.floor((options.now ?? Date.now)() / 1000)
-  const made = makeShutdownCheckpoint({
-    lsn,
-    previousRecordLsn: state.previousRecordLsn,
-    systemId: control.systemId,
-    checkpoint: {
-      ...state.checkpoint,
-      // As the server will have it; a difference would make it write a record to say so.
-      fullPageWrites: options.kind === 'full',
-      timeSeconds: nowSeconds,
-    },
-  })
+  const start =
+    kind === 'standby'
+      ? await standbyStart(timeline, nowSeconds)
+      : await shutdownStart(timeline, asked, { fullPageWrites: kind === 'full', nowSeconds })
+  const { lsn, state } = start
+  const relations = await timeline.scanBlobs(KeyClass.RelSize, lsn)
 
   for (const name of DIRECTORIES) yield { name, type: 'directory' }
   yield file('PG_VERSION', `${PG_MAJOR_VERSION}\n`)
   yield file('pg_hba.conf', PG_HBA_CONF)
   yield file('pg_ident.conf', '')
   yield file('postgresql.auto.conf', '')
-  if (options.kind === 'full') yield file('postgresql.conf', computeSettingsConf(settingsOf(state)))
+  if (kind === 'static' || kind === 'standby') yield file('standby.signal', '')
+  if (kind === 'full') yield file('postgresql.conf', computeSettingsConf(settingsOf(state)))
   yield* await databaseEntries(timeline, lsn)
   yield* await slruEntries(timeline, lsn, state.checkpoint, options.log)
   yield* await twoPhaseEntries(timeline, lsn)
   yield* await originEntries(timeline, lsn)
-  // Stock Postgres leaves slots and the like out of its base backups, too.
-  if (options.kind === 'compute') {
+  // Stock Postgres leaves slots and the like out of its base backups, too; they are the primary's.
+  if (kind === 'primary') {
     yield* await auxFileEntries(timeline, lsn)
     yield* await statisticsEntries(timeline, lsn, options.log)
   }
   yield* await initForkEntries(timeline, lsn, relations)
-  if (options.kind === 'full') yield* relationEntries(timeline, lsn, relations)
-  yield* options.sparse ? partEntries(made.parts) : segmentEntries(made.parts)
+  if (kind === 'full') yield* relationEntries(timeline, lsn, relations)
+  yield* options.sparse ? partEntries(start.walParts) : segmentEntries(start.walParts)
   // The last entry: a folder from an archive that was cut short lacks it and cannot start.
-  const finished = shutDownControl(control, state, made, nowSeconds)
-  yield { name: 'global/pg_control', type: 'file', content: serializeControlFile(finished) }
+  yield { name: 'global/pg_control', type: 'file', content: serializeControlFile(start.control) }
 }
 
 function file(name: string, text: string): BackupEntry {
@@ -142,41 +125,6 @@ function settingsOf(state: CheckpointState): ComputeSettings {
     maxWalSenders: state.maxWalSenders,
     maxPreparedTransactions: state.maxPreparedXacts,
     maxLocksPerTransaction: state.maxLocksPerXact,
-    trackCommitTimestamp: state.commitTsActive,
-  }
-}
-
-/**
- * pg_control of a stopped server. Settings are those that the timeline's last server told in its
- * WAL: start-up compares them with its own and logs a record only for a change.
- */
-function shutDownControl(
-  initial: ControlFile,
-  state: CheckpointState,
-  made: ShutdownCheckpoint,
-  nowSeconds: number,
-): ControlFile {
-  return {
-    ...initial,
-    state: DB_STATE.shutDown,
-    timeSeconds: nowSeconds,
-    checkpointLsn: made.recordLsn,
-    checkpoint: made.checkpoint,
-    unloggedLsn: FIRST_UNLOGGED_LSN,
-    // Pages rebuilt from WAL carry no checksums, whatever the imported cluster had.
-    dataChecksumVersion: 0,
-    minRecoveryPoint: 0,
-    minRecoveryTimeline: 0,
-    backupStartPoint: 0,
-    backupEndPoint: 0,
-    backupEndRequired: false,
-    walLevel: made.checkpoint.walLevel,
-    walLogHints: state.walLogHints,
-    maxConnections: state.maxConnections,
-    maxWorkerProcesses: state.maxWorkerProcesses,
-    maxWalSenders: state.maxWalSenders,
-    maxPreparedXacts: state.maxPreparedXacts,
-    maxLocksPerXact: state.maxLocksPerXact,
     trackCommitTimestamp: state.commitTsActive,
   }
 }

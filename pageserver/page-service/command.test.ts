@@ -13,6 +13,7 @@ describe('page service commands', () => {
     })
     expect(parsePageCommand(`  basebackup ${TENANT}  ${TIMELINE};`)).toEqual({
       kind: 'basebackup',
+      compute: 'primary',
       lsn: null,
       sparse: false,
       ...target,
@@ -36,6 +37,22 @@ describe('page service commands', () => {
     })
   })
 
+  test('a backup for a read-only compute', () => {
+    expect(parsePageCommand(`basebackup ${TENANT} ${TIMELINE} 0/8 sparse kind=static`)).toEqual({
+      kind: 'basebackup',
+      compute: 'static',
+      lsn: 8,
+      sparse: true,
+      tenantId: TENANT,
+      timelineId: TIMELINE,
+    })
+    expect(parsePageCommand(`basebackup ${TENANT} ${TIMELINE} kind=standby`)).toMatchObject({
+      compute: 'standby',
+      lsn: null,
+      sparse: false,
+    })
+  })
+
   test.each([
     'show all',
     'SELECT 1',
@@ -46,6 +63,12 @@ describe('page service commands', () => {
     `pagestream ${TENANT} ${TIMELINE} 0/0`,
     `basebackup ${TENANT} ${TIMELINE} 0/0 more`,
     `basebackup ${TENANT} ${TIMELINE} nonsense`,
+    `basebackup ${TENANT} ${TIMELINE} kind=full`,
+    `basebackup ${TENANT} ${TIMELINE} color=red`,
+    `basebackup ${TENANT} ${TIMELINE} kind=static kind=static`,
+    `basebackup ${TENANT} ${TIMELINE} sparse sparse`,
+    `fullbackup ${TENANT} ${TIMELINE} kind=static`,
+    `pagestream ${TENANT} ${TIMELINE} kind=static`,
     `basebackup ${TENANT}x ${TIMELINE}`,
     `basebackup ../../etc ${TIMELINE}`,
   ])('%j is refused', (query) => {

@@ -8,18 +8,36 @@ interface Target {
   timelineId: TimelineId
 }
 
+/**
+ * Which data folder a compute gets: one that writes to the branch, one that is read-only as of the
+ * LSN, or one that follows the branch (`docs/protocols/base-backup.md`).
+ */
+export type ComputeKind = 'primary' | 'static' | 'standby'
+
+export interface BackupCommand extends Target {
+  kind: 'basebackup'
+  compute: ComputeKind
+  lsn: Lsn | null
+  sparse: boolean
+}
+
 export type PageCommand =
   | ({ kind: 'pagestream' } & Target)
-  | ({ kind: 'basebackup' | 'fullbackup'; lsn: Lsn | null; sparse: boolean } & Target)
+  | BackupCommand
+  | ({ kind: 'fullbackup'; lsn: Lsn | null; sparse: boolean } & Target)
 
+const COMPUTE_KINDS: readonly string[] = ['primary', 'static', 'standby'] satisfies ComputeKind[]
 const FORMS =
-  'pagestream <tenant> <timeline>, basebackup|fullbackup <tenant> <timeline> [<lsn>] [sparse]'
+  'pagestream <tenant> <timeline>, ' +
+  'basebackup <tenant> <timeline> [<lsn>] [sparse] [kind=primary|static|standby], ' +
+  'fullbackup <tenant> <timeline> [<lsn>] [sparse]'
 
 /** Parses a query. Throws `invalid_argument` with the forms that exist. */
 export function parsePageCommand(query: string): PageCommand {
   const words = query.trim().replace(/;$/, '').split(/\s+/)
-  const sparse = words.at(-1) === 'sparse'
-  const [verb, tenant, timeline, lsn, ...rest] = sparse ? words.slice(0, -1) : words
+  const firstOption = words.findIndex((word) => word === 'sparse' || word.includes('='))
+  const options = firstOption === -1 ? [] : words.splice(firstOption)
+  const [verb, tenant, timeline, lsn, ...rest] = words
   const backup = verb === 'basebackup' || verb === 'fullbackup'
   if (!backup && verb !== 'pagestream') {
     throw new ZenithError(
@@ -28,12 +46,22 @@ export function parsePageCommand(query: string): PageCommand {
       { hint: `It knows: ${FORMS}. For SQL, connect to a compute.` },
     )
   }
-  if (!tenant || !timeline || rest.length > 0 || (!backup && words.length > 3)) {
+  const sparse = options.includes('sparse')
+  const kinds = options.filter((option) => option !== 'sparse')
+  const compute = kinds[0]?.replace(/^kind=/, '') ?? 'primary'
+  const strange =
+    kinds.length > (verb === 'basebackup' ? 1 : 0) ||
+    options.length > kinds.length + 1 ||
+    !COMPUTE_KINDS.includes(compute) ||
+    (!backup && (lsn !== undefined || options.length > 0))
+  if (!tenant || !timeline || rest.length > 0 || strange) {
     throw new ZenithError('invalid_argument', `the arguments of ${verb} are wrong`, {
       hint: `The forms are: ${FORMS}.`,
     })
   }
   const target = { tenantId: parseTenantId(tenant), timelineId: parseTimelineId(timeline) }
   if (!backup) return { kind: 'pagestream', ...target }
-  return { kind: verb, lsn: lsn === undefined ? null : parseLsn(lsn), sparse, ...target }
+  const place = { lsn: lsn === undefined ? null : parseLsn(lsn), sparse, ...target }
+  if (verb === 'fullbackup') return { kind: verb, ...place }
+  return { kind: verb, compute: compute as ComputeKind, ...place }
 }

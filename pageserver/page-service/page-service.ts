@@ -74,14 +74,17 @@ async function runCommand(
   const startedAt = performance.now()
   const lsn = await backupLsn(timeline, command.lsn)
   session.startCopyOut()
-  const kind = command.kind === 'basebackup' ? 'compute' : 'full'
+  const kind = command.kind === 'basebackup' ? command.compute : 'full'
   const entries = backupEntries(timeline, lsn, { kind, sparse: command.sparse, log })
   const sizeBytes = await writeTar(entries, (parts) => sendParts(session, parts))
   session.sendCopyDone()
   session.sendCommandComplete(command.kind.toUpperCase())
   const elapsedMs = performance.now() - startedAt
   options.metrics.observeBackup(command.kind, elapsedMs)
-  log.info({ kind: command.kind, lsn: formatLsn(lsn), sizeBytes, elapsedMs }, 'sent base backup')
+  log.info(
+    { command: command.kind, kind, lsn: formatLsn(lsn), sizeBytes, elapsedMs },
+    'sent base backup',
+  )
 }
 
 async function sendParts(session: PgSession, parts: Buffer[]): Promise<void> {

@@ -17,6 +17,7 @@
  *	  so readers that bypass the buffer pool do no harm
  *	- when a relation grows, its new blocks are thrown out of here.  Blocks cut
  *	  off by a truncation can't be read until then.
+ *	- a standby throws out a block when it doesn't replay a change of it
  *
  * A partition's lock is held while a page is read or written.  The file is in
  * the kernel's cache most of the time, so this is a matter of microseconds.
@@ -118,9 +119,6 @@ static bool
 usable(void)
 {
 	if (set_count == 0 || pg_atomic_read_u32(&cache->broken) != 0)
-		return false;
-	/* pages of a standby change without passing by here */
-	if (RecoveryInProgress())
 		return false;
 	if (cache_fd < 0)
 	{
@@ -328,6 +326,12 @@ zenith_file_cache_forget(RelFileLocator locator, ForkNumber forknum,
 		uint32		set = find_set(&key);
 		CacheEntry *entry;
 
+		/* a standby asks this for every block that it doesn't replay */
+		LWLockAcquire(lock_of(set), LW_SHARED);
+		entry = find_entry(set, &key);
+		LWLockRelease(lock_of(set));
+		if (entry == NULL)
+			continue;
 		LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
 		entry = find_entry(set, &key);
 		if (entry)

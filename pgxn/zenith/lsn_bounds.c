@@ -144,7 +144,8 @@ zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr
 }
 
 /*
- * An LSN that every WAL record inserted so far ends at or before.
+ * An LSN that every WAL record inserted so far ends at or before; on a standby
+ * one that every record ends at or before whose changes can be seen.
  *
  * GetXLogInsertRecPtr() tells where the next record will start, which is
  * after a page header if the last one ended on a page boundary.  Nothing has
@@ -153,8 +154,11 @@ zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr
 XLogRecPtr
 zenith_insert_position(void)
 {
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+	XLogRecPtr	lsn;
 
+	if (RecoveryInProgress())
+		return zenith_replay_position();
+	lsn = GetXLogInsertRecPtr();
 	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
 		lsn -= SizeOfXLogLongPHD;
 	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
@@ -162,23 +166,29 @@ zenith_insert_position(void)
 	return lsn;
 }
 
-/* On a standby nothing newer than what has been replayed may be seen. */
-static void
-bound_by_replay(XLogRecPtr *request_lsn, XLogRecPtr *not_modified_since)
+/*
+ * The LSN to read at, given the bound of what is to be read.
+ *
+ * On a standby nothing newer than what has been replayed may be seen, except
+ * for changes of the record that is being replayed; see standby.c.
+ */
+static XLogRecPtr
+choose_lsn(XLogRecPtr *bound)
 {
-	if (RecoveryInProgress())
+	if (!RecoveryInProgress())
+		return PG_UINT64_MAX;
+	if (zenith_mode == ZENITH_STATIC)
 	{
-		*request_lsn = Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn);
-		*not_modified_since = Min(*not_modified_since, *request_lsn);
+		*bound = zenith_start_lsn;
+		return zenith_start_lsn;
 	}
-	else
-		*request_lsn = PG_UINT64_MAX;
+	return Max(Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn), *bound);
 }
 
 /*
  * Which states of a run of blocks will do.  On a primary that is any state at
  * or after the newest change; the newest that the page server has is right, as
- * nobody else writes.
+ * nobody else writes.  On a standby it must not be newer than what it shows.
  *
  * Visibility map blocks are special: their bits are cleared before the WAL
  * record that says so exists, so the bound can't be known when such a page is
@@ -199,8 +209,10 @@ zenith_read_range(RelFileLocator locator, ForkNumber forknum,
 		for (int i = 0; i < count; i++)
 			bound = Max(bound, get_bound(locator, forknum, first + i));
 	}
+	if (forknum == VISIBILITYMAP_FORKNUM && zenith_mode == ZENITH_REPLICA && RecoveryInProgress())
+		zenith_wait_for_replay(bound);
+	*request_lsn = choose_lsn(&bound);
 	*not_modified_since = bound;
-	bound_by_replay(request_lsn, not_modified_since);
 }
 
 void
@@ -208,7 +220,7 @@ zenith_size_range(RelFileLocator locator, ForkNumber forknum,
 				  XLogRecPtr *request_lsn, XLogRecPtr *not_modified_since)
 {
 	*not_modified_since = zenith_lsn_of_size(locator, forknum);
-	bound_by_replay(request_lsn, not_modified_since);
+	*request_lsn = choose_lsn(not_modified_since);
 }
 
 /* The page server can only get WAL that has left the WAL buffers. */

@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
 #include "catalog/pg_class.h"
 #include "common/relpath.h"
@@ -140,10 +141,8 @@ zenith_create(SMgrRelation reln, ForkNumber forknum, bool isRedo)
 	}
 	if (isRedo)
 	{
-		/* Called for every page that redo touches: no requests from here */
-		BlockNumber nblocks;
-
-		if (zenith_size_lookup(locator, forknum, &nblocks) && nblocks == InvalidBlockNumber)
+		/* Called for every page that redo touches, so usually it is there */
+		if (load_size(locator, forknum) == InvalidBlockNumber)
 			zenith_size_set(locator, forknum, 0);
 		return;
 	}
@@ -163,9 +162,9 @@ zenith_exists(SMgrRelation reln, ForkNumber forknum)
 	 * Before its files are removed, a relation's buffers are dropped, and that
 	 * asks for its forks while the transaction is ending or when it has
 	 * committed already.  Nothing may fail there, and to say that the fork
-	 * exists is good enough.
+	 * exists is good enough.  Redo has no transaction, and needs the truth.
 	 */
-	if (!IsTransactionState() || reln->smgr_relpersistence == 0)
+	if ((!IsTransactionState() && !InRecovery) || reln->smgr_relpersistence == 0)
 	{
 		if (zenith_size_lookup(locator, forknum, &nblocks))
 			return nblocks != InvalidBlockNumber;
@@ -206,7 +205,7 @@ forget_gap(RelFileLocator locator, ForkNumber forknum, BlockNumber block)
 {
 	BlockNumber nblocks;
 
-	if (zenith_file_cache_mb == 0 || RecoveryInProgress())
+	if (zenith_file_cache_mb == 0)
 		return;
 	nblocks = load_size(locator, forknum);
 	if (nblocks != InvalidBlockNumber && nblocks < block)
@@ -442,7 +441,7 @@ zenith_truncate(SMgrRelation reln, ForkNumber forknum,
 		return;
 
 	/* The record of the truncation has been inserted, so this is after it */
-	bound = RecoveryInProgress() ? InvalidXLogRecPtr : zenith_insert_position();
+	bound = zenith_insert_position();
 	zenith_lsn_set_all_blocks(locator, forknum, bound);
 	zenith_lsn_set_size(locator, forknum, bound);
 	zenith_size_set(locator, forknum, nblocks);
@@ -524,10 +523,15 @@ network_database_size(Oid dbOid)
 	ZenithRequest request = {.tag = 'D',.locator = {.dbOid = dbOid}};
 	ZenithReply reply;
 
-	request.request_lsn = PG_UINT64_MAX;
 	request.not_modified_since = zenith_start_lsn;
-	if (!RecoveryInProgress())
+	if (RecoveryInProgress())
+		request.request_lsn = zenith_mode == ZENITH_STATIC ? zenith_start_lsn :
+			Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn);
+	else
+	{
+		request.request_lsn = PG_UINT64_MAX;
 		request.not_modified_since = GetFlushRecPtr(NULL);
+	}
 	zenith_pageserver_call(&request, &reply, NULL, NULL);
 	if (reply.tag != 'd')
 		zenith_reply_error(&reply, psprintf("the size of database %u", dbOid));

@@ -131,6 +131,28 @@ main_page_dropped(RelFileLocator locator, BlockNumber block, const char *page)
 	zenith_file_cache_put(locator, MAIN_FORKNUM, block, page);
 }
 
+/*
+ * On a standby nothing is logged.  Redo changes a page without advancing its
+ * LSN only to clear bits of the visibility map (and in ways that don't matter:
+ * free space, all-visible flags, which a standby ignores).
+ */
+static void
+standby_page_dropped(RelFileLocator locator, ForkNumber forknum,
+					 BlockNumber block, const char *page)
+{
+	XLogRecPtr	bound = PageGetLSN((Page) page);
+
+	if (zenith_mode == ZENITH_STATIC)
+		return;					/* only hint bits have changed */
+	if (forknum == VISIBILITYMAP_FORKNUM)
+		bound = Max(bound, zenith_replay_position());
+	zenith_lsn_set_block(locator, forknum, block, bound);
+	if (PageIsNew((Page) page))
+		zenith_file_cache_forget(locator, forknum, block, 1);
+	else
+		zenith_file_cache_put(locator, forknum, block, page);
+}
+
 /* A dirty page of a permanent relation is being written. */
 void
 zenith_page_dropped(RelFileLocator locator, ForkNumber forknum,
@@ -147,7 +169,7 @@ zenith_page_dropped(RelFileLocator locator, ForkNumber forknum,
 
 	if (RecoveryInProgress())
 	{
-		zenith_lsn_set_block(locator, forknum, block, Max(lsn, GetXLogReplayRecPtr(NULL)));
+		standby_page_dropped(locator, forknum, block, copy.data);
 		return;
 	}
 	/* Its bound was set when the relation was extended by it */
@@ -216,7 +238,7 @@ zenith_zero_pages_added(RelFileLocator locator, ForkNumber forknum,
 	XLogRecPtr	end;
 
 	if (RecoveryInProgress())
-		end = GetXLogReplayRecPtr(NULL);
+		end = zenith_replay_position();
 	else if (log_permission() == LOG_NOTHING)
 		end = zenith_insert_position();
 	else
@@ -243,7 +265,7 @@ zenith_page_added(RelFileLocator locator, ForkNumber forknum,
 		zenith_zero_pages_added(locator, forknum, block, 1);
 	else
 		zenith_lsn_set_size(locator, forknum,
-							RecoveryInProgress() ? Max(lsn, GetXLogReplayRecPtr(NULL)) : lsn);
+							RecoveryInProgress() ? zenith_replay_position() : lsn);
 	if (!PageIsNew((Page) page))
 		zenith_page_dropped(locator, forknum, block, page);
 }

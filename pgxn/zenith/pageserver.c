@@ -34,6 +34,7 @@
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "postmaster/startup.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
@@ -49,6 +50,7 @@
 
 #define FIRST_RETRY_DELAY_MS	20
 #define MAX_RETRY_DELAY_MS		1000
+#define STARTUP_POLL_MS			500
 
 /* Positions in the wait event set */
 #define SOCKET_EVENT 0
@@ -120,9 +122,12 @@ pageserver_hint(void)
  * could stop a backend whose page server is gone.  Not so in critical sections
  * and while a transaction is ending, where an error would be a panic.
  */
-static void
-check_interrupts(void)
+void
+zenith_check_interrupts(void)
 {
+	/* a standby that is being stopped may be waiting for a page to replay */
+	if (AmStartupProcess())
+		HandleStartupProcInterrupts();
 	CHECK_FOR_INTERRUPTS();
 
 	if (unlikely(InterruptPending && (QueryCancelPending || ProcDiePending)) &&
@@ -179,13 +184,18 @@ wait_for_socket(uint32 events)
 	{
 		WaitEvent	event;
 
-		if (WaitEventSetWait(wait_set, -1, &event, 1, zenith_wait_reply) == 0)
+		/* what stops the startup process doesn't set its latch */
+		if (WaitEventSetWait(wait_set, AmStartupProcess() ? STARTUP_POLL_MS : -1,
+							 &event, 1, zenith_wait_reply) == 0)
+		{
+			zenith_check_interrupts();
 			continue;
+		}
 		if (event.events & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
 			latch_was_set = true;
-			check_interrupts();
+			zenith_check_interrupts();
 			continue;
 		}
 		return;
@@ -301,7 +311,7 @@ endure_outage(Outage *outage)
 						pageserver_address(), last_failure),
 				 errdetail("Trying again.")));
 	}
-	else if (zenith_outage_timeout_s > 0 && CritSectionCount == 0 &&
+	else if (zenith_outage_timeout_s > 0 && CritSectionCount == 0 && !AmStartupProcess() &&
 			 TimestampDifferenceExceeds(outage->since, now, zenith_outage_timeout_s * 1000))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
@@ -319,8 +329,8 @@ endure_outage(Outage *outage)
 	{
 		ResetLatch(MyLatch);
 		latch_was_set = true;
-		check_interrupts();
 	}
+	zenith_check_interrupts();
 }
 
 static void

@@ -15,6 +15,7 @@
 
 #include "zenith.h"
 
+int			zenith_mode = ZENITH_PRIMARY;
 char	   *zenith_pageserver_connstring = NULL;
 char	   *zenith_tenant_id = NULL;
 char	   *zenith_timeline_id = NULL;
@@ -37,6 +38,13 @@ static const struct config_enum_entry transient_logging_options[] = {
 	{"fragments", ZENITH_TRANSIENT_FRAGMENTS, false},
 	{"images", ZENITH_TRANSIENT_IMAGES, false},
 	{"off", ZENITH_TRANSIENT_OFF, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry mode_options[] = {
+	{"primary", ZENITH_PRIMARY, false},
+	{"static", ZENITH_STATIC, false},
+	{"replica", ZENITH_REPLICA, false},
 	{NULL, 0, false}
 };
 
@@ -116,6 +124,13 @@ zenith_define_settings(void)
 							   "",
 							   PGC_POSTMASTER, 0,
 							   check_id, NULL, NULL);
+	DefineCustomEnumVariable("zenith.mode",
+							 "What this compute does with its branch.",
+							 "A primary writes to it, a static compute shows it as of zenith.start_lsn, a replica follows it.",
+							 &zenith_mode,
+							 ZENITH_PRIMARY, mode_options,
+							 PGC_POSTMASTER, 0,
+							 NULL, NULL, NULL);
 	DefineCustomStringVariable("zenith.start_lsn",
 							   "End of the timeline's WAL when this compute started.",
 							   "Pages that this compute hasn't changed are at least as new as this LSN.",

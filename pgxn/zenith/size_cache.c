@@ -275,6 +275,17 @@ zenith_size_grow(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks
 	LWLockRelease(lock_of(set));
 }
 
+/* The fork has so many blocks at least; what isn't known stays unknown. */
+void
+zenith_size_raise(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks)
+{
+	BlockNumber known;
+
+	if (zenith_size_lookup(locator, forknum, &known) &&
+		(known == InvalidBlockNumber || known < nblocks))
+		zenith_size_grow(locator, forknum, nblocks);
+}
+
 void
 zenith_size_forget(RelFileLocator locator, ForkNumber forknum)
 {

@@ -31,6 +31,7 @@ uint32		zenith_wait_connect = 0;
 uint32		zenith_wait_reply = 0;
 uint32		zenith_wait_reconnect = 0;
 uint32		zenith_wait_backpressure = 0;
+uint32		zenith_wait_replay = 0;
 uint32		zenith_wait_quorum = 0;
 uint32		zenith_wait_supervisor = 0;
 
@@ -79,6 +80,7 @@ start_shared_memory(void)
 	zenith_wait_reply = WaitEventExtensionNew("ZenithPageserverReply");
 	zenith_wait_reconnect = WaitEventExtensionNew("ZenithPageserverReconnect");
 	zenith_wait_backpressure = WaitEventExtensionNew("ZenithBackpressure");
+	zenith_wait_replay = WaitEventExtensionNew("ZenithReplay");
 	zenith_wait_quorum = WaitEventExtensionNew("ZenithQuorum");
 	zenith_wait_supervisor = WaitEventExtensionNew("ZenithSupervisor");
 }
@@ -102,8 +104,12 @@ _PG_init(void)
 	zenith_smgr_register();
 	zenith_utility_guard_register();
 	zenith_backpressure_register();
+<<<<<<< HEAD
 	zenith_init_forks_register();
 	zenith_shutdown_worker_register();
+=======
+	zenith_standby_register();
+>>>>>>> e8bd935 (Read-only computes at a fixed LSN; base backups for static computes and hot standbys; the extension skips redo of pages that a standby does not hold)
 
 	previous_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;

@@ -36,6 +36,14 @@ typedef enum ZenithTransientLogging
 	ZENITH_TRANSIENT_OFF,
 } ZenithTransientLogging;
 
+typedef enum ZenithMode
+{
+	ZENITH_PRIMARY,				/* writes to its branch */
+	ZENITH_STATIC,				/* shows one LSN */
+	ZENITH_REPLICA,				/* follows its branch as a hot standby */
+} ZenithMode;
+
+extern int	zenith_mode;
 extern char *zenith_pageserver_connstring;
 extern char *zenith_tenant_id;
 extern char *zenith_timeline_id;
@@ -97,6 +105,7 @@ extern uint32 zenith_wait_connect;
 extern uint32 zenith_wait_reply;
 extern uint32 zenith_wait_reconnect;
 extern uint32 zenith_wait_backpressure;
+extern uint32 zenith_wait_replay;
 extern uint32 zenith_wait_quorum;
 extern uint32 zenith_wait_supervisor;
 
@@ -131,6 +140,7 @@ extern uint64 zenith_pageserver_send_ahead(const ZenithRequest *request);
 extern bool zenith_pageserver_flush(void);
 extern bool zenith_pageserver_await(uint64 id);
 extern void zenith_pageserver_shutdown(void);
+extern void zenith_check_interrupts(void);
 extern void zenith_reply_error(const ZenithReply *reply, const char *what) pg_attribute_noreturn();
 
 /* readahead.c */
@@ -172,6 +182,7 @@ extern void zenith_size_load_end(RelFileLocator locator, ForkNumber forknum,
 								 BlockNumber nblocks, uint64 version);
 extern void zenith_size_set(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
 extern void zenith_size_grow(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
+extern void zenith_size_raise(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
 extern void zenith_size_forget(RelFileLocator locator, ForkNumber forknum);
 
 /* side_file.c */
@@ -255,6 +266,11 @@ extern int	zenith_supervisor_post(const char *path, char **text);
 struct AlterSystemStmt;
 extern void zenith_system_settings_check(struct AlterSystemStmt *statement);
 extern void zenith_system_settings_keep(void);
+
+/* standby.c */
+extern void zenith_standby_register(void);
+extern XLogRecPtr zenith_replay_position(void);
+extern void zenith_wait_for_replay(XLogRecPtr lsn);
 
 /* utility_guard.c */
 extern void zenith_utility_guard_register(void);

@@ -1,0 +1,48 @@
+import { describe, expect, it } from 'vitest'
+import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ControlFile } from '#libs/pg/control-file.ts'
+import { standbySettings } from './standby-config.ts'
+
+const node = (id: number) => ({ id, host: '127.0.0.1', pgPort: 5453 + id, httpPort: 7675 + id })
+const spec: ComputeSpec = {
+  tenantId: '0'.repeat(32),
+  timelineId: '1'.repeat(32),
+  branch: 'main',
+  endpoint: 'reader',
+  mode: 'replica',
+  attempt: 1,
+  host: '127.0.0.1',
+  port: 55432,
+  controlPlaneUrl: 'http://127.0.0.1:9090',
+  pageserver: node(1),
+  safekeepers: [node(1), node(2)],
+  membershipGeneration: 1,
+  pgVersion: 170011,
+  systemId: '7',
+}
+const control = {
+  maxConnections: 200,
+  maxWorkerProcesses: 8,
+  maxWalSenders: 10,
+  maxPreparedXacts: 64,
+  maxLocksPerXact: 64,
+} as ControlFile
+
+describe('settings of a standby', () => {
+  it('name every safekeeper, and the branch', () => {
+    const { primary_conninfo: conninfo } = standbySettings(spec, control)
+    expect(conninfo).toContain('host=127.0.0.1,127.0.0.1 port=5454,5455 ')
+    expect(conninfo).toContain(`-c timeline_id=${spec.timelineId}`)
+  })
+
+  it('of a static compute name no source of WAL', () => {
+    expect(standbySettings({ ...spec, mode: 'static' }, control)['primary_conninfo']).toBe('')
+  })
+
+  it('are never below those of the primary, and above when the owner says so', () => {
+    const low = { ...spec, settings: { max_connections: '20' } }
+    expect(standbySettings(low, control)['max_connections']).toBe('200')
+    const high = { ...low, systemSettings: { max_connections: '300' } }
+    expect(standbySettings(high, control)['max_connections']).toBe('300')
+  })
+})

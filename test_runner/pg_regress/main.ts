@@ -6,14 +6,15 @@
  *   npm run test:pg-contrib [-- options] [modules]    contrib and PL/pgSQL
  *
  * Options: --safekeepers N (1), --shared-buffers SIZE, --max-connections N (fewer tests at once),
- * --file-cache (the compute's cache in a local file, as users have it), --vanilla (stock Postgres of
+ * --no-oracle (don't compare pages afterwards, docs/byte-oracle.md), --file-cache (the compute's cache in a local file, as users have it), --vanilla (stock Postgres of
  * the same build instead), --compare (stock first, then Zenith, and how long each took), --verbose.
  * The last line is `<n> passed, <m> failed`; the exit code is 1 when a test failed.
  */
 import { styleText, parseArgs } from 'node:util'
 import { failSetUp } from '../../scripts/setup/progress.ts'
+import { byteOracle } from '../oracle/byte-oracle.ts'
 import { describeVerdict } from './report.ts'
-import { runSuite, type SuiteOptions } from './run-suite.ts'
+import { runSuite, type SuiteOptions, type SuiteOutcome } from './run-suite.ts'
 import { SUITES, type SuiteName } from './suites.ts'
 
 const { values, positionals } = parseArgs({
@@ -23,6 +24,7 @@ const { values, positionals } = parseArgs({
     'shared-buffers': { type: 'string' },
     'max-connections': { type: 'string' },
     'file-cache': { type: 'boolean', default: false },
+    'no-oracle': { type: 'boolean', default: false },
     vanilla: { type: 'boolean', default: false },
     compare: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
@@ -30,7 +32,15 @@ const { values, positionals } = parseArgs({
 })
 const [suite, ...only] = positionals
 
-async function run(vanilla: boolean): Promise<{ failed: number; passed: number; ms: number }> {
+interface Figures {
+  passed: number
+  failed: number
+  /** Pages that the byte oracle found different. */
+  differing: number
+  ms: number
+}
+
+async function run(vanilla: boolean): Promise<Figures> {
   const options: SuiteOptions = {
     suite: suite as SuiteName,
     only,
@@ -52,20 +62,29 @@ async function run(vanilla: boolean): Promise<{ failed: number; passed: number; 
   const seconds = (outcome.durationMs / 1000).toFixed(1)
   process.stdout.write(`${describeVerdict(outcome)}${suite} on ${where}: ${seconds} s\n`)
   const { passed, failed } = outcome.verdict
-  return { passed: passed.length, failed: failed.length, ms: outcome.durationMs }
+  const differing = values['no-oracle'] ? 0 : await comparePages(outcome)
+  return { passed: passed.length, failed: failed.length, differing, ms: outcome.durationMs }
+}
+
+/** Every page that the tests have left, against stock Postgres and the compute's memory. */
+async function comparePages({ server }: SuiteOutcome): Promise<number> {
+  if (server.zenith === null) return 0
+  using run = await byteOracle(server.zenith.installation, server.zenith.compute)
+  process.stdout.write(`${run.report}\n`)
+  return run.report.differences.length
 }
 
 try {
   if (!SUITES.includes(suite as SuiteName)) throw new Error(`name a suite: ${SUITES.join(', ')}`)
   const stock = values.compare ? await run(true) : null
-  const { passed, failed, ms } = await run(values.vanilla)
+  const { passed, failed, differing, ms } = await run(values.vanilla)
   if (stock !== null) {
     process.stdout.write(
       `Zenith took ${(ms / stock.ms).toFixed(2)} times as long as stock Postgres\n`,
     )
   }
   process.stdout.write(`\n${passed} passed, ${failed} failed\n`)
-  process.exit(failed > 0 || passed === 0 ? 1 : 0)
+  process.exit(failed > 0 || differing > 0 || passed === 0 ? 1 : 0)
 } catch (error) {
   failSetUp(error)
   process.stdout.write('\n0 passed, 1 failed\n')

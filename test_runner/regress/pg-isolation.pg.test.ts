@@ -4,6 +4,7 @@
  * for each other, so the two run at once, each on a Zenith of its own.
  */
 import { expect, test } from 'vitest'
+import { expectSameBytes } from '../oracle/expect-same-bytes.ts'
 import { describeVerdict } from '../pg_regress/report.ts'
 import { runSuite, type SuiteOptions } from '../pg_regress/run-suite.ts'
 
@@ -15,6 +16,7 @@ async function expectAllPass(options: SuiteOptions, least: number): Promise<void
     describeVerdict(outcome),
   ).toEqual([])
   expect(verdict.passed.length).toBeGreaterThanOrEqual(least)
+  await expectSameBytes(outcome)
 }
 
 test.concurrent('isolation', () => expectAllPass({ suite: 'isolation' }, 115))

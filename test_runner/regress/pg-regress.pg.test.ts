@@ -4,6 +4,7 @@
  * Method: the suite itself, see docs/postgres-suites.md.
  */
 import { expect, test } from 'vitest'
+import { expectSameBytes } from '../oracle/expect-same-bytes.ts'
 import { describeVerdict } from '../pg_regress/report.ts'
 import { runSuite, type SuiteOptions } from '../pg_regress/run-suite.ts'
 
@@ -17,6 +18,7 @@ async function expectAllPass(options: Omit<SuiteOptions, 'suite'>): Promise<void
     describeVerdict(outcome),
   ).toEqual([])
   expect(verdict.passed.length).toBeGreaterThanOrEqual(CORE_TESTS)
+  await expectSameBytes(outcome)
 }
 
 test('with the usual buffers', () => expectAllPass({}))

@@ -125,8 +125,15 @@ function findFinished(
   return null
 }
 
+/** The server without our modules, which `setUp` has built, and its name in the cache. */
+export async function basePostgres(cache: Cache): Promise<{ name: string; prefix: string }> {
+  const base = findBase(cache, await candidateSources(cache), patchFiles(PATCHES))
+  assert(base !== null, 'Postgres is not built after set-up')
+  return base
+}
+
 /** Runs `work` while no other set-up is at work in the cache. */
-async function locked<T>(
+export async function locked<T>(
   cache: Cache,
   work: (lock: FileLock, progress: Progress) => Promise<T>,
 ): Promise<T> {

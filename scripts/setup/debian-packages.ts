@@ -7,8 +7,11 @@ import { runLogged } from './command.ts'
 /** A plain list, since the launcher reads it as well, before there is a Node to run this. */
 const LIST = new URL('debian-packages.txt', import.meta.url)
 
-/** The packages that are not installed; none on a system without dpkg, where configure will tell. */
-export function missingPackages(): string[] {
+/**
+ * The packages, by default those of Postgres, that are not installed; none on a system without
+ * dpkg, where configure will tell.
+ */
+export function missingPackages(needed: readonly string[] = neededPackages()): string[] {
   const format = '--showformat=${Package}\\t${db:Status-Status}\\t${Provides}\\n'
   const query = spawnSync('dpkg-query', ['--show', format], {
     encoding: 'utf8',
@@ -23,7 +26,7 @@ export function missingPackages(): string[] {
     // A virtual name counts too: newer releases provide pkg-config by pkgconf.
     for (const virtual of provides.split(',')) installed.add(virtual.trim().split(' ')[0] ?? '')
   }
-  return neededPackages().filter((name) => !installed.has(name))
+  return needed.filter((name) => !installed.has(name))
 }
 
 function neededPackages(): string[] {
@@ -32,12 +35,12 @@ function neededPackages(): string[] {
 }
 
 /** What a user without root rights is told; nothing is asked, nothing is changed. */
-export function packagesNeeded(missing: readonly string[]): ZenithError {
+export function packagesNeeded(missing: readonly string[], of = 'Postgres'): ZenithError {
   const many = missing.length === 1 ? 'a Debian package' : `${missing.length} Debian packages`
   const those = missing.length === 1 ? 'is' : 'are'
   return new ZenithError(
     'precondition_failed',
-    `Building Postgres needs ${many} that ${those} not installed:\n\n` +
+    `Building ${of} needs ${many} that ${those} not installed:\n\n` +
       `    sudo apt-get install ${missing.join(' ')}\n`,
     { hint: 'Run that line, then repeat the command.' },
   )

@@ -55,7 +55,8 @@ export async function buildPgxn(
   return prefix
 }
 
-async function copyPrefix(from: string, to: string, step: BuildStep): Promise<void> {
+/** Copies a folder, by hard links where that is possible. */
+export async function copyPrefix(from: string, to: string, step: BuildStep): Promise<void> {
   const logFile = step.cache.log('pgxn-build')
   const what = `Copying ${basename(from)}`
   try {

@@ -2,27 +2,15 @@
  * The PostgreSQL source: Debian's source package, or what `ZENITH_POSTGRES_SOURCE` names (a tarball
  * or an unpacked tree). A tarball is used only if its checksum is one we know.
  */
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
-import { ZenithError } from '#libs/errors.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
 import type { Cache } from './cache.ts'
 import { runLogged } from './command.ts'
-import { parseListFile, parseSourcesFile, sourceLine } from './debian-mirror.ts'
+import { downloadDebianSource } from './debian-source.ts'
 import { hashTree, sha256File } from './file-hash.ts'
 import { POSTGRES_MAJOR, POSTGRES_RELEASES } from './postgres-versions.ts'
 
-/** The first Debian release that has our major version. */
-const DEBIAN_SUITE = 'trixie'
 const SOURCE_PACKAGE = `postgresql-${POSTGRES_MAJOR}`
 const VOUCH = 'ZENITH_POSTGRES_SHA256'
 
@@ -123,85 +111,23 @@ async function downloadSource(
   cache: Cache,
   lockFd: number,
 ): Promise<PostgresSource> {
-  const logFile = cache.log('postgres-download')
-  const work = cache.path('apt')
-  const apt = ['apt-get', '-q', ...aptOptions(work)]
-  const what = 'Fetching the source of Postgres from the Debian mirror'
-  await runLogged({ what, command: [...apt, 'update'], logFile, lockFd })
-
-  // What is offered is looked at before anything is downloaded.
-  const source = ['source', '--download-only', '--tar-only']
-  let offered = ''
-  await runLogged({
-    what,
-    command: [...apt, ...source, '--print-uris', SOURCE_PACKAGE],
-    logFile,
+  const tarball = await downloadDebianSource({
+    sourcePackage: SOURCE_PACKAGE,
+    what: 'Fetching the source of Postgres from the Debian mirror',
+    hint: sourceHint(),
+    logFile: cache.log('postgres-download'),
+    cache,
     lockFd,
-    onLine: (line) => {
-      offered = / (\S+\.orig\.tar\.\w+) \d+ /.exec(line)?.[1] ?? offered
+    check: (offered) => {
+      if (!candidates.some(({ path }) => basename(path) === offered)) throw otherRelease(offered)
     },
   })
-  const wanted = candidates.find(({ path }) => basename(path) === offered)
-  if (wanted === undefined) throw otherRelease(offered)
-  const download = join(work, 'download')
-  rmSync(download, { recursive: true, force: true })
-  mkdirSync(download)
-  const command = [...apt, ...source, SOURCE_PACKAGE]
-  await runLogged({ what, command, cwd: download, logFile, lockFd })
-  const tarball = join(download, offered)
+  const wanted = candidates.find(({ path }) => basename(path) === basename(tarball))
+  assert(wanted !== undefined, 'only what was looked for is downloaded')
   const sha256 = await sha256File(tarball)
   if (sha256 !== wanted.contentHash) throw unknownChecksum(tarball, sha256)
   renameSync(tarball, wanted.path)
-  rmSync(work, { recursive: true, force: true })
   return wanted
-}
-
-/** Options that point apt at a private configuration, so that any user can run it. */
-function aptOptions(work: string): string[] {
-  mkdirSync(join(work, 'lists', 'partial'), { recursive: true })
-  mkdirSync(join(work, 'cache', 'archives', 'partial'), { recursive: true })
-  const list = join(work, 'sources.list')
-  writeFileSync(list, privateSourceList())
-  const settings = [
-    `Dir::Etc::sourcelist=${list}`,
-    'Dir::Etc::sourceparts=/dev/null',
-    'Dir::Etc::preferences=/dev/null',
-    'Dir::Etc::preferencesparts=/dev/null',
-    `Dir::State::lists=${join(work, 'lists')}`,
-    `Dir::Cache=${join(work, 'cache')}`,
-    'Acquire::Languages=none',
-    'Acquire::Retries=3',
-    'APT::Sandbox::User=',
-  ]
-  return settings.flatMap((setting) => ['-o', setting])
-}
-
-function privateSourceList(): string {
-  const entries = []
-  for (const file of ['/etc/apt/sources.list', ...aptSourceParts()]) {
-    if (!existsSync(file)) continue
-    const text = readFileSync(file, 'utf8')
-    entries.push(...(file.endsWith('.sources') ? parseSourcesFile(text) : parseListFile(text)))
-  }
-  const line = sourceLine(entries, debianCodename(), DEBIAN_SUITE)
-  if (line !== null) return line
-  throw new ZenithError(
-    'precondition_failed',
-    'This machine has no Debian mirror configured, so the source of Postgres cannot be fetched.',
-    { hint: sourceHint() },
-  )
-}
-
-function aptSourceParts(): string[] {
-  const folder = '/etc/apt/sources.list.d'
-  if (!existsSync(folder)) return []
-  const files = readdirSync(folder).filter((name) => /\.(list|sources)$/.test(name))
-  return files.sort().map((name) => join(folder, name))
-}
-
-function debianCodename(): string {
-  const release = existsSync('/etc/os-release') ? readFileSync('/etc/os-release', 'utf8') : ''
-  return /^VERSION_CODENAME="?([^"\n]*)/m.exec(release)?.[1] ?? ''
 }
 
 function treeVersion(tree: string): string {

@@ -104,12 +104,9 @@ _PG_init(void)
 	zenith_smgr_register();
 	zenith_utility_guard_register();
 	zenith_backpressure_register();
-<<<<<<< HEAD
 	zenith_init_forks_register();
 	zenith_shutdown_worker_register();
-=======
 	zenith_standby_register();
->>>>>>> e8bd935 (Read-only computes at a fixed LSN; base backups for static computes and hot standbys; the extension skips redo of pages that a standby does not hold)
 
 	previous_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;

@@ -35,6 +35,11 @@ export function createRedoMetrics(registry: Metrics): RedoMetrics {
       gauge('pending', 'Pages waiting for redo', (now) => now.pending)
       gauge('died', 'Redo processes that died since the start', (now) => now.died)
       gauge('failed', 'Pages that could not be rebuilt since the start', (now) => now.failed)
+      gauge(
+        'checked',
+        'Page images of wal_consistency_checking found equal since the start',
+        (now) => now.checked,
+      )
       gauge('records', 'WAL records applied since the start', (now) => now.records)
     },
   }

@@ -15,7 +15,14 @@ import { findPostgres } from '#libs/postgres-install.ts'
 import { removeUnprivilegedDir, unprivilegedDir } from '#libs/system-user.ts'
 import { join } from 'node:path'
 import { REDO_STATE, RedoProcess } from './redo-process.ts'
-import { PAGE_SIZE, type PageTag, REPLY_OK, RedoRequest } from './redo-request.ts'
+import {
+  PAGE_SIZE,
+  type PageTag,
+  REPLY_CHECKED_SHIFT,
+  REPLY_OK,
+  REPLY_STATUS_MASK,
+  RedoRequest,
+} from './redo-request.ts'
 
 /** Requests on one pipe at once; more would only wait in the socket. */
 const MAX_IN_FLIGHT = 32
@@ -52,6 +59,8 @@ export type RedoPoolStats = {
   died: number
   applied: number
   records: number
+  /** Images of wal_consistency_checking that the page rebuilt was equal to. */
+  checked: number
   sentBytes: number
   failed: number
 }
@@ -75,7 +84,15 @@ export class RedoPool {
   #nextDir = 0
   #closing = false
   readonly #idleTimer: NodeJS.Timeout
-  readonly #stats = { spawned: 0, died: 0, applied: 0, records: 0, sentBytes: 0, failed: 0 }
+  readonly #stats = {
+    spawned: 0,
+    died: 0,
+    applied: 0,
+    records: 0,
+    checked: 0,
+    sentBytes: 0,
+    failed: 0,
+  }
   readonly #readyWaiters: { resolve: () => void; reject: (error: Error) => void }[] = []
 
   constructor(options: RedoPoolOptions) {
@@ -247,13 +264,14 @@ export class RedoPool {
 
   #replied(process: RedoProcess, request: RedoRequest, status: number, page: Buffer): void {
     this.#addInFlightBytes(process, -request.sizeBytes)
-    if (status !== REPLY_OK) {
+    if ((status & REPLY_STATUS_MASK) !== REPLY_OK) {
       this.#stats.failed++
       request.reject(missingPageError(request))
       return
     }
     this.#stats.applied++
     this.#stats.records += request.records.length
+    this.#stats.checked += status >>> REPLY_CHECKED_SHIFT
     this.#stats.sentBytes += request.sizeBytes
     const seconds = (performance.now() - request.queuedAtMs) / 1000
     this.#options.onApplied?.(seconds, request.sizeBytes, request.records.length)

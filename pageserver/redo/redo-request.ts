@@ -5,7 +5,8 @@
  *     request:  u32 bytes that follow | u32 spc | u32 db | u32 rel | u32 fork | u32 block
  *               | u32 flags (1 = base image follows) | u32 record count | [8192 base]
  *               | per record: u64 end LSN | u32 length | bytes
- *     reply:    u32 status (0 ok, 1 the page did not exist for one of the records) | 8192 page
+ *     reply:    u8 status (0 ok, 1 the page did not exist for one of the records)
+ *               | u24 images of wal_consistency_checking compared with the page | 8192 page
  */
 import { formatLsn, writeLsnLE } from '#libs/lsn.ts'
 
@@ -14,6 +15,8 @@ export const GREETING_SIZE = 8
 export const GREETING_MAGIC = 0x3152575a
 export const REPLY_HEADER_SIZE = 4
 export const REPLY_OK = 0
+export const REPLY_STATUS_MASK = 0xff
+export const REPLY_CHECKED_SHIFT = 8
 const REQUEST_HEADER_SIZE = 32
 const RECORD_HEADER_SIZE = 12
 const FLAG_BASE = 1

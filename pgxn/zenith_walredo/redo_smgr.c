@@ -261,23 +261,35 @@ redo_smgr_after_record(void)
 	}
 }
 
+/* Sees to it that the target is in target_buffer. */
+static void
+fetch_target(void)
+{
+	Buffer		buffer;
+
+	if (target_in_buffer())
+		return;
+	/* Evicted, and perhaps read back into another buffer. */
+	buffer = ReadBufferWithoutRelcache(BufTagGetRelFileLocator(&target),
+									   BufTagGetForkNum(&target), target.blockNum,
+									   RBM_NORMAL, NULL, true);
+	target_buffer = GetBufferDescriptor(buffer - 1);
+	ReleaseBuffer(buffer);
+}
+
+/* Copies the target as it is now. */
+void
+redo_smgr_copy_target(char *page)
+{
+	fetch_target();
+	memcpy(page, BufferGetPage(BufferDescriptorGetBuffer(target_buffer)), BLCKSZ);
+}
+
 /* Copies the target out and leaves a decoy in its place. */
 void
 redo_smgr_finish(char *page)
 {
-	if (!target_in_buffer())
-	{
-		/* Evicted, and perhaps read back into another buffer. */
-		Buffer		buffer = ReadBufferWithoutRelcache(BufTagGetRelFileLocator(&target),
-													   BufTagGetForkNum(&target),
-													   target.blockNum,
-													   RBM_NORMAL, NULL, true);
-
-		target_buffer = GetBufferDescriptor(buffer - 1);
-		ReleaseBuffer(buffer);
-	}
-
-	memcpy(page, BufferGetPage(BufferDescriptorGetBuffer(target_buffer)), BLCKSZ);
+	redo_smgr_copy_target(page);
 	make_decoy(BufferGetPage(BufferDescriptorGetBuffer(target_buffer)));
 	clear_dirty(target_buffer);
 

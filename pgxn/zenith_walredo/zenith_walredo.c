@@ -14,8 +14,10 @@
  *		greeting:	u32 0x3152575A ("ZWR1") | u32 8192, once at the start
  *
  * All numbers are little endian.  Requests may be pipelined, replies come in
- * the same order.  Status 0 is success; 1 means that a record wanted to change
- * the page although the page did not exist then, so that records are missing.
+ * the same order.  The low byte of the status is 0 for success; 1 means that a
+ * record wanted to change the page although the page did not exist then, so
+ * that records are missing.  The rest of it is the number of records whose
+ * image for wal_consistency_checking was compared with the page.
  * A record that cannot be applied ends the process; the first request without
  * a reply is the one to blame, because replies that are ready are always
  * written before.
@@ -52,6 +54,8 @@ PG_MODULE_MAGIC;
 #define REQUEST_HAS_BASE		1
 #define REPLY_OK				0
 #define REPLY_PAGE_MISSING		1
+#define REPLY_CHECKED_SHIFT		8
+#define REPLY_CHECKED_MAX		0xFFFFFF
 
 typedef struct RequestHeader
 {
@@ -178,7 +182,8 @@ grow(char *buffer, size_t *size, size_t needed)
 	return buffer;
 }
 
-static void
+/* Returns the number of images that the page was checked against, 0 or 1. */
+static int
 apply_record(const char *bytes, uint32 length, XLogRecPtr end_lsn)
 {
 	XLogRecord *record;
@@ -208,6 +213,7 @@ apply_record(const char *bytes, uint32 length, XLogRecPtr end_lsn)
 
 	reader->record = (DecodedXLogRecord *) decode_buffer;
 	GetRmgr(record->xl_rmid).rm_redo(reader);
+	return redo_check_consistency(reader, &current_target) ? 1 : 0;
 }
 
 static void
@@ -220,6 +226,7 @@ serve_request(void)
 	RelFileLocator locator;
 	char	   *reply;
 	uint32		status = REPLY_OK;
+	uint32		checked = 0;
 
 	memcpy(&total, pipe_take(sizeof(total)), sizeof(total));
 	if (total < REQUEST_HEADER_SIZE)
@@ -257,7 +264,7 @@ serve_request(void)
 		if (left < length)
 			protocol_violation("WAL redo: a record is longer than its request");
 		left -= length;
-		apply_record(pipe_take(length), length, end_lsn);
+		checked += apply_record(pipe_take(length), length, end_lsn);
 		redo_smgr_after_record();
 	}
 	if (left != 0)
@@ -269,6 +276,7 @@ serve_request(void)
 		status = REPLY_PAGE_MISSING;
 		XLogDropRelation(locator, (ForkNumber) header.fork);
 	}
+	status |= Min(checked, REPLY_CHECKED_MAX) << REPLY_CHECKED_SHIFT;
 	reply = pipe_reserve_reply(sizeof(status) + BLCKSZ);
 	memcpy(reply, &status, sizeof(status));
 	redo_smgr_finish(reply + sizeof(status));

@@ -30,7 +30,11 @@ extern void redo_exit(int code) pg_attribute_noreturn();
 extern void redo_smgr_register(void);
 extern void redo_smgr_begin(const BufferTag *target, const char *base);
 extern void redo_smgr_after_record(void);
+extern void redo_smgr_copy_target(char *page);
 extern void redo_smgr_finish(char *page);
+
+/* redo_consistency.c: images of wal_consistency_checking */
+extern bool redo_check_consistency(XLogReaderState *record, const BufferTag *target);
 
 /* redo_sandbox.c: give up every right that rebuilding pages does not need */
 extern void sandbox_enter(void);

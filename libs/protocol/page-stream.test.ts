@@ -12,6 +12,7 @@ import {
   encodeNblocksReply,
   encodeRequest,
   encodeSlruReplyHeader,
+  encodeTablespaceReply,
   LATEST_LSN,
   PAGE_SIZE,
   type PageStreamRequest,
@@ -35,6 +36,10 @@ const GOLDEN_REQUESTS: [PageStreamRequest, string][] = [
   [
     { kind: 'dbsize', ...base, db: 5 },
     '44 0000000000000007 0000000100002000 00000000000000ff 00000005',
+  ],
+  [
+    { kind: 'tablespace', ...base, spc: 16384 },
+    '54 0000000000000007 0000000100002000 00000000000000ff 00004000',
   ],
   [
     {
@@ -110,6 +115,9 @@ describe('page stream responses', () => {
     expect(encodeExistsReply(0xffffn, lsn, true)).toEqual(hex(`65 ${prefix} 01`))
     expect(encodeNblocksReply(0xffffn, lsn, 300)).toEqual(hex(`6e ${prefix} 0000012c`))
     expect(encodeDbsizeReply(0xffffn, lsn, 1n << 40n)).toEqual(hex(`64 ${prefix} 0000010000000000`))
+    expect(encodeTablespaceReply(0xffffn, lsn, 8192n, [5, 7])).toEqual(
+      hex(`74 ${prefix} 0000000000002000 00000002 00000005 00000007`),
+    )
     expect(encodeErrorReply(0xffffn, lsn, '42P01', 'gone\0!')).toEqual(
       hex(`78 ${prefix} 3432503031 676f6e6521 00`),
     )
@@ -122,6 +130,11 @@ describe('page stream responses', () => {
     expect(decodeResponse(encodeExistsReply(1n, lsn, false))).toMatchObject({ exists: false })
     expect(decodeResponse(encodeNblocksReply(1n, lsn, 4))).toMatchObject({ blocks: 4 })
     expect(decodeResponse(encodeDbsizeReply(1n, lsn, 5n))).toMatchObject({ sizeBytes: 5n })
+    expect(decodeResponse(encodeTablespaceReply(1n, lsn, 6n, [5, 7]))).toMatchObject({
+      kind: 'tablespace',
+      sizeBytes: 6n,
+      databases: [5, 7],
+    })
     expect(decodeResponse(encodeErrorReply(1n, lsn, '42P01', 'no such relation'))).toMatchObject({
       kind: 'error',
       sqlState: '42P01',

@@ -13,12 +13,14 @@
  *     'E' exists   + spc u32 | db u32 | rel u32 | fork u8
  *     'N' nblocks  + spc u32 | db u32 | rel u32 | fork u8
  *     'D' dbsize   + db u32
+ *     'T' tblspc   + spc u32
  *     'G' getpage  + spc u32 | db u32 | rel u32 | fork u8 | first_block u32 | count u16
  *     'S' slru     + kind u8 | segno u32
  *
  * Response header, 17 bytes: tag | request_id u64 | lsn u64
  *
  *     'e' + u8    'n' + u32    'd' + u64    'g' + first_block u32 | count u16 | count * 8192 bytes
+ *     't' + u64 bytes | n u32 | n * (db u32)
  *     's' + npages u32 | npages * 8192 bytes            'x' + sqlstate 5 bytes | message cstr
  */
 import { ZenithError } from '#libs/errors.ts'
@@ -46,11 +48,13 @@ const Tag = {
   exists: 0x45,
   nblocks: 0x4e,
   dbsize: 0x44,
+  tablespace: 0x54,
   getpage: 0x47,
   slru: 0x53,
   existsReply: 0x65,
   nblocksReply: 0x6e,
   dbsizeReply: 0x64,
+  tablespaceReply: 0x74,
   getpageReply: 0x67,
   slruReply: 0x73,
   errorReply: 0x78,
@@ -75,6 +79,7 @@ interface RequestBase {
 export type ExistsRequest = RequestBase & RelationFork & { kind: 'exists' }
 export type NblocksRequest = RequestBase & RelationFork & { kind: 'nblocks' }
 export type DbsizeRequest = RequestBase & { kind: 'dbsize'; db: number }
+export type TablespaceRequest = RequestBase & { kind: 'tablespace'; spc: number }
 export type GetPageRequest = RequestBase &
   RelationFork & { kind: 'getpage'; firstBlock: number; count: number }
 export type SlruRequest = RequestBase & { kind: 'slru'; slru: number; segment: number }
@@ -82,6 +87,7 @@ export type PageStreamRequest =
   | ExistsRequest
   | NblocksRequest
   | DbsizeRequest
+  | TablespaceRequest
   | GetPageRequest
   | SlruRequest
 
@@ -96,6 +102,7 @@ export type PageStreamResponse = ResponseBase &
     | { kind: 'exists'; exists: boolean }
     | { kind: 'nblocks'; blocks: number }
     | { kind: 'dbsize'; sizeBytes: bigint }
+    | { kind: 'tablespace'; sizeBytes: bigint; databases: number[] }
     | { kind: 'getpage'; firstBlock: number; pages: Buffer[] }
     | { kind: 'slru'; pages: Buffer[] }
     | { kind: 'error'; sqlState: string; message: string }
@@ -157,6 +164,9 @@ export function decodeRequest(frame: Buffer): PageStreamRequest {
     case Tag.dbsize:
       expectLength(frame, REQUEST_HEADER_SIZE + 4, 'a dbsize request')
       return { kind: 'dbsize', ...base, db: frame.readUInt32BE(25) }
+    case Tag.tablespace:
+      expectLength(frame, REQUEST_HEADER_SIZE + 4, 'a tablespace request')
+      return { kind: 'tablespace', ...base, spc: frame.readUInt32BE(25) }
     case Tag.getpage:
       expectLength(frame, REQUEST_HEADER_SIZE + 19, 'a getpage request')
       return { kind: 'getpage', ...base, ...readRelation(frame), ...readBlockRange(frame) }
@@ -207,6 +217,11 @@ export function encodeRequest(request: PageStreamRequest): Buffer {
     case 'dbsize': {
       const frame = encodeRequestHeader(Tag.dbsize, request, 4)
       frame.writeUInt32BE(request.db, 25)
+      return frame
+    }
+    case 'tablespace': {
+      const frame = encodeRequestHeader(Tag.tablespace, request, 4)
+      frame.writeUInt32BE(request.spc, 25)
       return frame
     }
     case 'getpage': {
@@ -269,6 +284,22 @@ export function encodeNblocksReply(requestId: bigint, lsn: Lsn, blocks: number):
 export function encodeDbsizeReply(requestId: bigint, lsn: Lsn, sizeBytes: bigint): Buffer {
   const frame = responseHeader(Tag.dbsizeReply, requestId, lsn, 8)
   frame.writeBigUInt64BE(sizeBytes, RESPONSE_HEADER_SIZE)
+  return frame
+}
+
+/** Size of all relations of a tablespace, and the databases that have some there. */
+export function encodeTablespaceReply(
+  requestId: bigint,
+  lsn: Lsn,
+  sizeBytes: bigint,
+  databases: readonly number[],
+): Buffer {
+  const frame = responseHeader(Tag.tablespaceReply, requestId, lsn, 12 + databases.length * 4)
+  frame.writeBigUInt64BE(sizeBytes, RESPONSE_HEADER_SIZE)
+  frame.writeUInt32BE(databases.length, RESPONSE_HEADER_SIZE + 8)
+  databases.forEach((db, index) => {
+    frame.writeUInt32BE(db, RESPONSE_HEADER_SIZE + 12 + index * 4)
+  })
   return frame
 }
 
@@ -346,6 +377,14 @@ export function decodeResponse(frame: Buffer): PageStreamResponse {
     case Tag.dbsizeReply:
       expectLength(frame, RESPONSE_HEADER_SIZE + 8, 'a dbsize reply')
       return { kind: 'dbsize', ...base, sizeBytes: frame.readBigUInt64BE(17) }
+    case Tag.tablespaceReply: {
+      if (frame.length < RESPONSE_HEADER_SIZE + 12)
+        throw malformed('a tablespace reply is cut short')
+      const count = frame.readUInt32BE(25)
+      expectLength(frame, RESPONSE_HEADER_SIZE + 12 + count * 4, 'a tablespace reply')
+      const databases = Array.from({ length: count }, (_, at) => frame.readUInt32BE(29 + at * 4))
+      return { kind: 'tablespace', ...base, sizeBytes: frame.readBigUInt64BE(17), databases }
+    }
     case Tag.getpageReply: {
       if (frame.length < GETPAGE_REPLY_HEADER_SIZE) throw malformed('a getpage reply is cut short')
       const count = frame.readUInt16BE(21)

@@ -160,6 +160,8 @@ export const MULTIXACT_INFO = {
 
 export const DATABASE_INFO = { CREATE_FILE_COPY: 0x00, CREATE_WAL_LOG: 0x10, DROP: 0x20 } as const
 
+export const TABLESPACE_INFO = { CREATE: 0x00, DROP: 0x10 } as const
+
 export const STANDBY_INFO = { LOCK: 0x00, RUNNING_XACTS: 0x10, INVALIDATIONS: 0x20 } as const
 
 export const REPLORIGIN_INFO = { SET: 0x00, DROP: 0x10 } as const

@@ -22,9 +22,8 @@ import type { CheckpointState } from '../ingest/checkpoint-state.ts'
 import { KeyClass, PAGE_SIZE } from '../keyspace/key-class.ts'
 import type { BlobEntry, Timeline } from '../timeline/timeline.ts'
 import { auxFileEntries } from './aux-file-entries.ts'
+import { databaseEntries } from './database-entries.ts'
 import {
-  databaseFolder,
-  DEFAULT_TABLESPACE,
   DIRECTORIES,
   PG_HBA_CONF,
   PG_MAJOR_VERSION,
@@ -95,7 +94,7 @@ export async function* backupEntries(
   yield file('postgresql.auto.conf', '')
   if (kind === 'static' || kind === 'standby') yield file('standby.signal', '')
   if (kind === 'full') yield file('postgresql.conf', computeSettingsConf(settingsOf(state)))
-  yield* await databaseEntries(timeline, lsn)
+  yield* await databaseEntries(timeline, lsn, relations, kind === 'full')
   yield* await slruEntries(timeline, lsn, state.checkpoint, options.log)
   yield* await twoPhaseEntries(timeline, lsn)
   yield* await originEntries(timeline, lsn)
@@ -127,20 +126,6 @@ function settingsOf(state: CheckpointState): ComputeSettings {
     maxLocksPerTransaction: state.maxLocksPerXact,
     trackCommitTimestamp: state.commitTsActive,
   }
-}
-
-/** Per database its folder, PG_VERSION and pg_filenode.map, and the shared pg_filenode.map. */
-async function databaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
-  const entries: BackupEntry[] = []
-  for (const map of await timeline.scanBlobs(KeyClass.RelMap, lsn)) {
-    const folder = databaseFolder(map.spc, map.db)
-    if (map.spc === DEFAULT_TABLESPACE) {
-      if (folder !== 'base/1') entries.push({ name: folder, type: 'directory' })
-      entries.push(file(`${folder}/PG_VERSION`, `${PG_MAJOR_VERSION}\n`))
-    }
-    entries.push({ name: `${folder}/pg_filenode.map`, type: 'file', content: map.value })
-  }
-  return entries
 }
 
 /** The live SLRU segments, and whatever pages start-up reads besides. */

@@ -2,13 +2,14 @@
  * The fixed part of a Postgres 17 data folder: subdirectories (initdb.c) and small files, and the
  * names of files that are made from keys (relpath.c, slru.c, twophase.c).
  */
-import { ZenithError } from '#libs/errors.ts'
 
 export const PG_MAJOR_VERSION = '17'
 /** pg_default: relations of a database lie in base/<db>. */
 export const DEFAULT_TABLESPACE = 1663
 /** pg_global: shared relations, in global/. */
 export const GLOBAL_TABLESPACE = 1664
+/** TABLESPACE_VERSION_DIRECTORY: major version and catalog version of Postgres 17. */
+const TABLESPACE_VERSION_FOLDER = 'PG_17_202406281'
 
 export const DIRECTORIES: readonly string[] = [
   'global',
@@ -49,13 +50,16 @@ host    replication     all             ::1/128                 trust
 
 const FORK_SUFFIX = ['', '_fsm', '_vm', '_init'] as const
 
-/** Folder of a database, as `base/5`, or `global` for the shared relations. */
+/** Folder of a tablespace made with CREATE TABLESPACE: always inside the data folder. */
+export function tablespaceFolder(spc: number): string {
+  return `pg_tblspc/${spc}/${TABLESPACE_VERSION_FOLDER}`
+}
+
+/** Folder of a database in a tablespace, as `base/5`, or `global` for the shared relations. */
 export function databaseFolder(spc: number, db: number): string {
   if (spc === GLOBAL_TABLESPACE) return 'global'
   if (spc === DEFAULT_TABLESPACE) return `base/${db}`
-  throw new ZenithError('unsupported', `tablespace ${spc} lies outside the data folder`, {
-    hint: 'Tablespaces made with CREATE TABLESPACE are not supported; move the relations to pg_default.',
-  })
+  return `${tablespaceFolder(spc)}/${db}`
 }
 
 /** Path of a relation fork's first segment; further segments append `.1`, `.2` ... */

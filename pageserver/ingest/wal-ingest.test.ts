@@ -13,6 +13,7 @@ import {
   RMGR,
   SLRU_INFO,
   SMGR_INFO,
+  TABLESPACE_INFO,
   VM_FORK,
   XACT_HAS_INFO,
   XACT_INFO,
@@ -394,6 +395,21 @@ describe('databases', () => {
     expect(await timeline.blob(KeyClass.RelMap, SPC, 77)).toBeNull()
     expect(await timeline.blob(KeyClass.RelSize, SPC, 77, REL)).toBeNull()
     expect(await timeline.blob(KeyClass.DbDir)).toEqual(EMPTY)
+  })
+})
+
+describe('tablespaces', () => {
+  it('are noted with their location, and forgotten', async () => {
+    const location = Buffer.from('/srv/fast\0')
+    record(RMGR.TABLESPACE, TABLESPACE_INFO.CREATE, Buffer.concat([words(16400), location]))
+    record(RMGR.TABLESPACE, TABLESPACE_INFO.CREATE, Buffer.concat([words(16401), Buffer.alloc(1)]))
+    await ingest()
+    expect(await timeline.blob(KeyClass.Tablespace, 16400)).toEqual(location)
+    expect(await timeline.blob(KeyClass.Tablespace, 16401)).toEqual(Buffer.alloc(1))
+    record(RMGR.TABLESPACE, TABLESPACE_INFO.DROP, words(16400))
+    await ingest()
+    expect(await timeline.blob(KeyClass.Tablespace, 16400)).toBeNull()
+    expect(await timeline.blob(KeyClass.Tablespace, 16401)).not.toBeNull()
   })
 })
 

@@ -28,6 +28,7 @@ import type { IngestTarget } from './ingest-target.ts'
 import { ingestClogRecord, ingestCommitTsRecord, ingestMultixactRecord } from './slru-records.ts'
 import { SlruTable } from './slru-table.ts'
 import { ingestOriginRecord, ingestRelmapRecord, ingestStorageRecord } from './storage-records.ts'
+import { ingestTablespaceRecord } from './tablespace-records.ts'
 import { ingestTransactionRecord } from './transaction-records.ts'
 import { ingestStandbyRecord, ingestXlogRecord } from './xlog-records.ts'
 
@@ -44,7 +45,7 @@ const SPECIAL: Record<number, (context: IngestContext) => void> = {
   [RMGR.STORAGE]: ingestStorageRecord,
   [RMGR.CLOG]: ingestClogRecord,
   [RMGR.DATABASE]: nothing,
-  [RMGR.TABLESPACE]: nothing,
+  [RMGR.TABLESPACE]: ingestTablespaceRecord,
   [RMGR.MULTIXACT]: ingestMultixactRecord,
   [RMGR.RELMAP]: ingestRelmapRecord,
   [RMGR.STANDBY]: ingestStandbyRecord,

@@ -9,6 +9,7 @@
  *   | RelMap    | spc   | db       | 0       | 0    | 0   | pg_filenode.map, 524 bytes             |
  *   | DbDir     | 0     | 0        | 0       | 0    | 0   | pairs (spc u32 LE, db u32 LE)          |
  *   | RelSize   | spc   | db       | rel     | fork | 0   | u32 LE blocks; tombstone = dropped     |
+ *   | Tablespace | spc  | 0        | 0       | 0    | 0   | its location, cstring; empty = in place |
  *   | SlruBlock | kind  | 0        | segno   | 0    | blk | 8 KiB page                             |
  *   | SlruSegSize | kind | 0       | segno   | 0    | 0   | u32 LE blocks; tombstone = dropped     |
  *   | TwoPhase  | 0     | xid high | xid low | 0    | 0   | two-phase state file; tombstone = gone |
@@ -24,6 +25,7 @@ export const KeyClass = {
   RelMap: 0x02,
   DbDir: 0x03,
   RelSize: 0x04,
+  Tablespace: 0x05,
   SlruBlock: 0x10,
   SlruSegSize: 0x11,
   TwoPhase: 0x12,

@@ -6,6 +6,7 @@ import {
   encodeExistsReply,
   encodeNblocksReply,
   encodeSlruReplyHeader,
+  encodeTablespaceReply,
   LATEST_LSN,
   type GetPageRequest,
   PAGE_SIZE,
@@ -98,6 +99,13 @@ export async function readSingle(timeline: Timeline, request: SingleRequest): Pr
       const relations = await timeline.scanBlobs(KeyClass.RelSize, lsn, { db: request.db })
       const blocks = relations.reduce((sum, entry) => sum + entry.value.readUInt32LE(0), 0)
       return [encodeDbsizeReply(request.requestId, lsn, BigInt(blocks) * BigInt(PAGE_SIZE))]
+    }
+    case 'tablespace': {
+      const relations = await timeline.scanBlobs(KeyClass.RelSize, lsn, { spc: request.spc })
+      const blocks = relations.reduce((sum, entry) => sum + entry.value.readUInt32LE(0), 0)
+      const databases = [...new Set(relations.map(({ db }) => db))]
+      const sizeBytes = BigInt(blocks) * BigInt(PAGE_SIZE)
+      return [encodeTablespaceReply(request.requestId, lsn, sizeBytes, databases)]
     }
     case 'slru': {
       const sizeSlot = timeline.slot(KeyClass.SlruSegSize, request.slru, 0, request.segment, 0)

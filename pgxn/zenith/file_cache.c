@@ -339,3 +339,21 @@ zenith_file_cache_forget(RelFileLocator locator, ForkNumber forknum,
 		LWLockRelease(lock_of(set));
 	}
 }
+
+/* Nothing of the database is where it was. */
+void
+zenith_file_cache_forget_database(Oid dbOid)
+{
+	for (uint32 set = 0; set < set_count; set++)
+	{
+		CacheEntry *entries = &cache->entries[(uint64) set * SET_WAYS];
+
+		LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
+		for (int i = 0; i < SET_WAYS; i++)
+		{
+			if (entries[i].valid && entries[i].key.locator.dbOid == dbOid)
+				entries[i].valid = false;
+		}
+		LWLockRelease(lock_of(set));
+	}
+}

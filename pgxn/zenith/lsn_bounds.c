@@ -13,7 +13,8 @@
  * usable in critical sections.
  *
  * Two kinds of keys aren't blocks: one bounds the size of a fork, one all
- * blocks of a fork at once (after a truncation).
+ * blocks of a fork at once (after a truncation).  And there is a floor below
+ * all of them, for records that change a whole database.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,6 +40,13 @@ typedef struct LsnKey
 	BlockNumber block;
 } LsnKey;
 
+typedef struct LsnBounds
+{
+	pg_atomic_uint64 floor;
+	pg_atomic_uint64 slots[FLEXIBLE_ARRAY_MEMBER];
+} LsnBounds;
+
+static LsnBounds *bounds = NULL;
 static pg_atomic_uint64 *slots = NULL;
 static uint32 slot_mask = 0;
 
@@ -51,7 +59,8 @@ slot_count(void)
 Size
 zenith_lsn_shmem_size(void)
 {
-	return mul_size(slot_count(), sizeof(pg_atomic_uint64));
+	return add_size(offsetof(LsnBounds, slots),
+					mul_size(slot_count(), sizeof(pg_atomic_uint64)));
 }
 
 void
@@ -60,10 +69,12 @@ zenith_lsn_shmem_init(void)
 	bool		found;
 	uint32		n = slot_count();
 
-	slots = ShmemInitStruct("zenith last-written LSNs", zenith_lsn_shmem_size(), &found);
+	bounds = ShmemInitStruct("zenith last-written LSNs", zenith_lsn_shmem_size(), &found);
+	slots = bounds->slots;
 	slot_mask = n - 1;
 	if (!found)
 	{
+		pg_atomic_init_u64(&bounds->floor, zenith_start_lsn);
 		for (uint32 i = 0; i < n; i++)
 			pg_atomic_init_u64(&slots[i], zenith_start_lsn);
 	}
@@ -107,7 +118,8 @@ get_bound(RelFileLocator locator, ForkNumber forknum, BlockNumber block)
 	pg_atomic_uint64 *b;
 
 	find_slots(locator, forknum, block, &a, &b);
-	return Min(pg_atomic_read_u64(a), pg_atomic_read_u64(b));
+	return Max(Min(pg_atomic_read_u64(a), pg_atomic_read_u64(b)),
+			   pg_atomic_read_u64(&bounds->floor));
 }
 
 XLogRecPtr
@@ -141,6 +153,13 @@ void
 zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn)
 {
 	set_bound(locator, forknum, KEY_ALL_BLOCKS, lsn);
+}
+
+/* Raise the bound of everything: every read waits for this LSN from now on. */
+void
+zenith_lsn_raise_all(XLogRecPtr lsn)
+{
+	raise_slot(&bounds->floor, lsn);
 }
 
 /*

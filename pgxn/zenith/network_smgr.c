@@ -146,6 +146,8 @@ zenith_create(SMgrRelation reln, ForkNumber forknum, bool isRedo)
 			zenith_size_set(locator, forknum, 0);
 		return;
 	}
+	if (forknum == MAIN_FORKNUM)
+		zenith_tablespace_use(locator);
 	bound = zenith_insert_position();
 	zenith_lsn_set_all_blocks(locator, forknum, bound);
 	zenith_lsn_set_size(locator, forknum, bound);
@@ -517,31 +519,11 @@ select_smgr(RelFileLocator rlocator, ProcNumber backend)
 	return backend == INVALID_PROC_NUMBER ? network_smgr_number : 0;
 }
 
-static int64
-network_database_size(Oid dbOid)
-{
-	ZenithRequest request = {.tag = 'D',.locator = {.dbOid = dbOid}};
-	ZenithReply reply;
-
-	request.not_modified_since = zenith_start_lsn;
-	if (RecoveryInProgress())
-		request.request_lsn = zenith_mode == ZENITH_STATIC ? zenith_start_lsn :
-			Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn);
-	else
-	{
-		request.request_lsn = PG_UINT64_MAX;
-		request.not_modified_since = GetFlushRecPtr(NULL);
-	}
-	zenith_pageserver_call(&request, &reply, NULL, NULL);
-	if (reply.tag != 'd')
-		zenith_reply_error(&reply, psprintf("the size of database %u", dbOid));
-	return (int64) reply.value;
-}
-
 void
 zenith_smgr_register(void)
 {
 	network_smgr_number = smgr_register(&network_smgr);
 	smgr_select_hook = select_smgr;
-	database_size_hook = network_database_size;
+	database_size_hook = zenith_database_size;
+	tablespace_size_hook = zenith_tablespace_size;
 }

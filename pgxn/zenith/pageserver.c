@@ -9,10 +9,12 @@
  *	request: tag u8 | id u64 | request LSN u64 | not modified since u64, then
  *		'N'	spc u32 | db u32 | rel u32 | fork u8
  *		'D'	db u32
+ *		'T'	spc u32
  *		'G'	spc u32 | db u32 | rel u32 | fork u8 | first block u32 | count u16
  *	reply: tag u8 | id u64 | LSN u64, then
  *		'n'	blocks u32
  *		'd'	bytes u64
+ *		't'	bytes u64 | count u32 | count * (db u32)
  *		'g'	first block u32 | count u16 | count * 8192 bytes
  *		'x'	SQLSTATE 5 bytes | message, zero-terminated
  *
@@ -418,6 +420,8 @@ encode_request(char *buffer, uint64 id, const ZenithRequest *request)
 		return put32(at, request->locator.dbOid) - buffer;
 
 	at = put32(at, request->locator.spcOid);
+	if (request->tag == 'T')
+		return at - buffer;
 	at = put32(at, request->locator.dbOid);
 	at = put32(at, request->locator.relNumber);
 	*at++ = (char) request->forknum;
@@ -458,6 +462,16 @@ decode_reply(const char *message, int length, ZenithReply *reply)
 			if (valid)
 				reply->value = get64(body);
 			break;
+		case 't':
+			valid = body_length >= 12;
+			if (valid)
+			{
+				reply->value = get64(body);
+				reply->database_count = get32(body + 8);
+				reply->databases = body + 12;
+				valid = body_length == 12 + (int64) reply->database_count * 4;
+			}
+			break;
 		case 'g':
 			valid = body_length >= 6;
 			if (valid)
@@ -485,6 +499,14 @@ decode_reply(const char *message, int length, ZenithReply *reply)
 		valid = false;
 	}
 	return valid;
+}
+
+/* One of the databases in a reply to 'T'. */
+Oid
+zenith_reply_database(const ZenithReply *reply, uint32 index)
+{
+	Assert(index < reply->database_count);
+	return get32(reply->databases + (Size) index * 4);
 }
 
 /* Queue a request; false if the connection is broken. */

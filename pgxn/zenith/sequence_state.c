@@ -122,28 +122,63 @@ lock_of(uint32 set)
 	return &locks[set % ZENITH_SEQUENCE_LOCKS].lock;
 }
 
+static void
+store(const SequenceEntry *state)
+{
+	uint32		set = find_set(&state->locator);
+	SequenceEntry *entry;
+
+	LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
+	entry = find_entry(set, &state->locator);
+	if (entry == NULL)
+		entry = &states->entries[set][states->next_victim[set]++ % SET_WAYS];
+	*entry = *state;
+	LWLockRelease(lock_of(set));
+}
+
 /* A page is being written: note what it holds if it is a sequence's. */
 void
 zenith_sequence_dropped(RelFileLocator locator, const char *page)
 {
 	Form_pg_sequence_data data = zenith_sequence_data(page);
-	SequenceEntry *entry;
-	uint32		set;
+	SequenceEntry state;
 
 	if (data == NULL)
 		return;
-	set = find_set(&locator);
-	LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
-	entry = find_entry(set, &locator);
-	if (entry == NULL)
-		entry = &states->entries[set][states->next_victim[set]++ % SET_WAYS];
-	entry->used = true;
-	entry->locator = locator;
-	entry->lsn = PageGetLSN((Page) page);
-	entry->last_value = data->last_value;
-	entry->log_cnt = data->log_cnt;
-	entry->is_called = data->is_called;
-	LWLockRelease(lock_of(set));
+	state.used = true;
+	state.locator = locator;
+	state.lsn = PageGetLSN((Page) page);
+	state.last_value = data->last_value;
+	state.log_cnt = data->log_cnt;
+	state.is_called = data->is_called;
+	store(&state);
+}
+
+/*
+ * All pages of a database have been copied, with their LSNs: what the originals
+ * have in store, the copies have, too.  What was in its default tablespace is in
+ * another one now, the rest is where it was.
+ */
+void
+zenith_sequence_copied(Oid fromDb, Oid fromSpc, Oid toDb, Oid toSpc)
+{
+	for (uint32 set = 0; set < SET_COUNT; set++)
+	{
+		for (int i = 0; i < SET_WAYS; i++)
+		{
+			SequenceEntry state;
+
+			LWLockAcquire(lock_of(set), LW_SHARED);
+			state = states->entries[set][i];
+			LWLockRelease(lock_of(set));
+			if (!state.used || state.locator.dbOid != fromDb)
+				continue;
+			state.locator.dbOid = toDb;
+			if (state.locator.spcOid == fromSpc)
+				state.locator.spcOid = toSpc;
+			store(&state);
+		}
+	}
 }
 
 /* A page has come from the page server: put back what it had in store. */

@@ -302,3 +302,27 @@ zenith_size_forget(RelFileLocator locator, ForkNumber forknum)
 	}
 	LWLockRelease(lock_of(set));
 }
+
+/*
+ * Forget all forks of a database.  What the page server is asked next must be
+ * bounded by zenith_lsn_raise_all().
+ */
+void
+zenith_size_forget_database(Oid dbOid)
+{
+	for (uint32 set = 0; set <= set_mask; set++)
+	{
+		SizeEntry  *entries = &cache->entries[set * SET_WAYS];
+
+		LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
+		for (int i = 0; i < SET_WAYS; i++)
+		{
+			if (entries[i].used && entries[i].key.locator.dbOid == dbOid)
+			{
+				entries[i].created = false;
+				remove_entry(set, &entries[i]);
+			}
+		}
+		LWLockRelease(lock_of(set));
+	}
+}

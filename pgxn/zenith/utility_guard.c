@@ -1,16 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * utility_guard.c
- *	  Refuse commands that would copy or place files behind the back of the
- *	  storage manager, and keep what ALTER SYSTEM sets.
+ *	  What must be done around commands that look at, place or copy files behind
+ *	  the back of the storage manager, and what keeps the effect of ALTER SYSTEM.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/catalog.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_tablespace.h"
+#include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/tablespace.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
 
 #include "zenith.h"
 
@@ -31,27 +39,65 @@ find_option(List *options, const char *name)
 	return NULL;
 }
 
-static void
-guard_create_database(CreatedbStmt *statement)
+/* CREATE DATABASE: does it copy, instead of logging every page? */
+static bool
+begin_create_database(CreatedbStmt *statement)
 {
 	DefElem    *strategy = find_option(statement->options, "strategy");
+	DefElem    *template = find_option(statement->options, "template");
+	DefElem    *tablespace = find_option(statement->options, "tablespace");
+	const char *original = template && template->arg ? defGetString(template) : "template1";
 
-	if (strategy && pg_strcasecmp(defGetString(strategy), "file_copy") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("CREATE DATABASE with STRATEGY file_copy is not supported"),
-				 errdetail("The template's relations are not in local files."),
-				 errhint("Leave STRATEGY out, or use STRATEGY wal_log.")));
+	if (strategy == NULL || strategy->arg == NULL ||
+		pg_strcasecmp(defGetString(strategy), "file_copy") != 0)
+		return false;
+	zenith_database_copy_begin(get_database_oid(original, true),
+							   tablespace && tablespace->arg ?
+							   get_tablespace_oid(defGetString(tablespace), true) : InvalidOid,
+							   false);
+	return true;
+}
+
+/* ALTER DATABASE ... SET TABLESPACE */
+static bool
+begin_move_database(AlterDatabaseStmt *statement)
+{
+	DefElem    *tablespace = find_option(statement->options, "tablespace");
+	Oid			dbOid = get_database_oid(statement->dbname, true);
+	Oid			spcOid;
+
+	if (tablespace == NULL || !OidIsValid(dbOid) ||
+		!object_ownercheck(DatabaseRelationId, dbOid, GetUserId()))
+		return false;
+	spcOid = get_tablespace_oid(defGetString(tablespace), true);
+	if (!OidIsValid(spcOid))
+		return false;
+	zenith_tablespace_refresh(spcOid);
+	zenith_database_copy_begin(dbOid, spcOid, true);
+	return true;
 }
 
 static void
-guard_alter_database(AlterDatabaseStmt *statement)
+before_drop_tablespace(DropTableSpaceStmt *statement)
 {
-	if (find_option(statement->options, "tablespace"))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("ALTER DATABASE ... SET TABLESPACE is not supported"),
-				 errdetail("Relations are kept by the page server, not in tablespaces.")));
+	Oid			spcOid = get_tablespace_oid(statement->tablespacename, true);
+
+	if (OidIsValid(spcOid) && !IsPinnedObject(TableSpaceRelationId, spcOid) &&
+		object_ownercheck(TableSpaceRelationId, spcOid, GetUserId()))
+		zenith_tablespace_refresh(spcOid);
+}
+
+/* The same command without its location; tells how to undo the setting for it. */
+static PlannedStmt *
+make_in_place(PlannedStmt *pstmt, int *guc_level)
+{
+	PlannedStmt *changed = copyObject(pstmt);
+
+	((CreateTableSpaceStmt *) changed->utilityStmt)->location = "";
+	*guc_level = NewGUCNestLevel();
+	(void) set_config_option("allow_in_place_tablespaces", "on",
+							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return changed;
 }
 
 static void
@@ -60,21 +106,23 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 				QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
+	bool		copying = false;
+	int			guc_level = 0;
 
 	switch (nodeTag(statement))
 	{
 		case T_CreatedbStmt:
-			guard_create_database((CreatedbStmt *) statement);
+			copying = begin_create_database((CreatedbStmt *) statement);
 			break;
 		case T_AlterDatabaseStmt:
-			guard_alter_database((AlterDatabaseStmt *) statement);
+			copying = begin_move_database((AlterDatabaseStmt *) statement);
 			break;
 		case T_CreateTableSpaceStmt:
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("CREATE TABLESPACE is not supported"),
-					 errdetail("Relations are kept by the page server, not in tablespaces."),
-					 errhint("Use the default tablespace.")));
+			if (zenith_tablespace_is_in_place((CreateTableSpaceStmt *) statement))
+				pstmt = make_in_place(pstmt, &guc_level);
+			break;
+		case T_DropTableSpaceStmt:
+			before_drop_tablespace((DropTableSpaceStmt *) statement);
 			break;
 		case T_AlterSystemStmt:
 			zenith_system_settings_check((AlterSystemStmt *) statement);
@@ -82,11 +130,31 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		default:
 			break;
 	}
-	(previous_hook ? previous_hook : standard_ProcessUtility)
-		(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+	PG_TRY();
+	{
+		(previous_hook ? previous_hook : standard_ProcessUtility)
+			(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+	}
+	PG_CATCH();
+	{
+		if (copying)
+			zenith_database_copy_end(false);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 
 	if (nodeTag(statement) == T_AlterSystemStmt)
 		zenith_system_settings_keep();
+	if (copying)
+		zenith_database_copy_end(true);
+	if (guc_level > 0)
+	{
+		AtEOXact_GUC(true, guc_level);
+		ereport(NOTICE,
+				(errmsg("location \"%s\" is not used",
+						((CreateTableSpaceStmt *) statement)->location),
+				 errdetail("Relations of every tablespace are kept by the page server.")));
+	}
 }
 
 void

@@ -103,6 +103,7 @@ _PG_init(void)
 	active = true;
 	zenith_smgr_register();
 	zenith_utility_guard_register();
+	zenith_database_copies_register();
 	zenith_backpressure_register();
 	zenith_init_forks_register();
 	zenith_shutdown_worker_register();

@@ -14,6 +14,7 @@
 
 #include "access/xlogdefs.h"
 #include "commands/sequence.h"
+#include "nodes/parsenodes.h"
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/relfilelocator.h"
@@ -112,10 +113,10 @@ extern uint32 zenith_wait_supervisor;
 /* pageserver.c: the connection and the page stream protocol */
 typedef struct ZenithRequest
 {
-	char		tag;			/* 'N' nblocks, 'D' dbsize, 'G' getpage */
+	char		tag;			/* 'N' nblocks, 'D' dbsize, 'T' tablespace, 'G' getpage */
 	XLogRecPtr	request_lsn;	/* read as of this LSN; all ones = newest */
 	XLogRecPtr	not_modified_since; /* an older state will not do */
-	RelFileLocator locator;		/* 'D' uses dbOid only */
+	RelFileLocator locator;		/* 'D' uses dbOid only, 'T' spcOid */
 	ForkNumber	forknum;
 	BlockNumber block;			/* 'G' only */
 	uint16		count;			/* 'G' only */
@@ -124,9 +125,11 @@ typedef struct ZenithRequest
 typedef struct ZenithReply
 {
 	uint64		id;
-	char		tag;			/* 'n', 'd', 'g', or 'x' = error */
+	char		tag;			/* 'n', 'd', 't', 'g', or 'x' = error */
 	XLogRecPtr	lsn;			/* the state that was read */
-	uint64		value;			/* 'n' blocks, 'd' bytes */
+	uint64		value;			/* 'n' blocks, 'd' and 't' bytes */
+	uint32		database_count; /* 't' */
+	const char *databases;		/* 't': see zenith_reply_database() */
 	BlockNumber block;			/* 'g' */
 	uint16		count;			/* 'g' */
 	const char *pages;			/* 'g': count pages, valid till the next call */
@@ -141,6 +144,7 @@ extern bool zenith_pageserver_flush(void);
 extern bool zenith_pageserver_await(uint64 id);
 extern void zenith_pageserver_shutdown(void);
 extern void zenith_check_interrupts(void);
+extern Oid	zenith_reply_database(const ZenithReply *reply, uint32 index);
 extern void zenith_reply_error(const ZenithReply *reply, const char *what) pg_attribute_noreturn();
 
 /* readahead.c */
@@ -165,6 +169,7 @@ extern void zenith_lsn_set_block(RelFileLocator locator, ForkNumber forknum,
 extern void zenith_lsn_set_size(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
 extern void zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
 extern PGDLLEXPORT XLogRecPtr zenith_insert_position(void);
+extern void zenith_lsn_raise_all(XLogRecPtr lsn);
 extern void zenith_read_range(RelFileLocator locator, ForkNumber forknum,
 							  BlockNumber first, int count,
 							  XLogRecPtr *request_lsn, XLogRecPtr *not_modified_since);
@@ -184,6 +189,7 @@ extern void zenith_size_set(RelFileLocator locator, ForkNumber forknum, BlockNum
 extern void zenith_size_grow(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
 extern void zenith_size_raise(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
 extern void zenith_size_forget(RelFileLocator locator, ForkNumber forknum);
+extern void zenith_size_forget_database(Oid dbOid);
 
 /* side_file.c */
 extern Size zenith_side_shmem_size(void);
@@ -209,6 +215,7 @@ extern void zenith_file_cache_put_read(RelFileLocator locator, ForkNumber forknu
 									   BlockNumber block, const char *page, XLogRecPtr lsn);
 extern void zenith_file_cache_forget(RelFileLocator locator, ForkNumber forknum,
 									 BlockNumber first, BlockNumber count);
+extern void zenith_file_cache_forget_database(Oid dbOid);
 
 /* sequence_state.c */
 #define ZENITH_SEQUENCE_LOCKS 16
@@ -226,6 +233,7 @@ extern void zenith_init_forks_register(void);
 
 /* shutdown_state.c */
 extern void zenith_shutdown_worker_register(void);
+extern void zenith_sequence_copied(Oid fromDb, Oid fromSpc, Oid toDb, Oid toSpc);
 
 /* transient_state.c */
 extern XLogRecPtr zenith_log_transient_state(RelFileLocator locator, ForkNumber forknum,
@@ -266,6 +274,18 @@ extern int	zenith_supervisor_post(const char *path, char **text);
 struct AlterSystemStmt;
 extern void zenith_system_settings_check(struct AlterSystemStmt *statement);
 extern void zenith_system_settings_keep(void);
+
+/* tablespaces.c */
+extern bool zenith_tablespace_is_in_place(CreateTableSpaceStmt *statement);
+extern void zenith_tablespace_refresh(Oid spcOid);
+extern void zenith_tablespace_use(RelFileLocator locator);
+extern int64 zenith_tablespace_size(Oid spcOid);
+extern int64 zenith_database_size(Oid dbOid);
+
+/* database_copies.c */
+extern void zenith_database_copies_register(void);
+extern void zenith_database_copy_begin(Oid fromDb, Oid toSpc, bool moving);
+extern void zenith_database_copy_end(bool done);
 
 /* standby.c */
 extern void zenith_standby_register(void);

@@ -163,21 +163,6 @@ describe('pages of a running transaction leave the buffer pool', () => {
     }))
 })
 
-test('commands that would bypass the storage are refused with a sentence', () =>
-  withClient(async (client) => {
-    await expect(client.query("CREATE TABLESPACE away LOCATION '/srv'")).rejects.toThrow(
-      'CREATE TABLESPACE is not supported',
-    )
-    await expect(client.query('CREATE DATABASE copied STRATEGY file_copy')).rejects.toThrow(
-      'STRATEGY file_copy is not supported',
-    )
-    await expect(client.query('ALTER DATABASE postgres SET TABLESPACE pg_default')).rejects.toThrow(
-      'SET TABLESPACE is not supported',
-    )
-    await client.query('CREATE DATABASE copied')
-    expect(await compute.value('SELECT 1', 'copied')).toBe(1)
-  }))
-
 test('unlogged and temporary tables are local, and sizes are right', () =>
   withClient(async (client) => {
     await client.query('CREATE UNLOGGED TABLE fast (id int primary key)')

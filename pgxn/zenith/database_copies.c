@@ -111,32 +111,30 @@ zenith_database_copy_begin(Oid fromDb, Oid toSpc, bool moving)
 	copy.toSpc = OidIsValid(toSpc) ? toSpc : copy.fromSpc;
 }
 
-/* The page server has a copy that nobody needs: Postgres doesn't log this. */
+/*
+ * Wait until the last record is durable.  It drops relations that are of no use
+ * any more, for which Postgres doesn't wait, or doesn't log it at all, since it
+ * removes files.  Lost in a crash, they would be in the way of the next move.
+ */
 static void
-log_useless_copy(void)
+wait_for_drop(XLogRecPtr end)
+{
+	XLogFlush(end);
+	HOLD_INTERRUPTS();
+	SyncRepWaitForLSN(end, true);
+	RESUME_INTERRUPTS();
+}
+
+/* The database isn't moved after all. */
+static void
+drop_useless_copy(void)
 {
 	xl_dbase_drop_rec record = {.db_id = copy.toDb,.ntablespaces = 1};
 
 	XLogBeginInsert();
 	XLogRegisterData((char *) &record, MinSizeOfDbaseDropRec);
 	XLogRegisterData((char *) &copy.toSpc, sizeof(Oid));
-	(void) XLogInsert(RM_DBASE_ID, XLOG_DBASE_DROP | XLR_SPECIAL_REL_UPDATE);
-}
-
-/*
- * Moving ends with a record that drops the originals, for which Postgres
- * doesn't wait, as it has removed the files.  Lost in a crash, the originals
- * would be in the way of moving back.
- */
-static void
-wait_for_drop(void)
-{
-	XLogRecPtr	end = zenith_insert_position();
-
-	XLogFlush(end);
-	HOLD_INTERRUPTS();
-	SyncRepWaitForLSN(end, true);
-	RESUME_INTERRUPTS();
+	wait_for_drop(XLogInsert(RM_DBASE_ID, XLOG_DBASE_DROP | XLR_SPECIAL_REL_UPDATE));
 }
 
 /* The command has ended, or failed. */
@@ -146,9 +144,9 @@ zenith_database_copy_end(bool done)
 	if (copy.active && done && !copy.moving && OidIsValid(copy.toDb))
 		copy_is_logged();
 	if (copy.active && done && copy.moving && copy.logged)
-		wait_for_drop();
+		wait_for_drop(zenith_insert_position());
 	if (copy.active && !done && copy.moving && copy.logged && !copy.committed)
-		log_useless_copy();
+		drop_useless_copy();
 	copy.active = false;
 }
 

@@ -8,10 +8,12 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/xlogbackup.h"
 #include "catalog/pg_class.h"
 #include "common/relpath.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "replication/syncrep.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -85,6 +87,17 @@ start_shared_memory(void)
 	zenith_wait_supervisor = WaitEventExtensionNew("ZenithSupervisor");
 }
 
+/* BASE_BACKUP and pg_backup_start() */
+static void
+refuse_backup(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("the data directory of a compute cannot be backed up"),
+			 errdetail("Relations are kept by the page server, not in files."),
+			 errhint("Create a branch, which keeps this state; or ask the page server for a full backup.")));
+}
+
 void
 _PG_init(void)
 {
@@ -101,6 +114,8 @@ _PG_init(void)
 		return;
 
 	active = true;
+	SyncRepIgnoresCancel = true;
+	backup_start_hook = refuse_backup;
 	zenith_smgr_register();
 	zenith_utility_guard_register();
 	zenith_database_copies_register();

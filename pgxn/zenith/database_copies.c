@@ -49,6 +49,14 @@ forget_database(Oid dbOid)
 	zenith_file_cache_forget_database(dbOid);
 }
 
+/* A database that was dropped, or has got the number of one. */
+void
+zenith_database_dropped(Oid dbOid)
+{
+	forget_database(dbOid);
+	zenith_sequence_forget_database(dbOid, InvalidOid);
+}
+
 /* The record is in the WAL, the transaction hasn't committed. */
 static void
 copy_is_logged(void)
@@ -56,6 +64,8 @@ copy_is_logged(void)
 	forget_database(copy.toDb);
 	zenith_lsn_raise_all(zenith_insert_position());
 	zenith_sequence_copied(copy.fromDb, copy.fromSpc, copy.toDb, copy.toSpc);
+	if (copy.moving)
+		zenith_sequence_forget_database(copy.fromDb, copy.fromSpc);
 	copy.logged = true;
 }
 
@@ -69,7 +79,7 @@ see_object(ObjectAccessType access, Oid classId, Oid objectId, int subId, void *
 		return;
 	if (access == OAT_POST_CREATE)
 	{
-		forget_database(objectId);
+		zenith_database_dropped(objectId);
 		if (copy.active && !copy.moving)
 			copy.toDb = objectId;
 	}

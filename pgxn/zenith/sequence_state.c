@@ -217,6 +217,25 @@ zenith_sequence_forget(RelFileLocator locator)
 	LWLockRelease(lock_of(set));
 }
 
+/* Likewise for all relations of a database in a tablespace; 0 = in any. */
+void
+zenith_sequence_forget_database(Oid dbOid, Oid spcOid)
+{
+	for (uint32 set = 0; set < SET_COUNT; set++)
+	{
+		LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
+		for (int i = 0; i < SET_WAYS; i++)
+		{
+			SequenceEntry *entry = &states->entries[set][i];
+
+			if (entry->used && entry->locator.dbOid == dbOid &&
+				(spcOid == InvalidOid || entry->locator.spcOid == spcOid))
+				entry->used = false;
+		}
+		LWLockRelease(lock_of(set));
+	}
+}
+
 /* Sequences that may have values in store while their page is away (palloc'd). */
 RelFileLocator *
 zenith_sequences_in_store(int *count)

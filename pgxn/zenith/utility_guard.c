@@ -108,6 +108,7 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	Node	   *statement = pstmt->utilityStmt;
 	bool		copying = false;
 	int			guc_level = 0;
+	Oid			dropped = InvalidOid;
 
 	switch (nodeTag(statement))
 	{
@@ -116,6 +117,9 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			break;
 		case T_AlterDatabaseStmt:
 			copying = begin_move_database((AlterDatabaseStmt *) statement);
+			break;
+		case T_DropdbStmt:
+			dropped = get_database_oid(((DropdbStmt *) statement)->dbname, true);
 			break;
 		case T_CreateTableSpaceStmt:
 			if (zenith_tablespace_is_in_place((CreateTableSpaceStmt *) statement))
@@ -147,6 +151,8 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		zenith_system_settings_keep();
 	if (copying)
 		zenith_database_copy_end(true);
+	if (OidIsValid(dropped))
+		zenith_database_dropped(dropped);
 	if (guc_level > 0)
 	{
 		AtEOXact_GUC(true, guc_level);

@@ -233,6 +233,7 @@ extern void zenith_init_forks_register(void);
 
 /* shutdown_state.c */
 extern void zenith_shutdown_worker_register(void);
+extern void zenith_sequence_forget_database(Oid dbOid, Oid spcOid);
 extern void zenith_sequence_copied(Oid fromDb, Oid fromSpc, Oid toDb, Oid toSpc);
 
 /* transient_state.c */
@@ -286,6 +287,7 @@ extern int64 zenith_database_size(Oid dbOid);
 extern void zenith_database_copies_register(void);
 extern void zenith_database_copy_begin(Oid fromDb, Oid toSpc, bool moving);
 extern void zenith_database_copy_end(bool done);
+extern void zenith_database_dropped(Oid dbOid);
 
 /* standby.c */
 extern void zenith_standby_register(void);

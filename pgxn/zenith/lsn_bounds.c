@@ -24,6 +24,7 @@
 #include "access/xlogrecovery.h"
 #include "access/xlog_internal.h"
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "storage/shmem.h"
 
@@ -186,6 +187,22 @@ zenith_insert_position(void)
 }
 
 /*
+ * On a hot standby nobody is told when a database is copied as a whole.  But
+ * whoever can connect to the copy does so after the record has been replayed.
+ */
+static XLogRecPtr
+session_floor(void)
+{
+	static XLogRecPtr floor = InvalidXLogRecPtr;
+
+	if (zenith_mode != ZENITH_REPLICA || !OidIsValid(MyDatabaseId))
+		return InvalidXLogRecPtr;
+	if (XLogRecPtrIsInvalid(floor))
+		floor = Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn);
+	return floor;
+}
+
+/*
  * The LSN to read at, given the bound of what is to be read.
  *
  * On a standby nothing newer than what has been replayed may be seen, except
@@ -201,6 +218,7 @@ choose_lsn(XLogRecPtr *bound)
 		*bound = zenith_start_lsn;
 		return zenith_start_lsn;
 	}
+	*bound = Max(*bound, session_floor());
 	return Max(Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn), *bound);
 }
 

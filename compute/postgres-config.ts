@@ -35,6 +35,8 @@ export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
     "timezone = 'UTC'",
     "log_timezone = 'UTC'",
     "default_text_search_config = 'pg_catalog.english'",
+    // Otherwise the primary's vacuum would end long queries here.
+    ...(spec.mode === 'replica' ? ['hot_standby_feedback = on'] : []),
     '',
     '# As pg_control has them at first, so that start-up writes no WAL for them.',
     computeSettingsConf(),

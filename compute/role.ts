@@ -8,6 +8,7 @@ import type { Logger } from '#libs/log.ts'
 import { type Lsn, parseLsn } from '#libs/lsn.ts'
 import { createProposer } from './proposer-of-spec.ts'
 import type { PostgresAddress } from './proposer/postgres-stream.ts'
+import { ReplicaRole } from './replica-role.ts'
 
 export interface Role {
   /** What clients are promised: quorum-durable WAL, or the state that is shown; 0 at first. */
@@ -34,7 +35,7 @@ export function roleOf(spec: ComputeSpec, log: Logger): Role {
     case 'static':
       return new StaticRole(spec)
     case 'replica':
-      throw new ZenithError('unsupported', 'replicas cannot be started yet')
+      return new ReplicaRole(log)
   }
 }
 

@@ -84,7 +84,10 @@ skip_block(XLogReaderState *record, RelFileLocator locator, ForkNumber forknum,
 	if (locator.spcOid == GLOBALTABLESPACE_OID)
 		return false;
 	InitBufferTag(&tag, &locator, forknum, block);
-	return !is_in_buffers_or_mark(&tag, record->EndRecPtr);
+	if (is_in_buffers_or_mark(&tag, record->EndRecPtr))
+		return false;
+	zenith_count(ZENITH_REDO_SKIPPED, 1);
+	return true;
 }
 
 /*

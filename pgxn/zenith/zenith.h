@@ -85,6 +85,7 @@ extern void zenith_check_settings(void);
 	X(FSM_IMAGES, "fsm_images", "free space map pages logged") \
 	X(VM_IMAGES, "vm_images", "visibility map pages logged") \
 	X(EXTEND_IMAGES, "extend_images", "zero pages logged when a relation grew") \
+	X(REDO_SKIPPED, "redo_skipped", "changes of blocks that a standby did not replay, not having them in memory") \
 	X(SIDE_PAGES_WRITTEN, "side_pages_written", "pages of index builds written to the side files") \
 	X(SIDE_PAGES_READ, "side_pages_read", "pages of index builds read from the side files") \
 	X(BACKPRESSURE_US, "backpressure_us", "microseconds that writers slept for the page server to keep up")

@@ -1,0 +1,203 @@
+/** Hot standbys: they follow their branch, show it rightly from the first query on, and survive. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { parseLsn } from '#libs/lsn.ts'
+import type { Compute } from '../fixtures/compute.ts'
+import { Installation } from '../fixtures/installation.ts'
+import { compareBuffers } from '../oracle/buffer-diff.ts'
+import { ByteReport } from '../oracle/byte-report.ts'
+
+/** So few buffers that most of redo is skipped, and what was skipped is read again. */
+const SMALL = { shared_buffers: '2MB', max_connections: '30' }
+const CATCH_UP_MS = 60_000
+
+/** Waits until the replica has replayed all that the primary has committed. */
+async function caughtUp(replica: Compute, primary: Compute): Promise<void> {
+  const end = parseLsn(String(await primary.value('SELECT pg_current_wal_flush_lsn()')))
+  await replayed(replica, end)
+}
+
+async function replayed(replica: Compute, lsn: number): Promise<void> {
+  const deadline = Date.now() + CATCH_UP_MS
+  for (;;) {
+    const at = parseLsn(String(await replica.value('SELECT pg_last_wal_replay_lsn()')))
+    if (at >= lsn) return
+    if (Date.now() > deadline) throw new Error(`the replica is at ${at}, not at ${lsn}`)
+    await sleep(50)
+  }
+}
+
+describe('hot standbys', () => {
+  let zenith: Installation
+  let primary: Compute
+
+  beforeAll(async () => {
+    zenith = await Installation.create()
+    primary = await zenith.startCompute('main', { settings: SMALL })
+  })
+  afterAll(() => zenith[Symbol.asyncDispose]())
+
+  const follow = (name: string, settings: Record<string, string> = SMALL) =>
+    zenith.startCompute('main', { name, mode: 'replica', settings })
+
+  test('follows changes of every kind', async () => {
+    const replica = await follow('kinds')
+    const STEPS = [
+      `CREATE TABLE k (id int PRIMARY KEY, body text, tags int[], place point)`,
+      `INSERT INTO k SELECT g, md5(g::text), ARRAY[g % 7, g % 11], point(g, g % 97) FROM generate_series(1, 20000) g`,
+      `CREATE INDEX ON k USING gin (tags)`,
+      `CREATE INDEX ON k USING gist (place)`,
+      `CREATE INDEX ON k USING spgist (place)`,
+      `CREATE INDEX ON k USING hash (body)`,
+      `CREATE INDEX ON k USING brin (id)`,
+      `UPDATE k SET body = body || 'x', tags = tags || 99 WHERE id % 3 = 0`,
+      `DELETE FROM k WHERE id % 5 = 0`,
+      `VACUUM k`,
+      `INSERT INTO k SELECT g, 'late', ARRAY[1], point(g, g) FROM generate_series(20001, 25000) g`,
+      `DELETE FROM k WHERE id > 100 AND id < 24000`,
+      `VACUUM k`,
+      `INSERT INTO k SELECT g, 'again', ARRAY[2], point(g, g) FROM generate_series(30001, 40000) g`,
+      `ALTER TABLE k ADD COLUMN more int DEFAULT 5`,
+      `VACUUM FULL k`,
+      `REINDEX TABLE k`,
+      `TRUNCATE k`,
+      `INSERT INTO k SELECT g, 'last', ARRAY[3], point(g, g) FROM generate_series(1, 4000) g`,
+      `VACUUM ANALYZE k`,
+    ]
+    const SUM = `SELECT count(*) || ' ' || coalesce(md5(string_agg(k::text, ',' ORDER BY id)), '') FROM k`
+    const SCANS = [
+      `SELECT count(*)::int FROM k WHERE tags @> ARRAY[3]`,
+      `SELECT count(*)::int FROM k WHERE place <@ box '((0,0),(500,500))'`,
+      `SELECT count(*)::int FROM k WHERE body = md5('77')`,
+      `SELECT count(*)::int FROM k WHERE id BETWEEN 50 AND 3000`,
+    ]
+    for (const [index, step] of STEPS.entries()) {
+      await primary.query(step)
+      await caughtUp(replica, primary)
+      expect(await replica.value(SUM), step).toBe(await primary.value(SUM))
+      if (index < 6) continue
+      const one = await replica.connect()
+      await one.query('SET enable_seqscan = off')
+      for (const scan of SCANS) {
+        const { rows } = await one.query(scan)
+        expect(Object.values(rows[0]), `${scan} after ${step}`).toEqual([await primary.value(scan)])
+      }
+      await one.end()
+    }
+    await primary.query('DROP TABLE k')
+    await caughtUp(replica, primary)
+    await expect(replica.query(SUM)).rejects.toThrow(/does not exist/)
+    await primary.query('CREATE DATABASE made')
+    await primary.query('CREATE TABLE inside AS SELECT 1 AS n', 'made')
+    await caughtUp(replica, primary)
+    expect(await replica.value('SELECT n FROM inside', 'made')).toBe(1)
+    await primary.query('DROP DATABASE made')
+    await caughtUp(replica, primary)
+    await expect(replica.connect('made')).rejects.toThrow(/does not exist/)
+    await replica.stop()
+  })
+
+  test('shows one moment of the bank at a time, under load, and the same pages at the end', async () => {
+    const replica = await follow('bank')
+    await primary.pgbench(['-i', '-q', '-s', '3'])
+    await primary.query('CREATE EXTENSION IF NOT EXISTS zenith')
+    await primary.query('CREATE EXTENSION IF NOT EXISTS zenith_test_utils')
+    await caughtUp(replica, primary)
+    let running = true
+    const load = primary.pgbench(['-n', '-c', '4', '-T', '12']).finally(() => {
+      running = false
+    })
+    const vacuum = (async () => {
+      while (running) {
+        await primary.query('VACUUM pgbench_accounts')
+        await primary.query('VACUUM pgbench_tellers')
+        await sleep(500)
+      }
+    })()
+    let looks = 0
+    while (running) {
+      const [sums] = await replica.query(`SELECT
+        (SELECT sum(abalance)::int FROM pgbench_accounts) AS accounts,
+        (SELECT sum(tbalance)::int FROM pgbench_tellers) AS tellers,
+        (SELECT sum(bbalance)::int FROM pgbench_branches) AS branches,
+        (SELECT coalesce(sum(delta), 0)::int FROM pgbench_history) AS history`)
+      expect(new Set(Object.values(sums ?? {})).size, JSON.stringify(sums)).toBe(1)
+      looks += 1
+    }
+    await load
+    await vacuum
+    expect(looks).toBeGreaterThan(5)
+    await caughtUp(replica, primary)
+    const all = `SELECT md5(string_agg(a::text, ',' ORDER BY aid)) FROM pgbench_accounts a`
+    expect(await replica.value(all)).toBe(await primary.value(all))
+    const skipped = "SELECT value::int FROM zenith.getpage_stats WHERE name = 'redo_skipped'"
+    expect(Number(await replica.value(skipped))).toBeGreaterThan(1000)
+    // Byte for byte: what the replica has in memory after redo is what the pageserver makes.
+    await quiet(replica, primary)
+    const report = new ByteReport(0)
+    const client = await replica.connect()
+    await compareBuffers(client, report)
+    await client.end()
+    expect(report.differences).toEqual([])
+    expect(report.pages).toBeGreaterThan(100)
+    await replica.stop()
+  })
+
+  test('starts with transactions of every kind under way', async () => {
+    await primary.query('CREATE TABLE v (what text)')
+    const clients = await Promise.all(Array.from({ length: 4 }, () => primary.connect()))
+    const [open, many, overflowed, prepared] = clients
+    if (!open || !many || !overflowed || !prepared) throw new Error('four clients were asked for')
+    await open.query(`BEGIN; INSERT INTO v VALUES ('open')`)
+    await subtransactions(many, 60, 'many')
+    await subtransactions(overflowed, 60, 'overflowed')
+    await prepared.query('BEGIN')
+    for (let n = 0; n < 60; n++) {
+      await prepared.query(`SAVEPOINT s; INSERT INTO v VALUES ('prepared'); RELEASE s`)
+    }
+    await prepared.query(`PREPARE TRANSACTION 'hot'`)
+    await primary.query(`INSERT INTO v VALUES ('committed')`)
+    await primary.query('CHECKPOINT')
+    const replica = await follow('visible')
+    const seen = async () => {
+      const rows = await replica.query(
+        'SELECT what, count(*)::int AS n FROM v GROUP BY 1 ORDER BY 1',
+      )
+      return Object.fromEntries(rows.map(({ what, n }) => [what, n]))
+    }
+    expect(await seen()).toEqual({ committed: 1 })
+    await open.query('COMMIT')
+    await caughtUp(replica, primary)
+    expect(await seen()).toEqual({ committed: 1, open: 1 })
+    await overflowed.query('COMMIT')
+    await many.query('ROLLBACK')
+    await caughtUp(replica, primary)
+    expect(await seen()).toEqual({ committed: 1, open: 1, overflowed: 60 })
+    await prepared.query(`COMMIT PREPARED 'hot'`)
+    await caughtUp(replica, primary)
+    expect(await seen()).toEqual({ committed: 1, open: 1, overflowed: 60, prepared: 60 })
+    for (const client of clients) await client.end()
+    await replica.stop()
+  })
+})
+
+/** Opens a transaction with so many subtransactions that have written. */
+async function subtransactions(client: pg.Client, count: number, what: string): Promise<void> {
+  await client.query('BEGIN')
+  for (let n = 0; n < count; n++) {
+    await client.query(`SAVEPOINT s; INSERT INTO v VALUES ('${what}'); RELEASE s`)
+  }
+}
+
+/** Waits until the primary writes nothing more and the replica has all of it. */
+async function quiet(replica: Compute, primary: Compute): Promise<void> {
+  const end = async () => String(await primary.value('SELECT pg_current_wal_insert_lsn()'))
+  for (let before = await end(); ; ) {
+    await caughtUp(replica, primary)
+    await sleep(300)
+    const now = await end()
+    if (now === before) return
+    before = now
+  }
+}

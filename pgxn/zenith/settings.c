@@ -9,6 +9,7 @@
 
 #include <limits.h>
 
+#include "access/parallel.h"
 #include "access/xlog.h"
 #include "utils/guc.h"
 #include "utils/pg_lsn.h"
@@ -16,7 +17,9 @@
 #include "zenith.h"
 
 int			zenith_mode = ZENITH_PRIMARY;
+/* a copy, see assign_connstring() */
 char	   *zenith_pageserver_connstring = NULL;
+static char *pageserver_connstring_setting = NULL;
 char	   *zenith_tenant_id = NULL;
 char	   *zenith_timeline_id = NULL;
 static char *zenith_start_lsn_string = NULL;
@@ -48,9 +51,24 @@ static const struct config_enum_entry mode_options[] = {
 	{NULL, 0, false}
 };
 
+/*
+ * A parallel worker resets all settings, then takes over those of its leader
+ * one by one, and default_text_search_config, which comes before ours, is
+ * looked up in catalogs that may have to be read from the page server.  So
+ * the worker keeps the value that the postmaster had when it was forked.
+ */
 static void
 assign_connstring(const char *newval, void *extra)
 {
+	char	   *copy;
+
+	if (InitializingParallelWorker)
+		return;
+	copy = guc_strdup(LOG, newval);
+	if (copy == NULL)
+		return;
+	guc_free(zenith_pageserver_connstring);
+	zenith_pageserver_connstring = copy;
 	zenith_connstring_version++;
 }
 
@@ -106,7 +124,7 @@ zenith_define_settings(void)
 	DefineCustomStringVariable("zenith.pageserver_connstring",
 							   "How to connect to the page server.",
 							   "A libpq connection string. If it is empty when the server starts, all relations are kept in local files.",
-							   &zenith_pageserver_connstring,
+							   &pageserver_connstring_setting,
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, assign_connstring, NULL);

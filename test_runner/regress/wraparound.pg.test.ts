@@ -5,7 +5,7 @@
  * a workload that crosses them, freeze, which cuts what is old, ingest its WAL, compare with
  * pg_control and the files.
  */
-import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
@@ -13,15 +13,14 @@ import {
   CLOG_XACTS_PER_PAGE,
   MULTIXACT_MEMBERS_PER_PAGE,
   MULTIXACT_OFFSETS_PER_PAGE,
-  SLRU_SEGMENT_PAGES,
 } from '#libs/pg/slru.ts'
-import { giveTo } from '#libs/system-user.ts'
 import { importDataFolder, importLsn } from '../../pageserver/import/data-folder-import.ts'
 import { checkpointAt } from '../../pageserver/ingest/checkpoint-state.ts'
 import { WalIngest } from '../../pageserver/ingest/wal-ingest.ts'
 import { KeyClass } from '../../pageserver/keyspace/key-class.ts'
 import type { Timeline } from '../../pageserver/timeline/timeline.ts'
 import { MemoryTimeline } from '../fixtures/memory-timeline.ts'
+import { makeSegment } from '../fixtures/near-limits.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 import { freezeAll } from '../oracle/freeze-all.ts'
 import { differentSlruPages } from '../oracle/slru-files.ts'
@@ -35,15 +34,6 @@ const NEXT_MEMBER = LIMIT - 700
 
 function control(dataDir: string): ControlFile {
   return parseControlFile(readFileSync(join(dataDir, 'global', 'pg_control')))
-}
-
-/** Makes the segment that holds `id`, all zeros, because pg_resetwal only sets counters. */
-function makeSegment(dataDir: string, folder: string, id: number, perPage: number): void {
-  const segment = Math.floor(id / perPage / SLRU_SEGMENT_PAGES)
-  const name = segment.toString(16).toUpperCase().padStart(4, '0')
-  const path = join(dataDir, folder, name)
-  writeFileSync(path, Buffer.alloc(SLRU_SEGMENT_PAGES * 8192))
-  giveTo(path)
 }
 
 describe('ids pass 2^32', () => {

@@ -3,6 +3,7 @@
  * tests. `./zenith up` does not do this.
  */
 import { basename, join } from 'node:path'
+import type { FileLock } from '#libs/file-lock.ts'
 import { Cache } from './setup/cache.ts'
 import { installPackages, missingPackages, packagesNeeded } from './setup/debian-packages.ts'
 import {
@@ -13,6 +14,7 @@ import {
   joinExtension,
 } from './setup/extension-build.ts'
 import type { ExtensionRelease } from './setup/extension-versions.ts'
+import type { Progress } from './setup/progress.ts'
 import { basePostgres, locked, setUp } from './setup.ts'
 
 export interface ReadyExtension {
@@ -36,25 +38,47 @@ export async function setUpExtension(extension: ExtensionRelease): Promise<Ready
   }
   const ready = find()
   if (ready !== null) return ready
-  return await locked(cache, async (lock, progress) => {
-    const lockFd = lock.fd
-    const step = (onProgress: (text: string) => void) => ({ cache, lockFd, onProgress })
-    let built = cache.find(buildName, BUILT_MARK)
-    if (built === null) {
-      const missing = missingPackages(extension.debianPackages)
-      if (missing.length > 0) {
-        if (process.getuid?.() !== 0) throw packagesNeeded(missing, extension.name)
-        await progress.step(`Installing ${missing.length} Debian packages`, () =>
-          installPackages(missing, cache.log('debian-packages'), lockFd),
-        )
-      }
-      built = await progress.step(`Building ${extension.name} ${extension.version}`, (show) =>
-        buildExtension({ extension, prefix: base.prefix, name: buildName, step: step(show) }),
+  // A lock of its own: nobody's server should wait for the build of an extension.
+  const lockPath = cache.path('lock-extensions')
+  return await locked(
+    cache,
+    async (lock, progress) => {
+      // The one we waited for may have built it.
+      const found = find()
+      return found ?? (await build({ extension, cache, prefix, base, lock, progress }))
+    },
+    lockPath,
+  )
+}
+
+async function build(around: {
+  extension: ExtensionRelease
+  cache: Cache
+  prefix: string
+  base: { name: string; prefix: string }
+  lock: FileLock
+  progress: Progress
+}): Promise<ReadyExtension> {
+  const { extension, cache, prefix, base, lock, progress } = around
+  const lockFd = lock.fd
+  const step = (onProgress: (text: string) => void) => ({ cache, lockFd, onProgress })
+  const name = extensionBuildName(base.name, extension)
+  let built = cache.find(name, BUILT_MARK)
+  if (built === null) {
+    const missing = missingPackages(extension.debianPackages)
+    if (missing.length > 0) {
+      if (process.getuid?.() !== 0) throw packagesNeeded(missing, extension.name)
+      await progress.step(`Installing ${missing.length} Debian packages`, () =>
+        installPackages(missing, cache.log('debian-packages'), lockFd),
       )
     }
-    const server =
-      cache.findInstalled(serverName) ??
-      (await joinExtension({ built, prefix, name: serverName, step: step(() => {}) }))
-    return { prefix: server, source: join(built, 'source') }
-  })
+    built = await progress.step(`Building ${extension.name} ${extension.version}`, (show) =>
+      buildExtension({ extension, prefix: base.prefix, name, step: step(show) }),
+    )
+  }
+  const serverName = extensionServerName(basename(prefix), extension)
+  const server =
+    cache.findInstalled(serverName) ??
+    (await joinExtension({ built, prefix, name: serverName, step: step(() => {}) }))
+  return { prefix: server, source: join(built, 'source') }
 }

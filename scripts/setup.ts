@@ -132,14 +132,15 @@ export async function basePostgres(cache: Cache): Promise<{ name: string; prefix
   return base
 }
 
-/** Runs `work` while no other set-up is at work in the cache. */
+/** Runs `work` while no other set-up is at work in the cache, or at the part that has its own lock. */
 export async function locked<T>(
   cache: Cache,
   work: (lock: FileLock, progress: Progress) => Promise<T>,
+  lockPath = cache.lockPath,
 ): Promise<T> {
   prepareCache(cache)
   const progress = new Progress()
-  const lock = await lockFile(cache.lockPath, {
+  const lock = await lockFile(lockPath, {
     purpose: 'Another set-up',
     timeoutMs: LOCK_TIMEOUT_MS,
     onWait: (holder) => progress.note(`${holder} is at work: waiting for it.`),

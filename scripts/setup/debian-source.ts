@@ -2,7 +2,15 @@
  * Downloads source packages from the machine's own Debian mirror, by apt with a private
  * configuration: the sources may be of a newer Debian than the machine runs, and any user may do it.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
 import type { Cache } from './cache.ts'
@@ -25,13 +33,10 @@ export interface DebianDownload {
   readonly check: (offered: string) => void
 }
 
-/**
- * Returns the upstream tarball, whose content is still to be checked. It lies in a scratch folder
- * that the next download empties.
- */
+/** Returns the upstream tarball, whose content is still to be checked, under a passing name. */
 export async function downloadDebianSource(options: DebianDownload): Promise<string> {
   const { sourcePackage, what, logFile, cache, lockFd } = options
-  const work = cache.path('apt')
+  const work = cache.path(`apt-${sourcePackage}`)
   const apt = ['apt-get', '-q', ...aptOptions(work, options)]
   await runLogged({ what, command: [...apt, 'update'], logFile, lockFd })
 
@@ -53,7 +58,10 @@ export async function downloadDebianSource(options: DebianDownload): Promise<str
   mkdirSync(download)
   const command = [...apt, ...source, sourcePackage]
   await runLogged({ what, command, cwd: download, logFile, lockFd })
-  return join(download, offered)
+  const tarball = join(cache.sourceDir, `${offered}.new`)
+  renameSync(join(download, offered), tarball)
+  rmSync(work, { recursive: true, force: true })
+  return tarball
 }
 
 /** Options that point apt at a private configuration, so that any user can run it. */

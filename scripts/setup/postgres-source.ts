@@ -122,7 +122,7 @@ async function downloadSource(
       if (!candidates.some(({ path }) => basename(path) === offered)) throw otherRelease(offered)
     },
   })
-  const wanted = candidates.find(({ path }) => basename(path) === basename(tarball))
+  const wanted = candidates.find(({ path }) => basename(path) === basename(tarball, '.new'))
   assert(wanted !== undefined, 'only what was looked for is downloaded')
   const sha256 = await sha256File(tarball)
   if (sha256 !== wanted.contentHash) throw unknownChecksum(tarball, sha256)

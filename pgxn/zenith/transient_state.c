@@ -26,6 +26,7 @@
 #include "access/htup_details.h"
 #include "access/nbtree.h"
 #include "access/transam.h"
+#include "access/xlog.h"
 #include "access/xloginsert.h"
 #include "storage/bufpage.h"
 #include "storage/procarray.h"
@@ -190,6 +191,7 @@ zenith_log_transient_state(RelFileLocator locator, ForkNumber forknum,
 {
 	Fragments	fragments;
 	XLogRecPtr	end;
+	bool		checking;
 
 	if (zenith_transient_logging == ZENITH_TRANSIENT_OFF || !is_standard_page(page))
 		return InvalidXLogRecPtr;
@@ -212,11 +214,15 @@ zenith_log_transient_state(RelFileLocator locator, ForkNumber forknum,
 		return log_newpage(&locator, forknum, block, (Page) image.data, true);
 	}
 
+	/* An image of the page would hold hint bits, which the mask of Generic records leaves in */
+	checking = wal_consistency_checking[RM_GENERIC_ID];
+	wal_consistency_checking[RM_GENERIC_ID] = false;
 	XLogBeginInsert();
 	XLogSetRecordFlags(XLOG_MARK_UNIMPORTANT);
 	XLogRegisterBlock(0, &locator, forknum, block, (char *) page, REGBUF_STANDARD);
 	XLogRegisterBufData(0, fragments.bytes, fragments.length);
 	end = XLogInsert(RM_GENERIC_ID, 0);
+	wal_consistency_checking[RM_GENERIC_ID] = checking;
 
 	zenith_count(ZENITH_FRAGMENT_RECORDS, 1);
 	zenith_count(ZENITH_FRAGMENT_BYTES, fragments.length);

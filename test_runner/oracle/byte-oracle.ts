@@ -7,9 +7,9 @@
  *   the pageserver's newest pages                          =  the compute's buffers
  */
 import { execFileSync, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -27,6 +27,7 @@ import { ByteReport, type Difference } from './byte-report.ts'
 import { compareFolders, FORK_KINDS } from './folder-diff.ts'
 import { compareSmallFiles, copySmallFiles, type Folders } from './small-files.ts'
 import { StockCopy } from './stock-copy.ts'
+import { linkSegments, walFolder } from './wal-folder.ts'
 
 /** Differences whose WAL is shown. */
 const EXPLAINED = 5
@@ -208,20 +209,6 @@ async function insertLsn(client: pg.Client): Promise<Lsn> {
   return parseLsn((rows[0] as { lsn: string }).lsn)
 }
 
-/** The folder below `root` that holds the longest WAL of the timeline. */
-function walFolder(root: string, timelineId: string): string {
-  const newest = new Map<string, string>()
-  for (const path of readdirSync(root, { recursive: true }) as string[]) {
-    const name = /[0-9A-F]{24}(\.partial)?$/.exec(path)?.[0]
-    if (name === undefined || !path.includes(timelineId)) continue
-    const folder = dirname(join(root, path))
-    if (name > (newest.get(folder) ?? '')) newest.set(folder, name)
-  }
-  const [best] = [...newest].sort(([, a], [, b]) => (a < b ? 1 : -1))
-  if (best === undefined) throw new Error(`no WAL of ${timelineId} below ${root}`)
-  return best[0]
-}
-
 /** What pg_waldump says of a page, the last records only. */
 function recordsOf(
   wal: { folder: string; startLsn: Lsn; endLsn: Lsn },
@@ -240,14 +227,5 @@ function recordsOf(
     return output.trim().split('\n').slice(-RECORDS_SHOWN)
   } catch (error) {
     return [`(pg_waldump: ${errorMessage(error)})`]
-  }
-}
-
-/** The segments under the names of whole ones, as pg_waldump wants them. */
-function linkSegments(walDir: string, folder: string): void {
-  mkdirSync(folder)
-  for (const name of readdirSync(walDir)) {
-    const match = /^([0-9A-F]{24})(\.partial)?$/.exec(name)
-    if (match) symlinkSync(join(walDir, name), join(folder, match[1] as string))
   }
 }

@@ -70,7 +70,8 @@ export function readWalHistory(walDir: string, startLsn: number): WalHistory {
   return history
 }
 
-function* walSlices(walDir: string, startLsn: number): Generator<[number, Buffer]> {
+/** The bytes of whole segment files from `startLsn` on, in pieces that each begin at their LSN. */
+export function* walSlices(walDir: string, startLsn: number): Generator<[number, Buffer]> {
   const names = readdirSync(walDir)
     .filter((name) => parseSegmentFileName(name) !== null)
     .sort()

@@ -12,6 +12,8 @@ export interface SuiteServerOptions {
   sharedBuffers?: string
   /** The compute's page cache in a local file, as users have it; default off. */
   fileCache?: boolean
+  /** More settings of the server. */
+  settings?: Readonly<Record<string, string>>
 }
 
 export interface SuiteServer extends AsyncDisposable {
@@ -36,6 +38,7 @@ export async function startZenith(options: SuiteServerOptions): Promise<SuiteSer
     ...COMMON_SETTINGS,
     ...buffers(options),
     ...(options.fileCache === true ? FILE_CACHE : {}),
+    ...options.settings,
   }
   try {
     let compute = await installation.startCompute('main', { settings: own })
@@ -65,7 +68,13 @@ export async function startVanilla(options: SuiteServerOptions): Promise<SuiteSe
   passOnAddress()
   const server = await VanillaPostgres.create({ settings: { include_if_exists: "'suite.conf'" } })
   const write = (settings: Readonly<Record<string, string>>): void => {
-    const all = { timezone: 'UTC', ...COMMON_SETTINGS, ...buffers(options), ...settings }
+    const all = {
+      timezone: 'UTC',
+      ...COMMON_SETTINGS,
+      ...buffers(options),
+      ...options.settings,
+      ...settings,
+    }
     const lines = Object.entries(all).map(([name, value]) => `${name} = '${value}'\n`)
     writeFileSync(join(server.dataDir, 'suite.conf'), lines.join(''))
   }

@@ -2,7 +2,8 @@
  * Goal: with wal_consistency_checking, every page that redo rebuilds is compared with the image in
  * its record, and one that is different is never served.
  * Method: a stock Postgres writes such WAL over all access methods; each chain of records goes to the
- * redo processes. Then records are damaged where redo takes the new contents from.
+ * redo processes. Then records are damaged where redo takes the new contents from. Last, a compute
+ * writes such WAL, and the pageserver reads pages at so many LSNs that every record is redone.
  */
 import { randomBytes } from 'node:crypto'
 import { tmpdir } from 'node:os'
@@ -12,9 +13,13 @@ import { createLogger } from '#libs/log.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
 import { RMGR } from '#libs/wal/format.ts'
 import { RedoPool } from '../../pageserver/redo/redo-pool.ts'
+import { Installation } from '../fixtures/installation.ts'
+import { PageClient } from '../fixtures/page-client.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
-import { WORKLOAD_SETTINGS } from '../oracle/access-method-workload.ts'
-import { makeRedoScenario, type RedoScenario } from '../oracle/redo-scenario.ts'
+import { PRELUDE, WORKLOAD, WORKLOAD_SETTINGS } from '../oracle/access-method-workload.ts'
+import { checkReads, consistencyOracle, describeConsistency } from '../oracle/consistency-oracle.ts'
+import type { PlannedRead } from '../oracle/consistency-plan.ts'
+import { makeRedoScenario, type RedoScenario, runStatements } from '../oracle/redo-scenario.ts'
 import { readBlocks, relationKey } from '../oracle/relation-files.ts'
 import type { BlockHistory } from '../oracle/wal-history.ts'
 
@@ -105,6 +110,36 @@ test('a record that makes another page than its image says fails, and names the 
     })
     await rebuild(block)
   }
+})
+
+test('a compute: all records of its WAL', async () => {
+  await using zenith = await Installation.create()
+  const settings = {
+    shared_buffers: '4MB',
+    wal_consistency_checking: 'all',
+    wal_compression: 'lz4',
+  }
+  let compute = await zenith.startCompute('main', { settings })
+  const small = PRELUDE.map((statement) => statement.replace(/\b(\d+)000\) g/, '$100) g'))
+  await runStatements(compute, [...small, ...WORKLOAD.slice(0, 16)])
+  await compute.stop()
+  compute = await zenith.startCompute('main', { settings })
+  await runStatements(compute, [`DELETE FROM heap_t WHERE id % 2 = 1`, 'VACUUM', 'CHECKPOINT'])
+  const report = await consistencyOracle(zenith, compute)
+  console.log(describeConsistency(report))
+  const { plan, faults, mapImages, checked } = report
+  expect(faults).toEqual([])
+  expect(plan.images).toBeGreaterThan(50_000)
+  expect(checked).toBeGreaterThanOrEqual(plan.images)
+  expect(mapImages).toBeGreaterThan(100)
+
+  const { tenantId, timelineId } = compute.spec
+  const port = zenith.pageserverNode.pgPort
+  await using pages = await PageClient.connect({ port, tenantId, timelineId })
+  const read = plan.reads.find(({ image }) => image !== null) as PlannedRead
+  const image = Buffer.from(read.image as Buffer)
+  image[30] = (image[30] as number) ^ 1
+  expect(await checkReads(pages, [{ ...read, image }])).toHaveLength(1)
 })
 
 function viewOf(buffer: Buffer): DataView {

@@ -101,6 +101,8 @@ export function protectedSettings({
     'zenith.supervisor_address': supervisorAddress ?? '',
     'zenith.protected_settings': PROTECTED_SETTINGS.join(','),
     'zenith.mode': spec.mode,
+    // A tablespace of a compute is a folder, which recovery takes for damage otherwise.
+    ...(spec.mode === 'primary' ? {} : { allow_in_place_tablespaces: 'on' }),
     listen_addresses: spec.host,
     port: String(spec.port),
     unix_socket_directories: socketFolder ?? '',

@@ -18,11 +18,8 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
-#include "replication/walsender.h"
-#include "replication/walsender_private.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
-#include "storage/spin.h"
 
 #include "zenith.h"
 
@@ -39,19 +36,11 @@ uint64
 zenith_apply_lag(void)
 {
 	XLogRecPtr	flushed;
-	XLogRecPtr	applied = InvalidXLogRecPtr;
+	XLogRecPtr	quorum;
+	XLogRecPtr	applied;
 
-	if (RecoveryInProgress())
+	if (RecoveryInProgress() || !zenith_proposer_positions(&quorum, &applied))
 		return 0;
-	for (int i = 0; i < max_wal_senders; i++)
-	{
-		WalSnd	   *walsnd = &WalSndCtl->walsnds[i];
-
-		SpinLockAcquire(&walsnd->mutex);
-		if (walsnd->pid != 0 && walsnd->sync_standby_priority > 0)
-			applied = Max(applied, walsnd->apply);
-		SpinLockRelease(&walsnd->mutex);
-	}
 	flushed = GetFlushRecPtr(NULL);
 	return XLogRecPtrIsInvalid(applied) || applied > flushed ? 0 : flushed - applied;
 }

@@ -357,3 +357,16 @@ zenith_file_cache_forget_database(Oid dbOid)
 		LWLockRelease(lock_of(set));
 	}
 }
+
+/* How many pages it holds; without locks, so only about right. */
+bool
+zenith_file_cache_usage(uint64 *used, uint64 *capacity)
+{
+	if (cache == NULL)
+		return false;
+	*used = 0;
+	*capacity = (uint64) set_count * SET_WAYS;
+	for (uint64 i = 0; i < *capacity; i++)
+		*used += cache->entries[i].valid ? 1 : 0;
+	return true;
+}

@@ -54,6 +54,9 @@
 #define MAX_RETRY_DELAY_MS		1000
 #define STARTUP_POLL_MS			500
 
+/* A page server that takes longer to accept a connection is out of reach */
+#define CONNECT_TIMEOUT_MS		10000
+
 /* Positions in the wait event set */
 #define SOCKET_EVENT 0
 
@@ -109,6 +112,13 @@ pageserver_address(void)
 	snprintf(address, sizeof(address), "%s:%s", host ? host : "localhost", port ? port : "5432");
 	PQconninfoFree(options);
 	return address;
+}
+
+static int
+timeline_detail(void)
+{
+	return errdetail("It was asked for timeline %s of tenant %s.",
+					 zenith_timeline_id, zenith_tenant_id);
 }
 
 static int
@@ -173,7 +183,7 @@ make_wait_set(void)
 
 /* Wait until the socket can be read (or also written). */
 static void
-wait_for_socket(uint32 events)
+wait_for_socket(uint32 events, uint32 wait_event)
 {
 	if (wait_set == NULL || wait_set_latch != MyLatch)
 		make_wait_set();
@@ -188,7 +198,7 @@ wait_for_socket(uint32 events)
 
 		/* what stops the startup process doesn't set its latch */
 		if (WaitEventSetWait(wait_set, AmStartupProcess() ? STARTUP_POLL_MS : -1,
-							 &event, 1, zenith_wait_reply) == 0)
+							 &event, 1, wait_event) == 0)
 		{
 			zenith_check_interrupts();
 			continue;
@@ -202,6 +212,105 @@ wait_for_socket(uint32 events)
 		}
 		return;
 	}
+}
+
+/* Wait for the socket of a new connection; 0 after the deadline. */
+static int
+wait_to_connect(PGconn *conn, int events, TimestampTz deadline)
+{
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		int			ready;
+
+		if (left <= 0)
+		{
+			note_failure("it does not answer");
+			return 0;
+		}
+		ready = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
+								  PQsocket(conn), Min(left, STARTUP_POLL_MS), zenith_wait_connect);
+		if (ready & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			latch_was_set = true;
+		}
+		zenith_check_interrupts();
+		if (ready & WL_SOCKET_MASK)
+			return ready;
+	}
+}
+
+/*
+ * Like libpqsrv_connect_params() and libpqsrv_get_result(), but a server that
+ * accepts connections and doesn't answer is given up after a while, and a
+ * cancel gets through in spite of LWLocks.  False if the connection is of no
+ * use.
+ */
+static bool
+finish_connecting(PGconn *conn)
+{
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CONNECT_TIMEOUT_MS);
+
+	if (PQstatus(conn) == CONNECTION_BAD)
+		status = PGRES_POLLING_FAILED;
+	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
+	{
+		if (!wait_to_connect(conn, status == PGRES_POLLING_READING ? WL_SOCKET_READABLE :
+							 WL_SOCKET_WRITEABLE, deadline))
+			return false;
+		status = PQconnectPoll(conn);
+	}
+	if (status != PGRES_POLLING_OK)
+	{
+		note_failure(PQerrorMessage(conn));
+		return false;
+	}
+	return true;
+}
+
+/* The answer to a query, or NULL if there is none in time. */
+static PGresult *
+await_result(PGconn *conn)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CONNECT_TIMEOUT_MS);
+
+	while (PQisBusy(conn))
+	{
+		if (!wait_to_connect(conn, WL_SOCKET_READABLE, deadline))
+			return NULL;
+		if (!PQconsumeInput(conn))
+		{
+			note_failure(PQerrorMessage(conn));
+			return NULL;
+		}
+	}
+	return PQgetResult(conn);
+}
+
+/*
+ * A page server that has just started doesn't have our timeline yet, so be
+ * patient unless it can't understand or doesn't trust us.
+ */
+static void
+judge_refusal(PGconn *conn, PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	char		code[6];
+
+	note_failure(detail ? detail : PQerrorMessage(conn));
+	strlcpy(code, state ? state : "08006", sizeof(code));
+	PQclear(result);
+
+	if (strncmp(code, "22", 2) == 0 || strncmp(code, "28", 2) == 0 ||
+		strncmp(code, "42601", 5) == 0)
+		ereport(ERROR,
+				(errcode(MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4])),
+				 errmsg("page server at %s refused the connection: %s",
+						pageserver_address(), last_failure),
+				 timeline_detail()));
 }
 
 /*
@@ -223,53 +332,36 @@ connect_once(void)
 	};
 	char		query[128];
 	PGconn	   *volatile conn = NULL;
-	bool		connected = false;
+	volatile bool connected = false;
 
 	connection_version = zenith_connstring_version;
 	snprintf(query, sizeof(query), "pagestream %s %s", zenith_tenant_id, zenith_timeline_id);
 
 	/* later entries win, so the connection string overrides the defaults */
-	conn = libpqsrv_connect_params(keywords, values, true, zenith_wait_connect);
+	libpqsrv_connect_prepare();
+	conn = PQconnectStartParams(keywords, values, true);
 	PG_TRY();
 	{
 		if (conn == NULL)
-			note_failure("out of memory");
-		else if (PQstatus(conn) != CONNECTION_OK)
-			note_failure(PQerrorMessage(conn));
-		else if (!PQsendQuery(conn, query))
-			note_failure(PQerrorMessage(conn));
-		else
 		{
-			PGresult   *result = libpqsrv_get_result(conn, zenith_wait_connect);
+			ReleaseExternalFD();
+			note_failure("out of memory");
+		}
+		else if (finish_connecting(conn))
+		{
+			PGresult   *result = NULL;
 
-			if (PQresultStatus(result) == PGRES_COPY_BOTH)
-				connected = PQsetnonblocking(conn, 1) == 0;
+			if (!PQsendQuery(conn, query))
+				note_failure(PQerrorMessage(conn));
 			else
+				result = await_result(conn);
+			if (PQresultStatus(result) == PGRES_COPY_BOTH)
 			{
-				const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-				const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-				char		message[512];
-				char		code[6];
-
-				strlcpy(message, detail ? detail : PQerrorMessage(conn), sizeof(message));
-				strlcpy(code, state ? state : "08006", sizeof(code));
-				note_failure(message);
+				connected = PQsetnonblocking(conn, 1) == 0;
 				PQclear(result);
-				result = NULL;
-
-				/*
-				 * A page server that has just started doesn't have our
-				 * timeline yet, so be patient unless it can't understand or
-				 * doesn't trust us.
-				 */
-				if (strncmp(code, "22", 2) == 0 || strncmp(code, "28", 2) == 0 ||
-					strncmp(code, "42601", 5) == 0)
-					ereport(ERROR,
-							(errcode(MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4])),
-							 errmsg("page server at %s refused the connection: %s",
-									pageserver_address(), message)));
 			}
-			PQclear(result);
+			else if (result)
+				judge_refusal(conn, result);
 		}
 	}
 	PG_CATCH();
@@ -311,7 +403,8 @@ endure_outage(Outage *outage)
 		ereport(LOG,
 				(errmsg("no connection to the page server at %s: %s",
 						pageserver_address(), last_failure),
-				 errdetail("Trying again.")));
+				 errdetail("Trying again, for timeline %s of tenant %s.",
+						   zenith_timeline_id, zenith_tenant_id)));
 	}
 	else if (zenith_outage_timeout_s > 0 && CritSectionCount == 0 && !AmStartupProcess() &&
 			 TimestampDifferenceExceeds(outage->since, now, zenith_outage_timeout_s * 1000))
@@ -319,6 +412,7 @@ endure_outage(Outage *outage)
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("could not reach the page server at %s for %d seconds: %s",
 						pageserver_address(), zenith_outage_timeout_s, last_failure),
+				 timeline_detail(),
 				 pageserver_hint()));
 
 	/* spread the backends, so that they don't all come at once */
@@ -530,7 +624,7 @@ put_request(const ZenithRequest *request, uint64 *id)
  * connection is broken.
  */
 static bool
-receive_reply(ZenithReply *reply)
+receive_reply(ZenithReply *reply, uint32 wait_event)
 {
 	int			length;
 
@@ -548,7 +642,8 @@ receive_reply(ZenithReply *reply)
 			note_failure(PQerrorMessage(connection));
 			return false;
 		}
-		wait_for_socket(unsent ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE);
+		wait_for_socket(unsent ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE,
+						wait_event);
 		if (!PQconsumeInput(connection))
 		{
 			note_failure(PQerrorMessage(connection));
@@ -593,6 +688,7 @@ zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
 					   void (*then_send) (void *), void *arg)
 {
 	Outage		outage = {0};
+	uint32		wait_event = request->tag == 'G' ? zenith_wait_page : zenith_wait_size;
 
 	for (;;)
 	{
@@ -608,7 +704,7 @@ zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
 			note_failure(PQerrorMessage(connection));
 			ok = false;
 		}
-		while (ok && (ok = receive_reply(reply)))
+		while (ok && (ok = receive_reply(reply, wait_event)))
 		{
 			if (reply->id == id)
 				break;
@@ -673,7 +769,7 @@ zenith_pageserver_await(uint64 id)
 	{
 		ZenithReply reply;
 
-		ok = receive_reply(&reply);
+		ok = receive_reply(&reply, zenith_wait_readahead);
 		if (ok)
 			zenith_readahead_receive(&reply);
 	}

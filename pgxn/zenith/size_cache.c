@@ -326,3 +326,16 @@ zenith_size_forget_database(Oid dbOid)
 		LWLockRelease(lock_of(set));
 	}
 }
+
+/* How many entries are in use; without locks, so only about right. */
+bool
+zenith_size_usage(uint64 *used, uint64 *capacity)
+{
+	if (cache == NULL)
+		return false;
+	*used = 0;
+	*capacity = ((uint64) set_mask + 1) * SET_WAYS;
+	for (uint64 i = 0; i < *capacity; i++)
+		*used += cache->entries[i].used ? 1 : 0;
+	return true;
+}

@@ -30,7 +30,9 @@ PG_FUNCTION_INFO_V1(zenith_last_written_lsn);
 PG_FUNCTION_INFO_V1(zenith_replication_apply_lag);
 
 uint32		zenith_wait_connect = 0;
-uint32		zenith_wait_reply = 0;
+uint32		zenith_wait_page = 0;
+uint32		zenith_wait_size = 0;
+uint32		zenith_wait_readahead = 0;
 uint32		zenith_wait_reconnect = 0;
 uint32		zenith_wait_backpressure = 0;
 uint32		zenith_wait_replay = 0;
@@ -79,7 +81,9 @@ start_shared_memory(void)
 	LWLockRelease(AddinShmemInitLock);
 
 	zenith_wait_connect = WaitEventExtensionNew("ZenithPageserverConnect");
-	zenith_wait_reply = WaitEventExtensionNew("ZenithPageserverReply");
+	zenith_wait_page = WaitEventExtensionNew("ZenithPageRead");
+	zenith_wait_size = WaitEventExtensionNew("ZenithSizeRead");
+	zenith_wait_readahead = WaitEventExtensionNew("ZenithReadahead");
 	zenith_wait_reconnect = WaitEventExtensionNew("ZenithPageserverReconnect");
 	zenith_wait_backpressure = WaitEventExtensionNew("ZenithBackpressure");
 	zenith_wait_replay = WaitEventExtensionNew("ZenithReplay");

@@ -104,7 +104,9 @@ extern void zenith_count(ZenithCounter counter, uint64 amount);
 
 /* wait events, made by the shared memory start-up */
 extern uint32 zenith_wait_connect;
-extern uint32 zenith_wait_reply;
+extern uint32 zenith_wait_page;
+extern uint32 zenith_wait_size;
+extern uint32 zenith_wait_readahead;
 extern uint32 zenith_wait_reconnect;
 extern uint32 zenith_wait_backpressure;
 extern uint32 zenith_wait_replay;
@@ -191,6 +193,7 @@ extern void zenith_size_grow(RelFileLocator locator, ForkNumber forknum, BlockNu
 extern void zenith_size_raise(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks);
 extern void zenith_size_forget(RelFileLocator locator, ForkNumber forknum);
 extern void zenith_size_forget_database(Oid dbOid);
+extern bool zenith_size_usage(uint64 *used, uint64 *capacity);
 
 /* side_file.c */
 extern Size zenith_side_shmem_size(void);
@@ -217,6 +220,7 @@ extern void zenith_file_cache_put_read(RelFileLocator locator, ForkNumber forknu
 extern void zenith_file_cache_forget(RelFileLocator locator, ForkNumber forknum,
 									 BlockNumber first, BlockNumber count);
 extern void zenith_file_cache_forget_database(Oid dbOid);
+extern bool zenith_file_cache_usage(uint64 *used, uint64 *capacity);
 
 /* sequence_state.c */
 #define ZENITH_SEQUENCE_LOCKS 16
@@ -276,6 +280,9 @@ extern int	zenith_supervisor_post(const char *path, char **text);
 struct AlterSystemStmt;
 extern void zenith_system_settings_check(struct AlterSystemStmt *statement);
 extern void zenith_system_settings_keep(void);
+
+/* status.c */
+extern bool zenith_proposer_positions(XLogRecPtr *quorum, XLogRecPtr *pageserver);
 
 /* tablespaces.c */
 extern bool zenith_tablespace_is_in_place(CreateTableSpaceStmt *statement);

@@ -24,15 +24,24 @@ export function relationKey({ spc, db, rel, fork }: RelationFork): string {
   return `${spc}/${db}/${rel}.${fork}`
 }
 
-/** Every fork of every relation in the default and the global tablespace. */
+/** Every fork of every relation in every tablespace. */
 export function listRelationFiles(dataDir: string): Map<string, RelationFile> {
   const found = new Map<string, RelationFile>()
   addFolder(found, join(dataDir, 'global'), GLOBAL_TABLESPACE, 0)
-  for (const db of readdirSync(join(dataDir, 'base'))) {
-    if (!/^\d+$/.test(db)) continue
-    addFolder(found, join(dataDir, 'base', db), DEFAULT_TABLESPACE, Number(db))
+  addDatabases(found, join(dataDir, 'base'), DEFAULT_TABLESPACE)
+  for (const spc of readdirSync(join(dataDir, 'pg_tblspc'))) {
+    const folder = join(dataDir, 'pg_tblspc', spc)
+    for (const version of readdirSync(folder)) {
+      addDatabases(found, join(folder, version), Number(spc))
+    }
   }
   return found
+}
+
+function addDatabases(found: Map<string, RelationFile>, folder: string, spc: number): void {
+  for (const db of readdirSync(folder)) {
+    if (/^\d+$/.test(db)) addFolder(found, join(folder, db), spc, Number(db))
+  }
 }
 
 function addFolder(

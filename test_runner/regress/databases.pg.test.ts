@@ -6,6 +6,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
 import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
+import { byteOracle } from '../oracle/byte-oracle.ts'
 
 const SETTINGS = { shared_buffers: '2MB', ...FILE_CACHE }
 const ROWS = 5000
@@ -189,6 +190,12 @@ describe('ALTER DATABASE SET TABLESPACE', () => {
     await compute.query('ALTER DATABASE mobile SET TABLESPACE fast')
     expect(await compute.value('SELECT count(*)::int FROM items', 'mobile')).toBe(ROWS / 2)
   })
+})
+
+test('stock Postgres that replays the WAL has the same pages in all tablespaces', async () => {
+  using run = await byteOracle(zenith, compute)
+  expect(run.report.differences).toEqual([])
+  expect(run.report.counts.get('stock replay')?.get('main')?.compared).toBeGreaterThan(5000)
 })
 
 test('DROP DATABASE leaves nothing behind, with FORCE also while it is used', async () => {

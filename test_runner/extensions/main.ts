@@ -5,12 +5,14 @@
  *   npm run test:extensions -- pgvector                one of them
  *   npm run test:extensions -- postgis --only affine   some tests
  *
- * Options: --safekeepers N (1), --vanilla (stock Postgres of the same build instead), --verbose. The
- * last line is `<n> passed, <m> failed`; the exit code is 1 when a test failed.
+ * Options: --safekeepers N (1), --vanilla (stock Postgres of the same build instead), --no-oracle
+ * (don't compare pages afterwards, docs/byte-oracle.md), --verbose. The last line is
+ * `<n> passed, <m> failed`, where pages that differ count as one failure; then the exit code is 1.
  */
 import { parseArgs } from 'node:util'
 import { EXTENSIONS } from '../../scripts/setup/extension-versions.ts'
 import { failSetUp } from '../../scripts/setup/progress.ts'
+import { byteOracle } from '../oracle/byte-oracle.ts'
 import { runExtension } from './run-extension.ts'
 
 const DIFF_LINES = 60
@@ -19,6 +21,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     safekeepers: { type: 'string', default: '1' },
+    'no-oracle': { type: 'boolean', default: false },
     only: { type: 'string', multiple: true, default: [] },
     vanilla: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
@@ -42,6 +45,12 @@ try {
     for (const name of outcome.failed) {
       const diff = (outcome.diffs.get(name) ?? '').trimEnd().split('\n').slice(0, DIFF_LINES)
       process.stdout.write(`not ok ${name}\n${diff.map((line) => `    ${line}`).join('\n')}\n`)
+    }
+    if (outcome.server.zenith !== null && !values['no-oracle']) {
+      const { installation, compute } = outcome.server.zenith
+      using pages = await byteOracle(installation, compute)
+      process.stdout.write(`${pages.report}\n`)
+      if (pages.report.differences.length > 0) failed++
     }
     const where = values.vanilla ? 'stock Postgres' : `Zenith, ${values.safekeepers} safekeeper(s)`
     const seconds = (outcome.durationMs / 1000).toFixed(1)

@@ -1,10 +1,11 @@
 /**
- * An extension with index types of its own: pgvector's tests as they are, and then that its indexes
- * are the same after a crash and on a branch. PostGIS takes longer: npm run test:extensions.
+ * An extension with index types of its own: pgvector's tests as they are, and then that all
+ * its pages are the right ones, also for readers after a crash and on a branch. PostGIS takes longer: npm run test:extensions.
  */
 import { expect, test } from 'vitest'
 import { EXTENSIONS } from '../../scripts/setup/extension-versions.ts'
 import { runExtension } from '../extensions/run-extension.ts'
+import { byteOracle } from '../oracle/byte-oracle.ts'
 
 const ROWS = 3000
 const TABLE = [
@@ -44,6 +45,8 @@ test("pgvector's own tests, and its indexes after a crash and on a branch", asyn
     ({ rows }) => rows,
   )
   await client.end()
+  using pages = await byteOracle(installation, compute)
+  expect(pages.report.differences).toEqual([])
   await installation.createBranch('copy')
   await compute.kill()
 

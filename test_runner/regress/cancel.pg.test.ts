@@ -71,9 +71,13 @@ async function open(): Promise<Session> {
 const COUNT = 'SELECT count(pad)::int AS n FROM rows'
 
 /** Throws all pages out and brings back those that planning and watching need. */
-async function forgetRows(sessions: readonly Session[]): Promise<void> {
+async function forgetRows({ client }: Session): Promise<void> {
   await monitor.query('SELECT clear_buffer_cache()')
-  for (const { client } of sessions) await client.query(`EXPLAIN ${COUNT}`)
+  await client.query(`EXPLAIN ${COUNT}`)
+  await warmMonitor()
+}
+
+async function warmMonitor(): Promise<void> {
   await waitEvent(0)
   await monitor.query('SELECT pg_cancel_backend(0), pg_terminate_backend(0)')
 }
@@ -107,22 +111,28 @@ describe('a read that waits for the pageserver', () => {
   test('ends at a cancel, a time limit and a termination; others go on', async () => {
     const sessions = [await open(), await open(), await open(), await open()] as const
     const [cancelled, limited, terminated, patient] = sessions
-    // Each has its connection to the pageserver by then.
-    for (const { client } of sessions) {
+    // A table for each: of those who read the same page only one asks the pageserver.
+    const count = ({ client, pid }: Session) =>
+      client.query(`SELECT count(pad)::int AS n FROM rows_${pid}`)
+    for (const session of sessions) {
+      await compute.query(`CREATE TABLE rows_${session.pid} AS SELECT * FROM rows`)
       await monitor.query('SELECT clear_buffer_cache()')
-      await client.query(COUNT)
+      // Now it has a connection to the pageserver.
+      await count(session)
     }
     await limited.client.query('SET statement_timeout = 300')
-    await forgetRows(sessions)
+    await monitor.query('SELECT clear_buffer_cache()')
+    for (const { client, pid } of sessions) await client.query(`EXPLAIN SELECT * FROM rows_${pid}`)
+    await warmMonitor()
     halt(zenith.pageserver)
 
-    const waiting = patient.client.query(COUNT)
-    const lost = timed(terminated.client.query(COUNT))
-    const stopped = timed(cancelled.client.query(COUNT))
+    const waiting = count(patient)
+    const lost = timed(count(terminated))
+    const stopped = timed(count(cancelled))
     for (const { pid } of [patient, terminated, cancelled]) {
       await untilWaiting(pid, 'Extension/ZenithPageRead')
     }
-    expect((await timed(limited.client.query(COUNT))).code).toBe('57014')
+    expect((await timed(count(limited))).code).toBe('57014')
     const asked = performance.now()
     await monitor.query(`SELECT pg_cancel_backend(${cancelled.pid})`)
     expect((await stopped).code).toBe('57014')
@@ -134,15 +144,15 @@ describe('a read that waits for the pageserver', () => {
 
     proceed(zenith.pageserver)
     expect((await waiting).rows).toEqual([{ n: ROWS }])
-    for (const { client } of [cancelled, limited]) {
-      expect((await client.query(COUNT)).rows).toEqual([{ n: ROWS }])
-    }
+    expect((await count(cancelled)).rows).toEqual([{ n: ROWS }])
+    await limited.client.query('RESET statement_timeout')
+    expect((await count(limited)).rows).toEqual([{ n: ROWS }])
     await Promise.all(sessions.map(({ client }) => client.end().catch(() => {})))
   })
 
   test('ends also while it connects to somebody who never answers', async () => {
     const session = await open()
-    await forgetRows([session])
+    await forgetRows(session)
     await zenith.pageserver.stop('SIGKILL')
     const deaf = await listenDeaf(zenith.pageserverNode.pgPort)
     const stopped = timed(session.client.query(COUNT))
@@ -159,7 +169,7 @@ describe('a read that waits for the pageserver', () => {
 
   test('says after the configured time who is out of reach, and what to do', async () => {
     const session = await open()
-    await forgetRows([session])
+    await forgetRows(session)
     await session.client.query("SET zenith.pageserver_outage_timeout = '1s'")
     await zenith.pageserver.stop('SIGKILL')
     const { pgPort } = zenith.pageserverNode

@@ -64,5 +64,11 @@ export function protectionOf(name: string, value: string): string | null {
   if (key === 'wal_level' && value.trim().toLowerCase() === 'minimal') {
     return 'the pageserver knows of changes from the WAL alone, so it must be complete'
   }
+  if (key === 'max_wal_senders' && Number(value) === 0) {
+    return 'WAL is sent to the safekeepers through a WAL sender'
+  }
+  if (key === 'max_wal_senders' && Number(value) === 0) {
+    return 'WAL is sent to the safekeepers through a WAL sender'
+  }
   return REASONS[key] ?? null
 }

@@ -11,6 +11,7 @@
 
 #include "access/parallel.h"
 #include "access/xlog.h"
+#include "replication/walsender.h"
 #include "utils/guc.h"
 #include "utils/pg_lsn.h"
 
@@ -246,6 +247,12 @@ zenith_check_settings(void)
 				 errmsg("wal_level must not be \"minimal\" when relations are kept by a page server"),
 				 errdetail("The page server knows of changes from the WAL alone."),
 				 errhint("Set wal_level to \"replica\" or \"logical\".")));
+	if (max_wal_senders == 0)
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_wal_senders must not be 0 when relations are kept by a page server"),
+				 errdetail("The WAL is sent to the safekeepers through a WAL sender."),
+				 errhint("Set max_wal_senders to 10, or leave it at its default.")));
 	checksums = GetConfigOption("data_checksums", true, false);
 	if (checksums && strcmp(checksums, "on") == 0)
 		ereport(FATAL,

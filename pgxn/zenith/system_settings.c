@@ -55,6 +55,13 @@ zenith_system_settings_check(AlterSystemStmt *statement)
 				 errmsg("wal_level cannot be \"minimal\" in this compute"),
 				 errdetail("The page server knows of changes from the WAL alone."),
 				 errhint("Set wal_level to \"replica\" or \"logical\".")));
+	if (pg_strcasecmp(set->name, "max_wal_senders") == 0 &&
+		strtol(ExtractSetVariableArgs(set), NULL, 0) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM),
+				 errmsg("max_wal_senders cannot be 0 in this compute"),
+				 errdetail("The WAL is sent to the safekeepers through a WAL sender."),
+				 errhint("Leave at least one WAL sender, and one more for each replica and subscriber.")));
 }
 
 /*

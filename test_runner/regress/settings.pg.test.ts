@@ -77,6 +77,7 @@ describe('ALTER SYSTEM', () => {
       "zenith.pageserver_connstring = ''",
       "primary_conninfo = 'host=x'",
       'wal_level = minimal',
+      'max_wal_senders = 0',
     ]
     for (const setting of refused) {
       const failed = await compute.query(`ALTER SYSTEM SET ${setting}`).then(
@@ -128,6 +129,7 @@ test('settings by the command line', async () => {
     ['pg create main --set work_mem=lots', 2, /invalid value for parameter "work_mem": "lots"/],
     ['pg create main --set fsync=on', 4, /"fsync" cannot be set: commits are made durable by/],
     ['pg create main --set shared_preload_libraries=nosuch', 2, /no library "nosuch"/],
+    ['pg create main --set max_wal_senders=0', 4, /"max_wal_senders" cannot be set: WAL is sent/],
     ['pg create main --set work_mem', 2, /name=value/],
   ]
   for (const [words, code, text] of refusals) {
@@ -185,6 +187,13 @@ test('settings by the command line', async () => {
   await zenith.ok('pg set main shared_preload_libraries=default')
   await zenith.ok('pg start main')
   expect(await value('shared_preload_libraries')).toBe('zenith')
+
+  // One that keeps every session out can be put back while the server runs.
+  await zenith.sql('main', "ALTER SYSTEM SET session_preload_libraries = 'nosuch_library'")
+  await zenith.sql('main', 'SELECT pg_reload_conf()')
+  await expect.poll(() => value('work_mem').catch(String)).toMatch(/could not access file/)
+  await zenith.ok('pg set main --reset session_preload_libraries')
+  expect(await value('session_preload_libraries')).toBe('')
   expect(await zenith.ok('pg set main --reset-all')).toMatch(
     /restart is needed for max_connections/,
   )

@@ -32,9 +32,9 @@ import {
   twoPhasePath,
 } from './data-folder.ts'
 import type { ComputeKind } from '../page-service/command.ts'
-import type { WalPart } from './shutdown-checkpoint.ts'
 import { neededSlruPages } from './slru-pages.ts'
 import { shutdownStart, standbyStart } from './start-point.ts'
+import type { WalPart } from './wal-pages.ts'
 import { statisticsEntries } from './statistics-entries.ts'
 
 const BLOCKS_PER_FILE = 131072

@@ -19,8 +19,8 @@ import {
   makeShutdownCheckpoint,
   type ShutdownCheckpoint,
   shutdownCheckpointEnd,
-  type WalPart,
 } from './shutdown-checkpoint.ts'
+import type { WalPart } from './wal-pages.ts'
 
 const COUNTERS: Checkpoint = {
   redo: 0,

@@ -13,33 +13,16 @@ import { assert } from '#libs/errors.ts'
 import {
   alignLsn,
   type Lsn,
-  segmentNumber,
-  segmentOffset,
   skipWalHeader,
   WAL_PAGE_SIZE,
   walHeaderSize,
   walPageOffset,
-  writeLsnLE,
 } from '#libs/lsn.ts'
 import { CHECKPOINT_SIZE, type Checkpoint, writeCheckpoint } from '#libs/pg/checkpoint.ts'
-import { recordCrc } from '#libs/wal/crc32c.ts'
-import {
-  BLOCK_ID_DATA_SHORT,
-  RECORD_CRC_OFFSET,
-  RECORD_HEADER_SIZE,
-  RMGR,
-  XLOG_INFO,
-} from '#libs/wal/format.ts'
-import { writePageHeader } from '#libs/wal/page-header.ts'
+import { RECORD_HEADER_SIZE, RMGR, XLOG_INFO } from '#libs/wal/format.ts'
+import { encodeRecord, WalPages, type WalPart } from './wal-pages.ts'
 
 const RECORD_SIZE = RECORD_HEADER_SIZE + 2 + CHECKPOINT_SIZE
-
-/** Whole WAL pages at a place of a segment file; everything else in the segment is zero. */
-export interface WalPart {
-  segment: number
-  offset: number
-  bytes: Buffer
-}
 
 export interface ShutdownCheckpoint {
   /** Where the record starts: S, or behind the page header when S is a page boundary. */
@@ -106,58 +89,18 @@ export function makeShutdownCheckpoint(input: ShutdownCheckpointInput): Shutdown
     previousWalTimeline: 1,
     oldestActiveXid: 0,
   }
-  const record = encodeRecord(checkpoint, input.previousRecordLsn)
-  const pages = new Map<Lsn, Buffer>()
-  const segmentStart = recordLsn - segmentOffset(recordLsn)
-  const firstPage = recordLsn - walPageOffset(recordLsn)
-
-  // Readers check the first page of a segment before any other page of it.
-  if (segmentStart !== firstPage) pages.set(segmentStart, newPage(segmentStart, input.systemId, 0))
-  const before = walPageOffset(recordLsn) - walHeaderSize(firstPage)
-  pages.set(firstPage, newPage(firstPage, input.systemId, before))
-
-  let at = recordLsn
-  let written = 0
-  while (written < record.length) {
-    const pageLsn = at - walPageOffset(at)
-    let page = pages.get(pageLsn)
-    if (page === undefined) {
-      page = newPage(pageLsn, input.systemId, record.length - written)
-      pages.set(pageLsn, page)
-      at = pageLsn + walHeaderSize(pageLsn)
-    }
-    const taken = record.copy(page, walPageOffset(at), written)
-    written += taken
-    at += taken
-  }
-  return { recordLsn, endLsn: alignLsn(at), checkpoint, parts: toParts(pages) }
-}
-
-/** `remainingLength` bytes at the page's start are marked as the tail of an earlier record. */
-function newPage(pageLsn: Lsn, systemId: bigint, remainingLength: number): Buffer {
-  const page = Buffer.alloc(WAL_PAGE_SIZE)
-  writePageHeader(page, 0, { pageLsn, systemId, remainingLength })
-  return page
-}
-
-function encodeRecord(checkpoint: Checkpoint, previousRecordLsn: Lsn): Buffer {
-  const record = Buffer.alloc(RECORD_SIZE)
-  record.writeUInt32LE(RECORD_SIZE, 0)
-  writeLsnLE(record, previousRecordLsn, 8)
-  record[16] = XLOG_INFO.CHECKPOINT_SHUTDOWN
-  record[17] = RMGR.XLOG
-  record[RECORD_HEADER_SIZE] = BLOCK_ID_DATA_SHORT
-  record[RECORD_HEADER_SIZE + 1] = CHECKPOINT_SIZE
-  writeCheckpoint(checkpoint, record, RECORD_HEADER_SIZE + 2)
-  record.writeUInt32LE(recordCrc(record, 0, RECORD_SIZE), RECORD_CRC_OFFSET)
-  return record
-}
-
-function toParts(pages: ReadonlyMap<Lsn, Buffer>): WalPart[] {
-  const sorted = [...pages].toSorted(([left], [right]) => left - right)
-  return sorted.map(([pageLsn, bytes]) => ({
-    segment: segmentNumber(pageLsn),
-    offset: segmentOffset(pageLsn),
-    bytes,
-  }))
+  const data = Buffer.alloc(CHECKPOINT_SIZE)
+  writeCheckpoint(checkpoint, data)
+  const { previousRecordLsn, systemId } = input
+  const pages = new WalPages(systemId)
+  const endLsn = pages.put(
+    recordLsn,
+    encodeRecord({
+      rmid: RMGR.XLOG,
+      info: XLOG_INFO.CHECKPOINT_SHUTDOWN,
+      previousRecordLsn,
+      data,
+    }),
+  )
+  return { recordLsn, endLsn, checkpoint, parts: pages.parts() }
 }

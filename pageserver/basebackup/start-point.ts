@@ -15,12 +15,17 @@ import { type ControlFile, DB_STATE, parseControlFile } from '#libs/pg/control-f
 import { type CheckpointState, checkpointAt } from '../ingest/checkpoint-state.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 import type { Timeline } from '../timeline/timeline.ts'
-import { makeShutdownCheckpoint, type WalPart } from './shutdown-checkpoint.ts'
+import { makeOnlineCheckpoint } from './online-checkpoint.ts'
+import { runningXids } from './running-xids.ts'
+import { makeShutdownCheckpoint } from './shutdown-checkpoint.ts'
+import type { WalPart } from './wal-pages.ts'
 
 /** pg_control's value in a cluster that never used unlogged relations (FirstNormalUnloggedLSN). */
 const FIRST_UNLOGGED_LSN = 1000
 /** The only Postgres timeline there is: a branch is a timeline of ours. */
 const WAL_TIMELINE = 1
+/** A transaction and the subtransactions that a backend has room for. */
+const XIDS_PER_BACKEND = 65
 
 export interface StartPoint {
   /** The files of the backup are as of this LSN. */
@@ -65,6 +70,10 @@ export async function shutdownStart(
  * Where a hot standby of the timeline begins when it is started now. It shows nothing before it has
  * replayed all that was there at its start.
  *
+ * Redo begins where the last checkpoint says, at the latest, since the locks of transactions that
+ * run on are logged right behind that place. If the checkpoint was an online one, the standby gets
+ * a made one a little before that place, which names all running transactions.
+ *
  * A timeline whose WAL holds no checkpoint of its own has had no primary yet. Its first record will
  * be a shutdown checkpoint at its start, made by the same function as here; a standby that finds
  * its own copy of it in its folder goes on behind it.
@@ -73,23 +82,57 @@ export async function standbyStart(timeline: Timeline, nowSeconds: number): Prom
   const tipLsn = timeline.lastRecordLsn
   const latest = await checkpointAt(timeline, tipLsn)
   const { startLsn } = timeline
-  if (latest.checkpoint.redo < startLsn) {
+  const { redo } = latest.checkpoint
+  if (redo < startLsn) {
     return shutdownStart(timeline, startLsn, { fullPageWrites: false, nowSeconds })
   }
-  const { redo } = latest.checkpoint
   assert(redo <= latest.lastCheckpointLsn, 'redo begins at or before its checkpoint')
+  const made = latest.lastCheckpointWasShutdown ? null : await madeStart(timeline, redo)
+  const lsn = made?.lsn ?? redo
   const [initial, state] = await Promise.all([
-    storedControl(timeline, redo),
-    checkpointAt(timeline, redo),
+    storedControl(timeline, lsn),
+    checkpointAt(timeline, lsn),
   ])
   const control = stoppedAt(initial, allowingFor(state, latest), {
-    recordLsn: latest.lastCheckpointLsn,
-    checkpoint: { ...state.checkpoint, redo, walTimeline: WAL_TIMELINE },
+    recordLsn: made?.recordLsn ?? latest.lastCheckpointLsn,
+    checkpoint: made?.checkpoint ?? { ...state.checkpoint, redo, walTimeline: WAL_TIMELINE },
     nowSeconds,
   })
   control.minRecoveryPoint = tipLsn
   control.minRecoveryTimeline = WAL_TIMELINE
-  return { lsn: redo, state, control, walParts: [] }
+  return { lsn, state, control, walParts: made?.parts ?? [] }
+}
+
+/**
+ * A made checkpoint that ends at the last place at or before `redo` where ingest noted the record
+ * that ends there. Null when there is none on this timeline, when it would have no room, or when
+ * more transactions are running than a standby can keep in mind: then the standby starts from the
+ * real one, and waits until it knows enough.
+ */
+async function madeStart(timeline: Timeline, redo: Lsn) {
+  const { tipLsn: lsn, tipRecordLsn: lastRecordLsn } = await checkpointAt(timeline, redo)
+  if (lsn > redo || lastRecordLsn < timeline.startLsn || lastRecordLsn >= lsn) return null
+  const [initial, state] = await Promise.all([
+    storedControl(timeline, lsn),
+    checkpointAt(timeline, lsn),
+  ])
+  const xids = await runningXids(timeline, lsn, state, knownXidsLimit(state))
+  if (xids === null) return null
+  const { systemId } = initial
+  const { checkpoint } = state
+  const made = makeOnlineCheckpoint({
+    lsn,
+    lastRecordLsn,
+    systemId,
+    checkpoint,
+    runningXids: xids,
+  })
+  return made === null ? null : { lsn, ...made }
+}
+
+/** How many xids a standby has room for (TOTAL_MAX_CACHED_SUBXIDS in procarray.c), and some less. */
+function knownXidsLimit(state: CheckpointState): number {
+  return XIDS_PER_BACKEND * (state.maxConnections + state.maxPreparedXacts)
 }
 
 async function storedControl(timeline: Timeline, lsn: Lsn): Promise<ControlFile> {

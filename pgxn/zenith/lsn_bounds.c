@@ -186,19 +186,52 @@ zenith_insert_position(void)
 	return lsn;
 }
 
+/* A checkpoint record, with the page header that it may run across */
+#define MAX_CHECKPOINT_SIZE 160
+
+/*
+ * What a standby shows.  The checkpoint that it starts from changes no page,
+ * and on a branch that hasn't been written to it is nowhere but here: so the
+ * page server must not be asked to wait for it.
+ */
+static XLogRecPtr
+not_at_start(XLogRecPtr lsn)
+{
+	return lsn <= zenith_start_lsn + MAX_CHECKPOINT_SIZE ? zenith_start_lsn : lsn;
+}
+
+XLogRecPtr
+zenith_shown_lsn(void)
+{
+	return not_at_start(GetXLogReplayRecPtr(NULL));
+}
+
+/*
+ * The end of the record that is being replayed, or of the last one if none is.
+ * Everything that has been changed in memory was changed at or before it.
+ */
+XLogRecPtr
+zenith_replay_position(void)
+{
+	return not_at_start(GetCurrentReplayRecPtr(NULL));
+}
+
 /*
  * On a hot standby nobody is told when a database is copied as a whole.  But
  * whoever can connect to the copy does so after the record has been replayed.
+ * Redo reads little, and takes it as of the record before.
  */
 static XLogRecPtr
 session_floor(void)
 {
 	static XLogRecPtr floor = InvalidXLogRecPtr;
 
+	if (AmStartupProcess())
+		return zenith_shown_lsn();
 	if (zenith_mode != ZENITH_REPLICA || !OidIsValid(MyDatabaseId))
 		return InvalidXLogRecPtr;
 	if (XLogRecPtrIsInvalid(floor))
-		floor = Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn);
+		floor = zenith_shown_lsn();
 	return floor;
 }
 
@@ -219,7 +252,7 @@ choose_lsn(XLogRecPtr *bound)
 		return zenith_start_lsn;
 	}
 	*bound = Max(*bound, session_floor());
-	return Max(Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn), *bound);
+	return Max(zenith_shown_lsn(), *bound);
 }
 
 /*

@@ -91,16 +91,6 @@ skip_block(XLogReaderState *record, RelFileLocator locator, ForkNumber forknum,
 }
 
 /*
- * The end of the record that is being replayed, or of the last one if none is.
- * Everything that has been changed in memory was changed at or before it.
- */
-XLogRecPtr
-zenith_replay_position(void)
-{
-	return Max(GetCurrentReplayRecPtr(NULL), zenith_start_lsn);
-}
-
-/*
  * Wait until everything up to an LSN has been replayed.  The startup process
  * itself doesn't wait, nor does anybody who waits for it with a promise not to
  * be interrupted: those read what they need as of the LSN.

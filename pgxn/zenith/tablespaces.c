@@ -171,7 +171,7 @@ ask_pageserver(char tag, Oid spcOid, Oid dbOid, ZenithReply *reply)
 	if (RecoveryInProgress())
 	{
 		request.request_lsn = zenith_mode == ZENITH_STATIC ? zenith_start_lsn :
-			Max(GetXLogReplayRecPtr(NULL), zenith_start_lsn);
+			zenith_shown_lsn();
 		request.not_modified_since = request.request_lsn;
 	}
 	else

@@ -172,6 +172,7 @@ extern void zenith_lsn_set_block(RelFileLocator locator, ForkNumber forknum,
 extern void zenith_lsn_set_size(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
 extern void zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
 extern PGDLLEXPORT XLogRecPtr zenith_insert_position(void);
+extern XLogRecPtr zenith_shown_lsn(void);
 extern void zenith_lsn_raise_all(XLogRecPtr lsn);
 extern void zenith_read_range(RelFileLocator locator, ForkNumber forknum,
 							  BlockNumber first, int count,

@@ -151,14 +151,15 @@ describe('hot standbys', () => {
     if (!open || !many || !overflowed || !prepared) throw new Error('four clients were asked for')
     await open.query(`BEGIN; INSERT INTO v VALUES ('open')`)
     await subtransactions(many, 60, 'many')
-    await subtransactions(overflowed, 60, 'overflowed')
+    await subtransactions(overflowed, 200, 'overflowed')
     await prepared.query('BEGIN')
-    for (let n = 0; n < 60; n++) {
+    for (let n = 0; n < 70; n++) {
       await prepared.query(`SAVEPOINT s; INSERT INTO v VALUES ('prepared'); RELEASE s`)
     }
     await prepared.query(`PREPARE TRANSACTION 'hot'`)
     await primary.query(`INSERT INTO v VALUES ('committed')`)
     await primary.query('CHECKPOINT')
+    // A transaction of more than 64 subtransactions hides its members from a stock standby.
     const replica = await follow('visible')
     const seen = async () => {
       const rows = await replica.query(
@@ -173,21 +174,92 @@ describe('hot standbys', () => {
     await overflowed.query('COMMIT')
     await many.query('ROLLBACK')
     await caughtUp(replica, primary)
-    expect(await seen()).toEqual({ committed: 1, open: 1, overflowed: 60 })
+    expect(await seen()).toEqual({ committed: 1, open: 1, overflowed: 200 })
     await prepared.query(`COMMIT PREPARED 'hot'`)
     await caughtUp(replica, primary)
-    expect(await seen()).toEqual({ committed: 1, open: 1, overflowed: 60, prepared: 60 })
+    expect(await seen()).toEqual({ committed: 1, open: 1, overflowed: 200, prepared: 70 })
     for (const client of clients) await client.end()
+    await replica.stop()
+  })
+
+  test('starts while the primary is down, and goes on with the next one', async () => {
+    const branch = await zenith.createBranch('down')
+    const before = await zenith.startCompute('down', {
+      name: 'early',
+      mode: 'replica',
+      settings: SMALL,
+    })
+    // There has been no primary on this branch yet.
+    expect((await before.info()).lsn).not.toBeNull()
+    expect(await before.value("SELECT count(*)::int FROM pg_class WHERE relname = 'd'")).toBe(0)
+    const first = await zenith.startCompute('down', { settings: SMALL })
+    await first.query('CREATE TABLE d AS SELECT generate_series(1, 5000) AS n')
+    await caughtUp(before, first)
+    expect(await before.value('SELECT count(*)::int FROM d')).toBe(5000)
+    // It dies with transactions under way, some of them prepared.
+    const open = await first.connect()
+    await subtransactions(open, 100, 'x', 'INSERT INTO d VALUES (0)')
+    await first.query(`BEGIN; INSERT INTO d VALUES (-1); PREPARE TRANSACTION 'd'`)
+    await first.query('CHECKPOINT')
+    await first.query('INSERT INTO d VALUES (7)')
+    await first.kill()
+    await open.end().catch(() => undefined)
+    const during = await zenith.startCompute('down', {
+      name: 'late',
+      mode: 'replica',
+      settings: SMALL,
+    })
+    const COUNTS = `SELECT count(*)::int AS n, count(*) FILTER (WHERE n <= 0)::int AS odd FROM d`
+    for (const replica of [before, during]) {
+      expect(await replica.query(COUNTS)).toEqual([{ n: 5001, odd: 0 }])
+    }
+    const second = await zenith.startCompute('down', { settings: SMALL })
+    await second.query(`COMMIT PREPARED 'd'`)
+    for (const replica of [before, during]) {
+      await caughtUp(replica, second)
+      expect(await replica.query(COUNTS)).toEqual([{ n: 5002, odd: 1 }])
+    }
+    await second.stop()
+    const after = await zenith.startCompute('down', {
+      name: 'after',
+      mode: 'replica',
+      settings: SMALL,
+    })
+    expect(await after.query(COUNTS)).toEqual([{ n: 5002, odd: 1 }])
+    expect(branch.parent).toBe('main')
+    for (const compute of [before, during, after]) await compute.stop()
+  })
+
+  test('refuses what a standby refuses, and says where promotion is', async () => {
+    await primary.query('CREATE TABLE IF NOT EXISTS w (n int); CREATE UNLOGGED TABLE u (n int)')
+    await primary.query('CREATE SEQUENCE s')
+    const replica = await follow('refusing')
+    const refused: [string, RegExp][] = [
+      ['INSERT INTO w VALUES (1)', /read-only transaction/],
+      [`SELECT nextval('s')`, /read-only transaction/],
+      ['CREATE TEMP TABLE x (n int)', /read-only transaction/],
+      ['SELECT * FROM u', /temporary or unlogged relations during recovery/],
+      ['VACUUM w', /during recovery/],
+      ['SELECT pg_promote()', /cannot be promoted from within/],
+    ]
+    for (const [sql, message] of refused) await expect(replica.query(sql)).rejects.toThrow(message)
+    expect(await replica.value('SELECT last_value::int FROM s')).toBe(1)
+    const status = await replica.status()
+    expect(status).toMatchObject({ mode: 'replica', term: null })
+    expect(status.lagBytes).toBeGreaterThanOrEqual(0)
     await replica.stop()
   })
 })
 
 /** Opens a transaction with so many subtransactions that have written. */
-async function subtransactions(client: pg.Client, count: number, what: string): Promise<void> {
+async function subtransactions(
+  client: pg.Client,
+  count: number,
+  what: string,
+  write = `INSERT INTO v VALUES ('${what}')`,
+): Promise<void> {
   await client.query('BEGIN')
-  for (let n = 0; n < count; n++) {
-    await client.query(`SAVEPOINT s; INSERT INTO v VALUES ('${what}'); RELEASE s`)
-  }
+  for (let n = 0; n < count; n++) await client.query(`SAVEPOINT s; ${write}; RELEASE s`)
 }
 
 /** Waits until the primary writes nothing more and the replica has all of it. */

@@ -16,6 +16,7 @@ import { startVanilla, startZenith, type SuiteServer } from '../pg_regress/suite
 import { runPostgisTests } from './postgis-run.ts'
 
 export interface ExtensionOptions {
+  /** Default as for all tests (test_runner/fixtures/installation.ts). */
   readonly safekeepers?: number
   /** Stock Postgres on local files instead of a Zenith. */
   readonly vanilla?: boolean
@@ -70,7 +71,8 @@ export async function runExtension(
     if (process.env['ZENITH_TEST_KEEP'] !== '1') rmSync(dir, { recursive: true, force: true })
   }
   const start = options.vanilla === true ? startVanilla : startZenith
-  const server = await start({ safekeepers: options.safekeepers ?? 1 })
+  const { safekeepers } = options
+  const server = await start(safekeepers === undefined ? {} : { safekeepers })
   const dispose = async (): Promise<void> => {
     await server[Symbol.asyncDispose]()
     restore()

@@ -228,6 +228,37 @@ export class Endpoints {
     }
   }
 
+  /**
+   * Makes a stopped replica the primary of its branch; it becomes one when it is started next. With
+   * `undo` a stopped primary becomes a replica again. Nothing else changes: whoever was the primary
+   * before can still be started, while no other is. Throws `conflict` while the endpoint or another
+   * primary of the branch is active, `unsupported` for a static endpoint.
+   */
+  async promote(
+    tenantId: string,
+    name: string,
+    request: { undo?: boolean | undefined } = {},
+  ): Promise<EndpointInfo> {
+    const record = await this.#checked(await this.#registry.endpoint(tenantId, name))
+    if (modeOf(record) === 'static') {
+      throw new ZenithError('unsupported', `Endpoint "${name}" shows one LSN for ever.`, {
+        hint: `To write from there on, make a branch of it: zenith branch <name> ${record.branch}@${record.readLsn}.`,
+      })
+    }
+    if (request.undo !== true) await this.#checkOnlyWriter(record)
+    const key = recordKey.endpoint(tenantId, name)
+    const next = await this.#registry.change<EndpointRecord>(key, (current) => {
+      if (isActive(current.status)) {
+        throw new ZenithError('conflict', `Endpoint "${name}" is ${current.status}.`, {
+          hint: `Stop it first: zenith pg stop ${name}.`,
+        })
+      }
+      return { ...current, mode: request.undo === true ? 'replica' : 'primary' }
+    })
+    this.#log.info({ endpoint: name, mode: next.mode }, 'endpoint changed its mode')
+    return infoOf(next)
+  }
+
   /** A report of a compute about itself. */
   async report(tenantId: string, name: string, report: EndpointReport): Promise<EndpointInfo> {
     await this.#registry.endpoint(tenantId, name)

@@ -46,6 +46,7 @@ function handlersOf({ registry, tenants, branches, endpoints, settings }: Contro
     getEndpoint: ({ params }) => endpoints.get(params.tenantId, params.name),
     startEndpoint: ({ params, body }) => endpoints.start(params.tenantId, params.name, body),
     reportEndpoint: ({ params, body }) => endpoints.report(params.tenantId, params.name, body),
+    promoteEndpoint: ({ params, body }) => endpoints.promote(params.tenantId, params.name, body),
     stopEndpoint: ({ params }) => endpoints.stop(params.tenantId, params.name),
     changeSettings: ({ params, body }) => settings.change(params.tenantId, params.name, body),
     storeSystemSettings: ({ params, body }) =>

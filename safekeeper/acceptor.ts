@@ -159,6 +159,8 @@ export class Acceptor {
         break
       case 'hot-standby-feedback':
         this.#hotStandby = event.hotStandby
+        // An idle compute gets no other acks, and its vacuum should know.
+        if (this.#streaming) this.#ack(this.#streaming.connection, effects)
         break
       case 'persisted':
         this.#durableCommit = Math.max(this.#durableCommit, event.commitLsn)

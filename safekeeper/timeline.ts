@@ -8,12 +8,9 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import { lastLogTerm } from '#libs/protocol/term-history.ts'
-import type {
-  AcceptorMessage,
-  HotStandbyFeedback,
-  ProposerMessage,
-} from '#libs/protocol/wal-push.ts'
-import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
+import { oldestXmins, type StandbyXmins } from '#libs/protocol/standby-xmins.ts'
+import type { AcceptorMessage, ProposerMessage } from '#libs/protocol/wal-push.ts'
+import { type PageserverFeedback, postgresTimeUs } from '#libs/protocol/wal-stream.ts'
 import { Acceptor, type AcceptorEffect, type AcceptorEvent } from './acceptor.ts'
 import { ControlFile } from './control-file.ts'
 import type { ControlState } from './control-state.ts'
@@ -46,6 +43,7 @@ export class Timeline {
   readonly #store: WalStore
   readonly #log: Logger
   readonly #connections = new Map<number, ProposerConnection>()
+  readonly #standbys = new Map<object, StandbyXmins>()
   readonly #listeners = new Set<() => void>()
   readonly #durableListeners = new Set<() => void>()
   readonly #context: TimelineContext
@@ -183,7 +181,13 @@ export class Timeline {
     this.dispatch({ kind: 'pageserver-feedback', feedback })
   }
 
-  hotStandbyFeedback(hotStandby: HotStandbyFeedback): void {
+  /** What the queries of one standby need; null when it leaves. */
+  standbyXmins(standby: object, xmins: StandbyXmins | null): void {
+    if (xmins === null && !this.#standbys.has(standby)) return
+    if (xmins === null) this.#standbys.delete(standby)
+    else this.#standbys.set(standby, xmins)
+    const timestampUs = BigInt(postgresTimeUs(Date.now()))
+    const hotStandby = { timestampUs, ...oldestXmins(this.#standbys.values()) }
     this.dispatch({ kind: 'hot-standby-feedback', hotStandby })
   }
 

@@ -78,6 +78,7 @@ export class WalStreamSession {
     } finally {
       this.#metrics.walReceivers.dec()
       clearInterval(keepalive)
+      this.#timeline.standbyXmins(this, null)
       unsubscribe()
       unsubscribeDurable()
       await this.#segment?.handle.close()
@@ -199,8 +200,7 @@ export class WalStreamSession {
       const endLsn = this.#timeline.commitLsn
       this.#session.sendCopyData(encodeKeepalive(endLsn, postgresTimeUs(Date.now()), false))
     } else if (message.kind === 'hot-standby-feedback') {
-      this.#timeline.hotStandbyFeedback({
-        timestampUs: BigInt(postgresTimeUs(Date.now())),
+      this.#timeline.standbyXmins(this, {
         xmin: fullXid(message.xminEpoch, message.xmin),
         catalogXmin: fullXid(message.catalogXminEpoch, message.catalogXmin),
       })

@@ -203,7 +203,7 @@ export function connectionUri({ host, port }: EndpointInfo): string {
   return `postgresql://${SUPERUSER}@${host}:${port}/${DATABASE}`
 }
 
-function endpointJson(info: EndpointInfo) {
+export function endpointJson(info: EndpointInfo) {
   const { name, branch, timelineId, mode, readLsn, status, host, port } = info
   const { lsn, lagBytes, error, createdAt, startedAt } = info
   return {

@@ -8,8 +8,10 @@ import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
+import { NO_XMINS, sameXmins, type StandbyXmins } from '#libs/protocol/standby-xmins.ts'
 import {
   decodeWalStreamMessage,
+  encodeHotStandbyFeedback,
   encodeStandbyStatus,
   postgresTimeUs,
 } from '#libs/protocol/wal-stream.ts'
@@ -33,6 +35,8 @@ export interface PostgresStreamOptions {
   nextLsn: () => Lsn
   /** What to report: quorum-durable WAL, and what the page server has durably. */
   positions: () => { commitLsn: Lsn; appliedLsn: Lsn }
+  /** What hot standbys need of dead rows. */
+  standbyXmins: () => StandbyXmins
   /** Takes WAL that starts at `nextLsn()`; valid during the call only. */
   onWal: (wal: Buffer) => void
   log: Logger
@@ -45,10 +49,14 @@ export class PostgresStream {
   #retry: NodeJS.Timeout | undefined
   readonly #statusTimer: NodeJS.Timeout
   #failures = 0
+  #toldXmins: StandbyXmins = NO_XMINS
 
   constructor(options: PostgresStreamOptions) {
     this.#options = options
-    this.#statusTimer = setInterval(() => this.report(), STATUS_MS)
+    this.#statusTimer = setInterval(() => {
+      this.report()
+      this.reportXmins()
+    }, STATUS_MS)
     this.#connect()
   }
 
@@ -70,6 +78,14 @@ export class PostgresStream {
         sentAtUs: postgresTimeUs(Date.now()),
       }),
     )
+  }
+
+  /** Tells Postgres what standbys need, if that has changed: its vacuum leaves that alone. */
+  reportXmins(): void {
+    const xmins = this.#options.standbyXmins()
+    if (this.#client === null || sameXmins(xmins, this.#toldXmins)) return
+    this.#toldXmins = xmins
+    this.#client.sendCopyData(encodeHotStandbyFeedback(xmins, postgresTimeUs(Date.now())))
   }
 
   pause(): void {

@@ -19,6 +19,7 @@ import { ProposerCore, type ProposerEffect, type ProposerEvent } from './core.ts
 import { DonorReader } from './donor-reader.ts'
 import { type PostgresAddress, PostgresStream } from './postgres-stream.ts'
 import { SafekeeperLink } from './safekeeper-link.ts'
+import { StandbyHorizon } from './standby-horizon.ts'
 import { WalWindow } from './wal-window.ts'
 
 const TICK_MS = 100
@@ -73,6 +74,7 @@ export class WalProposer {
   #timer: NodeJS.Timeout | undefined
   #newsTimer: NodeJS.Timeout | undefined
   #feedback: PageserverFeedback | null = null
+  readonly #horizon = new StandbyHorizon()
   #fencedReason: string | null = null
   #stopped = false
   readonly #fencedCallbacks: ((reason: string) => void)[] = []
@@ -139,6 +141,7 @@ export class WalProposer {
         commitLsn: this.#core.commitLsn,
         appliedLsn: this.#feedback?.remoteConsistentLsn ?? 0,
       }),
+      standbyXmins: () => this.#horizon.at(nowMs()),
       onWal: (wal) => this.#guard(() => this.#onWal(wal)),
       log: this.#log,
     })
@@ -296,6 +299,7 @@ export class WalProposer {
   #unlink(id: number): void {
     this.#links.get(id)?.close()
     this.#links.delete(id)
+    this.#horizon.lost(id, nowMs())
     this.#readers.get(id)?.close()
     this.#readers.delete(id)
   }
@@ -305,7 +309,11 @@ export class WalProposer {
   }
 
   #onMessage(link: SafekeeperLink, message: AcceptorMessage): void {
-    if (message.kind === 'ack' && message.feedback !== null) this.#onFeedback(message.feedback)
+    if (message.kind === 'ack') {
+      if (message.feedback !== null) this.#onFeedback(message.feedback)
+      this.#horizon.heard(link.member.id, message.hotStandby, nowMs())
+      this.#postgres?.reportXmins()
+    }
     this.#fromLink(link, { kind: 'message', node: link.member.id, message, nowMs: nowMs() })
   }
 

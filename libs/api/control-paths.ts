@@ -19,6 +19,7 @@ export const controlPaths = {
   startEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/start' },
   reportEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/status' },
   stopEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/stop' },
+  promoteEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/promote' },
   changeSettings: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/settings' },
   storeSystemSettings: {
     method: 'PUT',

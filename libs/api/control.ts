@@ -324,6 +324,14 @@ export const controlRoutes = routes({
     body: EndpointReport,
     response: EndpointInfo,
   },
+  promoteEndpoint: {
+    ...controlPaths.promoteEndpoint,
+    summary:
+      'Make a stopped replica the primary of its branch, or one that never ran a replica again',
+    params: NameParams,
+    body: Type.Object({ undo: Type.Optional(Type.Boolean()) }),
+    response: EndpointInfo,
+  },
   stopEndpoint: {
     ...controlPaths.stopEndpoint,
     summary: 'Stop the compute cleanly and wait for it; no error when it is stopped already',

@@ -19,6 +19,7 @@
 import { ZenithError } from '../errors.ts'
 import { type Lsn, readLsnBE, writeLsnBE } from '../lsn.ts'
 import { ByteReader, ByteWriter } from './byte-reader.ts'
+import type { StandbyXmins } from './standby-xmins.ts'
 
 export const WAL_DATA_HEADER_SIZE = 25
 export const TAG_WAL_DATA = 0x77
@@ -119,6 +120,18 @@ export function encodeStandbyStatus(
   writeLsnBE(target, status.applyLsn, 17)
   writeTime(target, status.sentAtUs, 25)
   target[33] = status.replyRequested ? 1 : 0
+  return target
+}
+
+/** Hot standby feedback (XLogWalRcvSendHSFeedback); each id with its epoch, 0 for none. */
+export function encodeHotStandbyFeedback(xmins: StandbyXmins, sentAtUs: number): Buffer {
+  const target = Buffer.alloc(25)
+  target[0] = TAG_HOT_STANDBY_FEEDBACK
+  writeTime(target, sentAtUs, 1)
+  target.writeUInt32BE(Number(xmins.xmin & 0xffffffffn), 9)
+  target.writeUInt32BE(Number(xmins.xmin >> 32n), 13)
+  target.writeUInt32BE(Number(xmins.catalogXmin & 0xffffffffn), 17)
+  target.writeUInt32BE(Number(xmins.catalogXmin >> 32n), 21)
   return target
 }
 

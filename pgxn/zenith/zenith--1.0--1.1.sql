@@ -79,3 +79,6 @@ REVOKE ALL ON FUNCTION wal_status(), cache_usage(), cluster_size(), replication_
 GRANT EXECUTE ON FUNCTION getpage_stats(), wal_status(), cache_usage(), cluster_size(), replication_apply_lag() TO pg_monitor;
 GRANT SELECT ON getpage_stats, wal_status, cache_status, readahead_status TO pg_monitor;
 GRANT SELECT ON compute_info TO PUBLIC;
+
+COMMENT ON FUNCTION getpage_stats_reset() IS 'sets the counters of getpage_stats to zero';
+COMMENT ON VIEW getpage_stats IS 'what this compute asked of the page server, and what it logged for it, since it started';

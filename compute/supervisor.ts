@@ -27,7 +27,6 @@ import { logTail, Postgres } from './postgres.ts'
 import type { Role } from './role.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
-import { shipStatistics } from './statistics.ts'
 import { standbySettings } from './standby-config.ts'
 
 /** A clean stop that takes longer is given up: nothing that was acknowledged depends on it. */
@@ -274,6 +273,8 @@ export class Supervisor {
     assert(dataFolder !== null, 'a Postgres that ended had a data folder')
     // Those of a read-only compute tell of its own queries only, and it starts anew each time.
     if (spec.mode !== 'primary') return
+    // Loaded when it is needed: an election need not wait for it.
+    const { shipStatistics } = await import('./statistics.ts')
     await shipStatistics({ spec, dataFolder, lsn: role.commitLsn, log })
   }
 

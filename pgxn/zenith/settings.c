@@ -10,7 +10,9 @@
 #include <limits.h>
 
 #include "access/parallel.h"
+#include "access/rmgr.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "replication/walsender.h"
 #include "utils/guc.h"
 #include "utils/pg_lsn.h"
@@ -224,6 +226,25 @@ zenith_define_settings(void)
 }
 
 /*
+ * A preloaded library may have brought WAL records of its own.  The page
+ * server couldn't take them in, so better not to write any.
+ */
+static void
+check_resource_managers(void)
+{
+	for (int rmid = RM_MIN_CUSTOM_ID; rmid <= RM_MAX_CUSTOM_ID; rmid++)
+	{
+		if (RmgrIdExists((RmgrId) rmid))
+			ereport(FATAL,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the custom resource manager \"%s\" of a preloaded library is not supported",
+							GetRmgr((RmgrId) rmid).rm_name),
+					 errdetail("The page server rebuilds pages without extensions, so it cannot apply WAL records of theirs."),
+					 errhint("Take the library out of shared_preload_libraries.")));
+	}
+}
+
+/*
  * Refuse to start with settings that would lose data.  Called when all
  * settings have been read and a page server is configured.
  */
@@ -253,6 +274,7 @@ zenith_check_settings(void)
 				 errmsg("max_wal_senders must not be 0 when relations are kept by a page server"),
 				 errdetail("The WAL is sent to the safekeepers through a WAL sender."),
 				 errhint("Set max_wal_senders to 10, or leave it at its default.")));
+	check_resource_managers();
 	checksums = GetConfigOption("data_checksums", true, false);
 	if (checksums && strcmp(checksums, "on") == 0)
 		ereport(FATAL,

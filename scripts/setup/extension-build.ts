@@ -65,6 +65,7 @@ export async function buildExtension(options: {
   const make = ['make', `PG_CONFIG=${pgConfig}`, ...extension.make]
   await run([...make, `-j${availableParallelism()}`], source)
   await run([...make, 'install', `DESTDIR=${join(folder, 'root')}`], source)
+  if (extension.makeTests !== null) await run([...make, ...extension.makeTests], source)
   writeFileSync(join(folder, BUILT_MARK), '')
   return folder
 }

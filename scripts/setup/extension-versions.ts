@@ -15,6 +15,8 @@ export interface ExtensionRelease {
   readonly configure: readonly string[] | null
   /** Variables for make. */
   readonly make: readonly string[]
+  /** What make has to do for the tests alone, or null. */
+  readonly makeTests: readonly string[] | null
 }
 
 export const EXTENSIONS: readonly ExtensionRelease[] = [
@@ -28,6 +30,7 @@ export const EXTENSIONS: readonly ExtensionRelease[] = [
     configure: null,
     // For any processor, since the cache may be shared.
     make: ['OPTFLAGS='],
+    makeTests: null,
   },
   {
     name: 'postgis',
@@ -45,5 +48,6 @@ export const EXTENSIONS: readonly ExtensionRelease[] = [
     // Raster needs GDAL, which is larger than everything else together.
     configure: ['--without-raster', '--without-gui', '--without-phony-revision'],
     make: [],
+    makeTests: ['-C', 'topology/test', 'check-regress-deps'],
   },
 ]

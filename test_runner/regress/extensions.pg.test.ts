@@ -5,6 +5,8 @@
 import { expect, test } from 'vitest'
 import { EXTENSIONS } from '../../scripts/setup/extension-versions.ts'
 import { runExtension } from '../extensions/run-extension.ts'
+import { buildModule } from '../fixtures/built-module.ts'
+import { Installation } from '../fixtures/installation.ts'
 import { byteOracle } from '../oracle/byte-oracle.ts'
 
 const ROWS = 3000
@@ -62,4 +64,35 @@ test("pgvector's own tests, and its indexes after a crash and on a branch", asyn
     await other.end()
     expect(await again.stop()).toBe(0)
   }
+})
+
+const CUSTOM_RMGR = `
+#include "postgres.h"
+#include "access/xlog_internal.h"
+#include "fmgr.h"
+PG_MODULE_MAGIC;
+PGDLLEXPORT void _PG_init(void);
+static void redo(XLogReaderState *record) {}
+static void desc(StringInfo buf, XLogReaderState *record) {}
+static const char *identify(uint8 info) { return NULL; }
+static const RmgrData manager = {
+	.rm_name = "own records", .rm_redo = redo, .rm_desc = desc, .rm_identify = identify
+};
+void
+_PG_init(void)
+{
+	RegisterCustomRmgr(RM_EXPERIMENTAL_ID, &manager);
+}
+`
+
+test('a library with WAL records of its own keeps a compute from starting, and is named', async () => {
+  await using zenith = await Installation.create()
+  using module = buildModule('own_records', CUSTOM_RMGR)
+  const settings = { shared_preload_libraries: module.path }
+  const compute = await zenith.launchCompute('main', { settings })
+  expect(await compute.exited).toBe(1)
+  const { status, error } = await compute.info()
+  expect(status).toBe('crashed')
+  expect(error).toContain('the custom resource manager "own records" of a preloaded library')
+  expect(await (await zenith.startCompute('main')).value('SELECT 1')).toBe(1)
 })

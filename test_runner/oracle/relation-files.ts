@@ -24,24 +24,41 @@ export function relationKey({ spc, db, rel, fork }: RelationFork): string {
   return `${spc}/${db}/${rel}.${fork}`
 }
 
-/** Every fork of every relation in every tablespace. */
+/** Every fork of every relation in all tablespaces. */
 export function listRelationFiles(dataDir: string): Map<string, RelationFile> {
   const found = new Map<string, RelationFile>()
   addFolder(found, join(dataDir, 'global'), GLOBAL_TABLESPACE, 0)
-  addDatabases(found, join(dataDir, 'base'), DEFAULT_TABLESPACE)
-  for (const spc of readdirSync(join(dataDir, 'pg_tblspc'))) {
-    const folder = join(dataDir, 'pg_tblspc', spc)
-    for (const version of readdirSync(folder)) {
-      addDatabases(found, join(folder, version), Number(spc))
-    }
+  for (const { folder, spc, db } of listDatabaseFolders(dataDir)) {
+    addFolder(found, join(dataDir, folder), spc, db)
   }
   return found
 }
 
-function addDatabases(found: Map<string, RelationFile>, folder: string, spc: number): void {
-  for (const db of readdirSync(folder)) {
-    if (/^\d+$/.test(db)) addFolder(found, join(folder, db), spc, Number(db))
+export interface DatabaseFolder {
+  /** Path below the data folder. */
+  folder: string
+  spc: number
+  db: number
+}
+
+/** The folder of each database in each tablespace where it has one, but for `global`. */
+export function listDatabaseFolders(dataDir: string): DatabaseFolder[] {
+  const places = [{ path: 'base', spc: DEFAULT_TABLESPACE }]
+  for (const spc of numbersIn(join(dataDir, 'pg_tblspc'))) {
+    for (const version of readdirSync(join(dataDir, 'pg_tblspc', String(spc)))) {
+      places.push({ path: join('pg_tblspc', String(spc), version), spc })
+    }
   }
+  return places.flatMap(({ path, spc }) =>
+    numbersIn(join(dataDir, path)).map((db) => ({ folder: join(path, String(db)), spc, db })),
+  )
+}
+
+function numbersIn(folder: string): number[] {
+  if (!existsSync(folder)) return []
+  return readdirSync(folder)
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
 }
 
 function addFolder(

@@ -6,7 +6,7 @@ import { cpSync, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ByteReport, Comparison, PageKind } from './byte-report.ts'
 import { firstDifference } from './bytes.ts'
-import { PAGE_SIZE } from './relation-files.ts'
+import { listDatabaseFolders, PAGE_SIZE } from './relation-files.ts'
 
 const SLRU_FOLDERS = [
   'pg_xact',
@@ -111,8 +111,7 @@ function compareFile(
 }
 
 function databaseFolders(dataDir: string): string[] {
-  const databases = namesIn(join(dataDir, 'base')).filter((name) => /^\d+$/.test(name))
-  return ['global', ...databases.map((name) => `base/${name}`)]
+  return ['global', ...listDatabaseFolders(dataDir).map(({ folder }) => folder)]
 }
 
 function namesIn(folder: string): string[] {

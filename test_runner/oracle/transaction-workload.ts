@@ -74,7 +74,7 @@ const LOOPS: readonly string[] = [
 
 /** Runs everything; about `multixacts` ids with two members each, and some with three. */
 export async function runTransactionWorkload(
-  server: VanillaPostgres,
+  server: Pick<VanillaPostgres, 'connect'>,
   multixacts = 3000,
 ): Promise<void> {
   const client = await server.connect()

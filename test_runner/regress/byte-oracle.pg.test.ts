@@ -108,7 +108,9 @@ test('after crashes with open transactions, commit times and multixacts nothing 
       UPDATE geo SET id = id + 1`)
     await other.query(`INSERT INTO parent_t VALUES (${5000 + round})`)
     await other.query('CHECKPOINT')
-    await other.query(`BEGIN; UPDATE docs SET id = -id WHERE id % 7 = 1; PREPARE TRANSACTION 'p${round}'`)
+    await other.query(
+      `BEGIN; UPDATE docs SET id = -id WHERE id % 7 = 1; PREPARE TRANSACTION 'p${round}'`,
+    )
     if (round === 1) await other.query(`COMMIT PREPARED 'p0'`)
     await compute.kill()
     compute = await zenith.startCompute('main', { settings })

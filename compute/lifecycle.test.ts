@@ -66,12 +66,26 @@ describe('lifecycle', () => {
     expect(late.state).toMatchObject({ phase: 'ended', outcome: 'stopped' })
   })
 
+  it('begins anew when its primary has outgrown it, unless it is stopped meanwhile', () => {
+    const outgrown: LifecycleEvent = { kind: 'outgrown' }
+    const { state, effects } = run([...up, outgrown, ended(false), ...up.slice(1)])
+    expect(state.phase).toBe('running')
+    expect(effects.filter((effect) => effect === 'fetch-base-backup')).toHaveLength(2)
+    expect(run([...up, outgrown, { kind: 'stop-asked' }, ended(false)]).state).toEqual({
+      phase: 'ended',
+      outcome: 'stopped',
+      reason: null,
+    })
+    expect(run([...up, { kind: 'stop-asked' }, outgrown]).state.phase).toBe('stopping')
+  })
+
   it('ends at most once, whatever happens in whatever order', () => {
     const event = fc.oneof(
       fc.constantFrom<LifecycleEvent>(
         { kind: 'elected' },
         { kind: 'fetched' },
         { kind: 'ready' },
+        { kind: 'outgrown' },
         { kind: 'stop-asked' },
         { kind: 'stop-overdue' },
         { kind: 'committed' },

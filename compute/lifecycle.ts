@@ -9,13 +9,15 @@
  *
  * From anywhere: fenced → kill Postgres → ended: fenced; a failure or an unexpected end of Postgres
  * → ended: crashed. It never goes back: a new start is a new process on an empty data folder, since
- * nothing local may be trusted after a crash.
+ * nothing local may be trusted after a crash. Only a replica may begin anew by itself, from another
+ * base backup, when its primary has outgrown it: running ─outgrown→ renewing ─postgres ended→ fetching.
  */
 export type Phase =
   | 'electing'
   | 'fetching'
   | 'starting'
   | 'running'
+  | 'renewing'
   | 'stopping'
   | 'committing'
   | 'killing'
@@ -35,6 +37,8 @@ export type LifecycleEvent =
   | { readonly kind: 'elected' }
   | { readonly kind: 'fetched' }
   | { readonly kind: 'ready' }
+  /** The primary has settings that this replica cannot follow. */
+  | { readonly kind: 'outgrown' }
   | { readonly kind: 'stop-asked' }
   /** A clean stop took too long: a quorum is missing. What was acknowledged is safe anyway. */
   | { readonly kind: 'stop-overdue' }
@@ -66,7 +70,7 @@ export const INITIAL_STATE: LifecycleState = { phase: 'electing', outcome: null,
 export const EXIT_CODE: Record<Outcome, number> = { stopped: 0, crashed: 1, fenced: 3 }
 
 /** Phases in which a Postgres process may exist. */
-const WITH_POSTGRES: readonly Phase[] = ['starting', 'running', 'stopping']
+const WITH_POSTGRES: readonly Phase[] = ['starting', 'running', 'renewing', 'stopping']
 
 export function next(state: LifecycleState, event: LifecycleEvent): Step {
   const { phase } = state
@@ -81,6 +85,8 @@ export function next(state: LifecycleState, event: LifecycleEvent): Step {
       return phase === 'fetching' ? go('starting', ['start-postgres']) : stay(state)
     case 'ready':
       return phase === 'starting' ? go('running', ['stream', 'report']) : stay(state)
+    case 'outgrown':
+      return phase === 'running' ? go('renewing', ['kill-postgres', 'report']) : stay(state)
     case 'stop-asked':
       return stop(state)
     case 'stop-overdue':
@@ -92,6 +98,7 @@ export function next(state: LifecycleState, event: LifecycleEvent): Step {
           )
         : stay(state)
     case 'postgres-ended':
+      if (phase === 'renewing') return go('fetching', ['fetch-base-backup'])
       return phase === 'stopping' && event.clean
         ? go('committing', ['finish-proposer'])
         : end({ phase, outcome: 'crashed', reason: event.reason })
@@ -108,6 +115,9 @@ function stop(state: LifecycleState): Step {
   const { phase } = state
   if (phase === 'electing' || phase === 'fetching') {
     return end({ phase, outcome: 'stopped', reason: null })
+  }
+  if (phase === 'renewing') {
+    return { state: { phase: 'killing', outcome: 'stopped', reason: null }, effects: ['report'] }
   }
   return phase === 'starting' || phase === 'running'
     ? go('stopping', ['stop-postgres', 'report'])

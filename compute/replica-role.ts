@@ -24,6 +24,7 @@ export class ReplicaRole implements Role {
   #stopped = false
   #paused = false
   #onFenced: (reason: string) => void = () => {}
+  #onPaused: () => void = () => {}
 
   constructor(log: Logger) {
     this.#log = log
@@ -42,7 +43,10 @@ export class ReplicaRole implements Role {
   }
 
   stream(address: PostgresAddress & { startLsn: Lsn }): void {
-    this.#replayedLsn = address.startLsn
+    clearTimeout(this.#timer)
+    this.#client?.destroy()
+    this.#client = null
+    this.#replayedLsn = Math.max(this.#replayedLsn, address.startLsn)
     const again = () => {
       if (this.#stopped) return
       this.#timer = setTimeout(() => void this.#look(address).finally(again), LOOK_MS)
@@ -58,6 +62,10 @@ export class ReplicaRole implements Role {
 
   onFenced(listener: (reason: string) => void): void {
     this.#onFenced = listener
+  }
+
+  onPaused(listener: () => void): void {
+    this.#onPaused = listener
   }
 
   async #look(address: PostgresAddress): Promise<void> {
@@ -82,6 +90,7 @@ export class ReplicaRole implements Role {
   #tellPause(paused: boolean): void {
     if (paused !== this.#paused) this.#log.warn({ paused }, 'replay was paused or resumed')
     this.#paused = paused
+    if (paused) this.#onPaused()
   }
 }
 

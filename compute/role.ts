@@ -24,6 +24,8 @@ export interface Role {
   stream(options: PostgresAddress & { startLsn: Lsn }): void
   /** Called when Postgres has ended cleanly; resolves when what it wrote is committed. */
   stop(): Promise<void>
+  /** Tells that replay was paused, which may be for want of larger limits. */
+  onPaused?(listener: () => void): void
   /** Tells when this compute must not go on. */
   onFenced(listener: (reason: string) => void): void
 }

@@ -11,6 +11,7 @@ import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
 import { readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import { fetchBaseBackup } from './base-backup.ts'
 import {
   type Effect,
@@ -48,6 +49,7 @@ export class Supervisor {
   readonly #log: Logger
   #state: LifecycleState = INITIAL_STATE
   #elected: { term: number | null; startLsn: Lsn | null } | null = null
+  #startLsn: Lsn | null = null
   #control: ControlFile | null = null
   #dataFolder: string | null = null
   #oldData: string | null = null
@@ -79,8 +81,10 @@ export class Supervisor {
         reason: reason ?? 'another compute has taken over the branch',
       }),
     )
+    this.#options.role.onPaused?.(() => this.#checkLimits())
     this.#run(async () => {
       this.#elected = await this.#options.role.elect()
+      this.#startLsn = this.#elected.startLsn
       return { kind: 'elected' }
     })
   }
@@ -102,7 +106,7 @@ export class Supervisor {
       state: this.#endpointStatus(),
       phase: this.#state.phase,
       commitLsn: this.#elected === null ? null : lsnText(role.commitLsn),
-      startLsn: lsnText(this.#elected?.startLsn ?? null),
+      startLsn: lsnText(this.#startLsn),
       term: this.#elected?.term ?? null,
       lagBytes: role.lagBytes,
       postgresPid: this.#postgres?.pid ?? null,
@@ -197,10 +201,10 @@ export class Supervisor {
     const backup = await fetchBaseBackup({ spec, lsn, dataFolder: place.dataFolder })
     this.#control = controlOf(backup.dataFolder)
     const startLsn = lsn ?? this.#control.checkpoint.redo
-    this.#elected = { term, startLsn }
+    this.#startLsn = startLsn
     this.#dataFolder = backup.dataFolder
     this.#oldData = backup.oldData
-    this.#socketFolder = makeSocketFolder(place.folder)
+    this.#socketFolder ??= makeSocketFolder(place.folder)
     this.settings.install(backup.dataFolder, this.#socketFolder)
     const { fileCount, byteCount } = backup
     this.#log.info({ lsn: formatLsn(startLsn), term, fileCount, byteCount }, 'base backup fetched')
@@ -209,7 +213,7 @@ export class Supervisor {
 
   async #startPostgres(): Promise<LifecycleEvent | null> {
     const { spec, place } = this.#options
-    const startLsn = this.#elected?.startLsn ?? null
+    const startLsn = this.#startLsn
     assert(
       this.#dataFolder !== null && this.#control !== null && startLsn !== null,
       'Postgres needs a data folder',
@@ -239,7 +243,7 @@ export class Supervisor {
 
   #stream(): void {
     const { spec, role } = this.#options
-    const startLsn = this.#elected?.startLsn ?? null
+    const startLsn = this.#startLsn
     assert(startLsn !== null, 'streaming needs an election before it')
     role.stream({
       host: this.#socketFolder ?? spec.host,
@@ -258,6 +262,19 @@ export class Supervisor {
         'the old data folder could not be deleted; the next start will',
       ),
     )
+  }
+
+  /**
+   * A replica's Postgres stops replaying when its primary has been given larger limits, and has
+   * noted them by then: it needs to be started again with as much.
+   */
+  #checkLimits(): void {
+    if (this.#dataFolder === null || this.#control === null) return
+    const { spec } = this.#options
+    const needed = standbySettings(spec, controlOf(this.#dataFolder))
+    if (isDeepStrictEqual(needed, standbySettings(spec, this.#control))) return
+    this.#log.warn({ needed }, 'the primary has larger limits now')
+    this.#handle({ kind: 'outgrown' })
   }
 
   #stopPostgres(): void {

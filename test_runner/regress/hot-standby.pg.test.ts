@@ -2,40 +2,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { parseLsn } from '#libs/lsn.ts'
 import type { Compute } from '../fixtures/compute.ts'
 import { Installation } from '../fixtures/installation.ts'
+import { caughtUp, quiet, SMALL } from '../fixtures/replica.ts'
 import { compareBuffers } from '../oracle/buffer-diff.ts'
 import { ByteReport } from '../oracle/byte-report.ts'
-
-/** So few buffers that most of redo is skipped, and what was skipped is read again. */
-const SMALL = { shared_buffers: '2MB', max_connections: '30' }
-const CATCH_UP_MS = 60_000
-
-/** Waits until the replica has replayed all that the primary has committed. */
-async function caughtUp(replica: Compute, primary: Compute): Promise<void> {
-  const end = parseLsn(String(await primary.value('SELECT pg_current_wal_flush_lsn()')))
-  await replayed(replica, end)
-}
-
-/** Polls; throws with the sentence when it does not become true. */
-async function until(what: string, isTrue: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + CATCH_UP_MS
-  while (!(await isTrue())) {
-    if (Date.now() > deadline) throw new Error(`waited in vain until ${what}`)
-    await sleep(100)
-  }
-}
-
-async function replayed(replica: Compute, lsn: number): Promise<void> {
-  const deadline = Date.now() + CATCH_UP_MS
-  for (;;) {
-    const at = parseLsn(String(await replica.value('SELECT pg_last_wal_replay_lsn()')))
-    if (at >= lsn) return
-    if (Date.now() > deadline) throw new Error(`the replica is at ${at}, not at ${lsn}`)
-    await sleep(50)
-  }
-}
 
 describe('hot standbys', () => {
   let zenith: Installation
@@ -239,52 +210,6 @@ describe('hot standbys', () => {
     for (const compute of [before, during, after]) await compute.stop()
   })
 
-  test('feedback keeps what its queries need, and lets go when it leaves', async () => {
-    await primary.query('CREATE TABLE h AS SELECT generate_series(1, 5000) AS n')
-    const replica = await follow('needing', { ...SMALL, wal_receiver_status_interval: '1s' })
-    await caughtUp(replica, primary)
-    const xmin = () =>
-      primary.value(`SELECT xmin::text FROM pg_replication_slots WHERE slot_name = 'walproposer'`)
-    await until('the primary knows what the replica needs', async () => (await xmin()) !== null)
-    const reader = await replica.connect()
-    await reader.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
-    const count = async () => (await reader.query('SELECT count(*)::int AS n FROM h')).rows[0].n
-    expect(await count()).toBe(5000)
-    await primary.query('DELETE FROM h WHERE n > 10')
-    await primary.query('VACUUM h')
-    await quiet(replica, primary)
-    expect(await count()).toBe(5000)
-    expect(Number(await primary.value(`SELECT pg_relation_size('h') / 8192`))).toBeGreaterThan(10)
-    await reader.query('COMMIT')
-    await reader.end()
-    await replica.stop()
-    await until('the primary forgets the replica', async () => (await xmin()) === null)
-    await primary.query('VACUUM h')
-    expect(Number(await primary.value(`SELECT pg_relation_size('h') / 8192`))).toBe(1)
-  })
-
-  test('without feedback a query is ended when its rows are vacuumed away', async () => {
-    await primary.query('CREATE TABLE g AS SELECT generate_series(1, 5000) AS n')
-    const replica = await follow('careless', {
-      ...SMALL,
-      hot_standby_feedback: 'off',
-      max_standby_streaming_delay: '200ms',
-    })
-    await caughtUp(replica, primary)
-    const reader = await replica.connect()
-    await reader.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
-    expect((await reader.query('SELECT count(*)::int AS n FROM g')).rows[0].n).toBe(5000)
-    await primary.query('DELETE FROM g WHERE n > 10')
-    await primary.query('VACUUM g')
-    await caughtUp(replica, primary)
-    await expect(reader.query('SELECT count(*) FROM g')).rejects.toThrow(
-      /conflict with recovery|Connection terminated|not queryable/,
-    )
-    await reader.end().catch(() => undefined)
-    expect(await replica.value('SELECT count(*)::int FROM g')).toBe(10)
-    await replica.stop()
-  })
-
   test('refuses what a standby refuses, and says where promotion is', async () => {
     await primary.query('CREATE TABLE IF NOT EXISTS w (n int); CREATE UNLOGGED TABLE u (n int)')
     await primary.query('CREATE SEQUENCE s')
@@ -315,16 +240,4 @@ async function subtransactions(
 ): Promise<void> {
   await client.query('BEGIN')
   for (let n = 0; n < count; n++) await client.query(`SAVEPOINT s; ${write}; RELEASE s`)
-}
-
-/** Waits until the primary writes nothing more and the replica has all of it. */
-async function quiet(replica: Compute, primary: Compute): Promise<void> {
-  const end = async () => String(await primary.value('SELECT pg_current_wal_insert_lsn()'))
-  for (let before = await end(); ; ) {
-    await caughtUp(replica, primary)
-    await sleep(300)
-    const now = await end()
-    if (now === before) return
-    before = now
-  }
 }

@@ -31,8 +31,8 @@
 /* As in commands/sequence.c */
 #define SEQ_MAGIC	0x1717
 
-#define SET_COUNT	512
-#define SET_WAYS	4
+#define SET_COUNT	2048
+#define SET_WAYS	8
 
 typedef struct SequenceEntry
 {
@@ -116,12 +116,25 @@ find_entry(uint32 set, const RelFileLocator *locator)
 	return NULL;
 }
 
+/* An entry to write to: a free one, or one that is pushed out. */
+static SequenceEntry *
+take_entry(uint32 set)
+{
+	for (int i = 0; i < SET_WAYS; i++)
+	{
+		if (!states->entries[set][i].used)
+			return &states->entries[set][i];
+	}
+	return &states->entries[set][states->next_victim[set]++ % SET_WAYS];
+}
+
 static LWLock *
 lock_of(uint32 set)
 {
 	return &locks[set % ZENITH_SEQUENCE_LOCKS].lock;
 }
 
+/* Remember the state of a sequence, or that there is nothing to remember. */
 static void
 store(const SequenceEntry *state)
 {
@@ -130,9 +143,18 @@ store(const SequenceEntry *state)
 
 	LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
 	entry = find_entry(set, &state->locator);
-	if (entry == NULL)
-		entry = &states->entries[set][states->next_victim[set]++ % SET_WAYS];
-	*entry = *state;
+	if (state->log_cnt == 0)
+	{
+		/* Nothing in store: the WAL says what the page says */
+		if (entry != NULL)
+			entry->used = false;
+	}
+	else
+	{
+		if (entry == NULL)
+			entry = take_entry(set);
+		*entry = *state;
+	}
 	LWLockRelease(lock_of(set));
 }
 
@@ -250,7 +272,7 @@ zenith_sequences_in_store(int *count)
 		{
 			SequenceEntry *entry = &states->entries[set][i];
 
-			if (entry->used && entry->log_cnt != 0)
+			if (entry->used)
 				locators[(*count)++] = entry->locator;
 		}
 		LWLockRelease(lock_of(set));

@@ -25,6 +25,8 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
 #include "storage/buf_internals.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
@@ -34,6 +36,7 @@
 #include "storage/proc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "zenith.h"
@@ -42,6 +45,8 @@
 #define SESSIONS_TIMEOUT_MS	5000
 #define POLL_MS				10
 #define OUTAGE_TIMEOUT_S	3
+/* How long to bring back sequences that were evicted; the supervisor doesn't wait forever */
+#define EVICTED_TIMEOUT_MS	8000
 
 PGDLLEXPORT void zenith_shutdown_worker_main(Datum arg);
 
@@ -141,8 +146,9 @@ settle_evicted(void)
 	int			count;
 	RelFileLocator *locators = zenith_sequences_in_store(&count);
 	volatile bool go_on = true;
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), EVICTED_TIMEOUT_MS);
 
-	for (volatile int i = 0; i < count && go_on; i++)
+	for (volatile int i = 0; i < count && go_on && GetCurrentTimestamp() < end; i++)
 	{
 		PG_TRY();
 		{
@@ -160,13 +166,32 @@ settle_evicted(void)
 }
 
 static bool
+is_walsender(int pid)
+{
+	for (int i = 0; i < max_wal_senders; i++)
+	{
+		if (WalSndCtl->walsnds[i].pid == pid)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Walsenders of logical replication belong to a database, too, but end after
+ * the checkpoint.  Background workers aren't waited for, since one of them might
+ * be waiting as well.
+ */
+static bool
 sessions_remain(void)
 {
 	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
 	{
 		PGPROC	   *proc = &ProcGlobal->allProcs[i];
 
-		if (proc != MyProc && proc->pid != 0 && OidIsValid(proc->databaseId))
+		int			pid = proc->pid;
+
+		if (pid != 0 && OidIsValid(proc->databaseId) && !proc->isBackgroundWorker &&
+			!is_walsender(pid))
 			return true;
 	}
 	return false;

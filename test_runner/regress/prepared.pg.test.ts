@@ -148,6 +148,26 @@ test('what cannot be prepared', async () => {
   await twins.same('SELECT pg_try_advisory_lock(5)', { session: 'other' })
 })
 
+test('a serializable transaction that was prepared still counts after a restart', async () => {
+  await twins.same('CREATE TABLE duty (who text PRIMARY KEY, here boolean)')
+  await twins.same(`INSERT INTO duty VALUES ('a', true), ('b', true)`)
+  const sum = 'SELECT count(*) FROM duty WHERE here'
+  await twins.same(`BEGIN ISOLATION LEVEL SERIALIZABLE; ${sum}; UPDATE duty SET here = false
+    WHERE who = 'a'; PREPARE TRANSACTION 'duty'`)
+  for (const how of ['evict', 'restart', 'crash'] as const) {
+    await twins[how]()
+    // Either may go off duty, but not both.
+    await twins.same(
+      `BEGIN ISOLATION LEVEL SERIALIZABLE; ${sum}; UPDATE duty SET here = false
+      WHERE who = 'b'; COMMIT`,
+      { fails: true },
+    )
+    await twins.same('ROLLBACK')
+  }
+  await twins.same(`COMMIT PREPARED 'duty'`)
+  await twins.same('SELECT * FROM duty ORDER BY who')
+})
+
 test('fifty at once, over a power cut of everything', async () => {
   await twins.same('CREATE TABLE many (id int PRIMARY KEY, body text)')
   for (let id = 1; id <= 50; id++) {

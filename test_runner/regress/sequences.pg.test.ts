@@ -124,6 +124,13 @@ test('a crash may skip what was logged in advance, and repeats nothing', async (
     // What was drawn must be durable if anything that depends on it is.
     await client.query('CREATE TABLE IF NOT EXISTS anchor (n int); INSERT INTO anchor VALUES (1)')
     await client.query("SELECT nextval('steps')")
+    if (round % 2 === 1) {
+      // The crash comes in the middle of a clean stop.
+      const stopped = twins.compute.stop()
+      await sleep(Math.random() * 120)
+      await twins.compute.kill()
+      await stopped
+    }
     await twins.crash()
   }
   // Five sessions of their own took five values each; a crash skips 32 more at most.

@@ -257,3 +257,14 @@ test('timeouts of idle transactions and of locks', async () => {
   await twins.same(`SET lock_timeout = 0; SET transaction_timeout = '100ms'`)
   await twins.same('SELECT pg_sleep(2)', { fails: true })
 })
+
+test('a backend that is killed ends the compute, and the next one has what was acknowledged', async () => {
+  const client = await twins.compute.connect()
+  await client.query('CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)')
+  await client.query('BEGIN; INSERT INTO kept SELECT 2 FROM generate_series(1, 1000)')
+  const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')
+  process.kill(rows[0]?.pid as number, 'SIGKILL')
+  expect(await twins.compute.exited).toBe(1)
+  await twins.crash()
+  expect(await twins.compute.query('SELECT n FROM kept')).toEqual([{ n: 1 }])
+})

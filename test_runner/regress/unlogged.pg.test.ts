@@ -175,3 +175,15 @@ test('after a clean restart, too', async () => {
   await expectAllFound(twins, 'early', 2000)
   expect(await twins.compute.value("SELECT nextval('once_seq')::int")).toBe(2)
 })
+
+test('temporary tables of a crashed session are gone, their names are free', async () => {
+  await twins.same(`CREATE TEMP TABLE left_over (id int PRIMARY KEY, body text);
+    INSERT INTO left_over SELECT g, repeat('l', 3000) FROM generate_series(1, 500) g`)
+  await twins.crash()
+  await twins.same('SELECT count(*) FROM left_over', { fails: true })
+  await twins.same(`CREATE TEMP TABLE left_over AS SELECT g AS id FROM generate_series(1, 2000) g;
+    CREATE INDEX ON left_over (id); SELECT count(*), sum(id) FROM left_over`)
+  await twins.same(`SELECT count(*) FROM pg_class WHERE relname LIKE 'left_over%'`)
+  await twins.restart()
+  await twins.same(`SELECT count(*) FROM pg_class WHERE relname LIKE 'left_over%'`)
+})

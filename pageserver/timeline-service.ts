@@ -3,7 +3,7 @@
  * timelines, and what can be told about them. Storage is below (tenants/), protocols are above
  * (http.ts, page-service/).
  */
-import type { NodeInfo, ReAttachResponse } from '#libs/api/control.ts'
+import type { ReAttachResponse, WalSource } from '#libs/api/control.ts'
 import type {
   AttachedTenant,
   CreatePageserverTimeline,
@@ -16,7 +16,7 @@ import type { Logger } from '#libs/log.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { Metrics } from '#libs/metrics.ts'
 import type { PostgresInstall } from '#libs/postgres-install.ts'
-import { importDataFolder, importLsn } from './import/data-folder-import.ts'
+import { importDataFolder, importLsn, readClusterControl } from './import/data-folder-import.ts'
 import { freshControlFile, type InitdbTemplate, initdbTemplate } from './import/initdb-template.ts'
 import { WalIngest } from './ingest/wal-ingest.ts'
 import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
@@ -103,7 +103,7 @@ export class TimelineService {
   async attach(tenantId: TenantId, generation: number): Promise<AttachedTenant> {
     const attached = this.#tenants.tenants().find((tenant) => tenant.tenantId === tenantId)
     const reopened = attached && attached.generation < generation ? attached.timelines() : []
-    const interrupted: [TimelineIds, readonly NodeInfo[]][] = []
+    const interrupted: [TimelineIds, readonly WalSource[]][] = []
     for (const { timelineId } of reopened) {
       const receiver = this.#receivers.get(timelineId)
       this.#receivers.delete(timelineId)
@@ -149,6 +149,7 @@ export class TimelineService {
 
   #create(ids: TimelineIds, mode: TimelineMode): Promise<Timeline> {
     if (mode.kind === 'bootstrap') return this.#bootstrap(ids)
+    if (mode.kind === 'import') return this.#import(ids, mode.dataDir)
     const ancestorTimelineId = parseTimelineId(mode.ancestorTimelineId)
     // The branch point may be WAL that is still on its way.
     this.useTimeline({ tenantId: ids.tenantId, timelineId: ancestorTimelineId })
@@ -177,9 +178,21 @@ export class TimelineService {
     return timeline
   }
 
+  /** Takes in a stopped cluster as it is: identity, WAL position, every page. */
+  async #import({ tenantId, timelineId }: TimelineIds, dataDir: string): Promise<Timeline> {
+    const { pgVersion } = await this.prepareTemplate()
+    const control = await readClusterControl(dataDir)
+    const facts = { startLsn: importLsn(control), systemId: String(control.systemId), pgVersion }
+    const timeline = await this.#tenants.createTimeline(tenantId, timelineId, facts, (empty) =>
+      importDataFolder(empty, dataDir, control),
+    )
+    this.#options.log.info({ tenantId, timelineId, dataDir }, 'imported a data folder')
+    return timeline
+  }
+
   async setSafekeepers(
     ids: TimelineIds,
-    safekeepers: readonly NodeInfo[],
+    safekeepers: readonly WalSource[],
   ): Promise<PageserverTimeline> {
     this.timeline(ids)
     this.#receive(ids, safekeepers)
@@ -233,7 +246,7 @@ export class TimelineService {
     }
   }
 
-  #receive(ids: TimelineIds, safekeepers: readonly NodeInfo[]): void {
+  #receive(ids: TimelineIds, safekeepers: readonly WalSource[]): void {
     const existing = this.#receivers.get(ids.timelineId)
     if (existing) {
       existing.setSafekeepers(safekeepers)
@@ -251,6 +264,10 @@ export class TimelineService {
       onBroken: (reason) => {
         this.#broken.set(ids.timelineId, reason)
         timeline.failWaiters(new ZenithError('corrupt', `timeline is broken: ${reason}`))
+      },
+      onRepaired: () => {
+        this.#broken.delete(ids.timelineId)
+        timeline.takeWaiters()
       },
     })
     this.#receivers.set(ids.timelineId, receiver)
@@ -271,14 +288,14 @@ export class TimelineService {
 function checkOrigin(timeline: Timeline, mode: TimelineMode): void {
   const { ancestor } = timeline
   const same =
-    mode.kind === 'bootstrap'
+    mode.kind !== 'branch'
       ? ancestor === null
       : ancestor?.timeline.timelineId === mode.ancestorTimelineId &&
         ancestor.lsn === parseLsn(mode.ancestorLsn)
   if (same) return
   const origin = ancestor
     ? `branches from ${ancestor.timeline.timelineId} at ${formatLsn(ancestor.lsn)}`
-    : 'was made with initdb'
+    : 'begins with a cluster of its own'
   throw new ZenithError('conflict', `timeline ${timeline.timelineId} exists already and ${origin}`)
 }
 

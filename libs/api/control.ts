@@ -30,6 +30,24 @@ export const NodeInfo = Type.Object({
 })
 export type NodeInfo = Static<typeof NodeInfo>
 
+/** A stock Postgres whose WAL a timeline follows, for imports. */
+export const PostgresSource = Type.Object({
+  kind: Type.Literal('postgres'),
+  /** Any number that no other source of the timeline has. */
+  id: Type.Integer({ minimum: 1 }),
+  host: Type.String({ minLength: 1 }),
+  pgPort: Port,
+  /** Default: `zenith_admin`. It needs the REPLICATION attribute and no password. */
+  user: Type.Optional(Type.String({ minLength: 1 })),
+  /** Physical replication slot that keeps WAL for us; it must exist. */
+  slot: Type.Optional(Type.String({ pattern: '^[a-z0-9_]{1,63}$' })),
+})
+export type PostgresSource = Static<typeof PostgresSource>
+
+/** Where a pageserver gets a timeline's WAL from. */
+export const WalSource = Type.Union([NodeInfo, PostgresSource])
+export type WalSource = Static<typeof WalSource>
+
 const NodeAddress = Type.Object({
   host: Type.String({ minLength: 1 }),
   pgPort: Port,
@@ -198,7 +216,9 @@ export const ReAttachResponse = Type.Object({
     Type.Object({
       tenantId: IdText,
       generation: Type.Integer(),
-      timelines: Type.Array(Type.Object({ timelineId: IdText, safekeepers: Type.Array(NodeInfo) })),
+      timelines: Type.Array(
+        Type.Object({ timelineId: IdText, safekeepers: Type.Array(WalSource) }),
+      ),
     }),
   ),
 })

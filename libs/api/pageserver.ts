@@ -8,7 +8,7 @@
 import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
-import { IdText, LsnText, NodeInfo } from './control.ts'
+import { IdText, LsnText, WalSource } from './control.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
@@ -25,7 +25,10 @@ export type AttachRequest = Static<typeof AttachRequest>
 export const AttachedTenant = Type.Object({ tenantId: IdText, generation: Type.Integer() })
 export type AttachedTenant = Static<typeof AttachedTenant>
 
-/** `bootstrap` makes a new cluster with initdb; `branch` starts as the ancestor was at an LSN. */
+/**
+ * `bootstrap` makes a new cluster with initdb; `branch` starts as the ancestor was at an LSN;
+ * `import` takes the data folder of a stock Postgres 17 that was stopped cleanly.
+ */
 export const TimelineMode = Type.Union([
   Type.Object({ kind: Type.Literal('bootstrap') }),
   Type.Object({
@@ -33,13 +36,18 @@ export const TimelineMode = Type.Union([
     ancestorTimelineId: IdText,
     ancestorLsn: LsnText,
   }),
+  Type.Object({
+    kind: Type.Literal('import'),
+    /** Absolute path that the pageserver can read. */
+    dataDir: Type.String({ pattern: '^/' }),
+  }),
 ])
 export type TimelineMode = Static<typeof TimelineMode>
 
 export const CreatePageserverTimeline = Type.Object({
   mode: TimelineMode,
   /** May be empty: then no WAL is received until `PUT .../safekeepers` names some. */
-  safekeepers: Type.Array(NodeInfo),
+  safekeepers: Type.Array(WalSource),
 })
 export type CreatePageserverTimeline = Static<typeof CreatePageserverTimeline>
 
@@ -54,7 +62,7 @@ export type WalReceiverState = Static<typeof WalReceiverState>
 
 export const WalReceiverInfo = Type.Object({
   state: WalReceiverState,
-  /** Id of the safekeeper that WAL comes from, null while there is none. */
+  /** Id of the safekeeper (or other source) that WAL comes from, null while there is none. */
   safekeeperId: Nullable(Type.Integer()),
   /** Commit LSN that it last told. */
   commitLsn: Nullable(LsnText),
@@ -70,7 +78,10 @@ export const PageserverTimeline = Type.Object({
   ancestorTimelineId: Type.Optional(IdText),
   ancestorLsn: Type.Optional(LsnText),
   state: Type.Union([Type.Literal('active'), Type.Literal('broken')]),
-  /** Why the timeline is broken; it serves reads up to lastRecordLsn but takes in no more WAL. */
+  /**
+   * Why the timeline is broken: WAL behind lastRecordLsn could not be taken in. Reads up to there are
+   * served; the same WAL is tried again now and then, and the timeline is active again once it went in.
+   */
   brokenReason: Nullable(Type.String()),
   /** The oldest LSN of this timeline; its WAL starts here. */
   startLsn: LsnText,
@@ -181,9 +192,9 @@ export const pageserverRoutes = routes({
   setSafekeepers: {
     method: 'PUT',
     path: `${TIMELINE_PATH}/safekeepers`,
-    summary: 'Replace the list of safekeepers that WAL is received from',
+    summary: 'Replace the list of safekeepers, or of stock servers, that WAL is received from',
     params: TimelineParams,
-    body: Type.Object({ safekeepers: Type.Array(NodeInfo) }),
+    body: Type.Object({ safekeepers: Type.Array(WalSource) }),
     response: PageserverTimeline,
   },
 })

@@ -3,12 +3,23 @@
  * image at one LSN, and the blobs beside them. The LSN is the end of the folder's last checkpoint
  * record, where the timeline's WAL will begin.
  */
+import { existsSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { type ControlFile, DB_STATE, serializeControlFile } from '#libs/pg/control-file.ts'
-import { DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, SLRU_FOLDERS } from '../basebackup/data-folder.ts'
+import {
+  type ControlFile,
+  DB_STATE,
+  parseControlFile,
+  serializeControlFile,
+} from '#libs/pg/control-file.ts'
+import {
+  DEFAULT_TABLESPACE,
+  GLOBAL_TABLESPACE,
+  PG_MAJOR_VERSION,
+  SLRU_FOLDERS,
+} from '../basebackup/data-folder.ts'
 import { shutdownCheckpointEnd } from '../basebackup/shutdown-checkpoint.ts'
 import { encodeCheckpointState, initialCheckpointState } from '../ingest/checkpoint-state.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
@@ -17,6 +28,9 @@ import type { Timeline } from '../timeline/timeline.ts'
 const FORKS = ['', 'fsm', 'vm', 'init']
 const RELATION_FILE = /^(\d+)(?:_(fsm|vm|init))?(?:\.(\d+))?$/
 const BLOCKS_PER_FILE = 131072
+/** Full transaction id. */
+const TWO_PHASE_FILE = /^([0-9A-F]{8})([0-9A-F]{8})$/
+const ORIGIN_SIZE = 16
 const NOTHING = Buffer.alloc(0)
 const ZERO_PAGE = Buffer.alloc(PAGE_SIZE)
 
@@ -24,6 +38,38 @@ export interface ImportResult {
   /** The timeline's first LSN. */
   startLsn: Lsn
   pages: number
+}
+
+/**
+ * pg_control of a cluster that somebody wants imported. Throws `not_found` when there is no data
+ * folder, `unsupported` for what a timeline cannot hold; what the import itself checks comes later.
+ */
+export async function readClusterControl(folder: string): Promise<ControlFile> {
+  const versionFile = join(folder, 'PG_VERSION')
+  if (!existsSync(versionFile)) {
+    throw new ZenithError('not_found', `${folder} is no data folder of Postgres`, {
+      hint: 'Name a folder that the pageserver can read, with PG_VERSION in it.',
+    })
+  }
+  const version = (await readFile(versionFile, 'utf8')).trim()
+  if (version !== PG_MAJOR_VERSION) {
+    throw new ZenithError('unsupported', `${folder} belongs to Postgres ${version}`, {
+      hint: `Only clusters of Postgres ${PG_MAJOR_VERSION} can be imported; run pg_upgrade first.`,
+    })
+  }
+  const control = parseControlFile(await readFile(join(folder, 'global', 'pg_control')))
+  if (control.checkpoint.walTimeline !== 1) {
+    const { walTimeline } = control.checkpoint
+    throw new ZenithError('unsupported', `${folder} is on WAL timeline ${walTimeline}, not 1`, {
+      hint: 'It was promoted at some time; dump and restore its databases instead.',
+    })
+  }
+  if ((await listed(join(folder, 'pg_tblspc'))).length > 0) {
+    throw new ZenithError('unsupported', `${folder} has tablespaces`, {
+      hint: 'Move everything to pg_default (ALTER ... SET TABLESPACE) and drop them.',
+    })
+  }
+  return control
 }
 
 /** Where the WAL of a timeline made from this cluster starts. Throws if it was not stopped cleanly. */
@@ -49,6 +95,8 @@ export async function importDataFolder(
     pairs.push(DEFAULT_TABLESPACE, db)
   }
   for (const [kind, name] of SLRU_FOLDERS.entries()) await importer.slru(join(folder, name), kind)
+  await importer.twoPhase(join(folder, 'pg_twophase'))
+  await importer.origins(join(folder, 'pg_logical', 'replorigin_checkpoint'))
 
   const directory = Buffer.alloc(pairs.length * 4)
   pairs.forEach((word, index) => directory.writeUInt32LE(word, index * 4))
@@ -95,9 +143,15 @@ class Importer {
 
   async database(folder: string, spc: number, db: number): Promise<void> {
     const sizes = new Map<string, { rel: number; fork: number; blocks: number }>()
-    for (const name of await listed(folder)) {
+    const names = await listed(folder)
+    const unlogged = new Set(
+      names.filter((name) => name.endsWith('_init')).map((name) => name.split('_')[0]),
+    )
+    for (const name of names) {
       const match = RELATION_FILE.exec(name)
       if (!match) continue
+      // Computes begin with a copy of the init fork.
+      if (unlogged.has(match[1]) && match[2] !== 'init') continue
       const rel = Number(match[1])
       const fork = FORKS.indexOf(match[2] ?? '')
       const firstBlock = Number(match[3] ?? 0) * BLOCKS_PER_FILE
@@ -123,6 +177,27 @@ class Importer {
       const slot = this.#timeline.slot(KeyClass.SlruBlock, kind, 0, segment, 0)
       const blocks = this.#pagesOf(slot, 0, bytes, join(folder, name))
       this.#count(KeyClass.SlruSegSize, kind, 0, segment, 0, blocks)
+    }
+  }
+
+  /** State files without their checksum, as ingest stores them. */
+  async twoPhase(folder: string): Promise<void> {
+    for (const name of await listed(folder)) {
+      const match = TWO_PHASE_FILE.exec(name)
+      if (!match) continue
+      const [high, low] = [match[1], match[2]].map((hex) => Number.parseInt(hex as string, 16))
+      const file = await readFile(join(folder, name))
+      this.blob(KeyClass.TwoPhase, 0, high as number, low as number, 0, file.subarray(0, -4))
+    }
+  }
+
+  /** magic u32 | per origin: id u16, 6 bytes of padding, LSN u64 | CRC-32C u32. */
+  async origins(path: string): Promise<void> {
+    if (!existsSync(path)) return
+    const file = await readFile(path)
+    for (let at = 4; at + ORIGIN_SIZE < file.length; at += ORIGIN_SIZE) {
+      const lsn = file.subarray(at + 8, at + ORIGIN_SIZE)
+      this.blob(KeyClass.ReplOrigin, 0, 0, file.readUInt16LE(at), 0, lsn)
     }
   }
 

@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { ZenithError } from '#libs/errors.ts'
 import { HEAP_BLOCKS_PER_VM_PAGE, initPage, PAGE_SIZE, pageLsn } from '#libs/pg/page.ts'
+import { writeCheckpoint } from '#libs/pg/checkpoint.ts'
 import { memberXidOffset, SLRU } from '#libs/pg/slru.ts'
 import {
   BKPIMAGE_COMPRESS_ZSTD,
@@ -487,6 +488,38 @@ describe('the stream', () => {
     expect((failure as ZenithError).code).toBe('unsupported')
     expect((failure as ZenithError).message).toMatch(/custom130 at 0\/40000\w\w belongs to/)
     expect(timeline.lastRecordLsn).toBe(good.endLsn)
+  })
+
+  it('refuses a switch to another WAL timeline, as a promoted server makes it', async () => {
+    const checkpoint = Buffer.alloc(88)
+    writeCheckpoint(
+      { ...exampleState.checkpoint, walTimeline: 2, previousWalTimeline: 1 },
+      checkpoint,
+    )
+    const endOfRecovery = Buffer.concat([Buffer.alloc(8), words(2, 1, 1, 0)])
+    for (const [info, main] of [
+      [XLOG_INFO.CHECKPOINT_SHUTDOWN, checkpoint],
+      [XLOG_INFO.END_OF_RECOVERY, endOfRecovery],
+    ] as const) {
+      timeline = new MemoryTimeline(START)
+      wal = new WalBuilder(START)
+      putBlob(KeyClass.Checkpoint, encodeCheckpointState(exampleState))
+      const good = insert(0, { init: true })
+      record(RMGR.XLOG, info, main)
+      await expect(ingest()).rejects.toThrow(/XLOG at 0\/40000\w\w switches to WAL timeline 2/)
+      expect(timeline.lastRecordLsn).toBe(good.endLsn)
+    }
+  })
+
+  it('lets an end of recovery without such a switch pass', async () => {
+    const last = record(
+      RMGR.XLOG,
+      XLOG_INFO.END_OF_RECOVERY,
+      Buffer.concat([Buffer.alloc(8), words(1, 1, 2, 0)]),
+    )
+    await ingest()
+    const { checkpoint } = await checkpointAt(timeline, last.endLsn)
+    expect(checkpoint).toEqual({ ...exampleState.checkpoint, walLevel: 2 })
   })
 
   it('refuses records whose contents are cut, with a typed error', async () => {

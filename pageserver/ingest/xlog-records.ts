@@ -27,8 +27,7 @@ export function ingestXlogRecord(context: IngestContext): void {
       context.stateChanged = true
       return
     case XLOG_INFO.END_OF_RECOVERY:
-      checkpoint.walTimeline = main.readUInt32LE(8)
-      checkpoint.previousWalTimeline = main.readUInt32LE(12)
+      checkWalTimeline(context, main.readUInt32LE(8))
       checkpoint.walLevel = main.readInt32LE(16)
       context.stateChanged = true
       return
@@ -49,6 +48,7 @@ function ingestCheckpoint(context: IngestContext, main: Buffer, shutdown: boolea
   const { state } = context
   const { checkpoint } = state
   const logged = readCheckpoint(main)
+  checkWalTimeline(context, logged.walTimeline)
   if (shutdown) {
     checkpoint.nextXid = logged.nextXid
     checkpoint.nextOid = logged.nextOid
@@ -76,8 +76,6 @@ function ingestCheckpoint(context: IngestContext, main: Buffer, shutdown: boolea
     checkpoint.oldestMultiDb = logged.oldestMultiDb
   }
   checkpoint.redo = logged.redo
-  checkpoint.walTimeline = logged.walTimeline
-  checkpoint.previousWalTimeline = logged.previousWalTimeline
   checkpoint.fullPageWrites = logged.fullPageWrites
   checkpoint.walLevel = logged.walLevel
   checkpoint.timeSeconds = logged.timeSeconds
@@ -86,6 +84,15 @@ function ingestCheckpoint(context: IngestContext, main: Buffer, shutdown: boolea
   state.lastCheckpointEndLsn = context.endLsn
   state.lastCheckpointWasShutdown = shutdown
   context.stateChanged = true
+}
+
+/** A server that was promoted goes on elsewhere; what it left behind here may be of no account. */
+function checkWalTimeline(context: IngestContext, walTimeline: number): void {
+  if (walTimeline === context.state.checkpoint.walTimeline) return
+  throw context.unsupported(
+    `switches to WAL timeline ${walTimeline} of Postgres`,
+    'A server that was promoted cannot be followed; import it anew by dump and restore.',
+  )
 }
 
 /** At a shutdown only prepared transactions are left; without any, the next one is the oldest. */

@@ -153,6 +153,13 @@ export class LayerStore {
     this.#memory = [this.#open, ...this.#frozen.map((frozen) => frozen.memory).reverse()]
   }
 
+  /** As `freeze`, but what lies above `lastRecordLsn` is forgotten. */
+  dropUnpublished(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
+    this.freeze(lastRecordLsn, prevRecordLsn)
+    this.#open = new OpenLayer(this.#open.startLsn)
+    this.#memory = [this.#open, ...this.#frozen.map((frozen) => frozen.memory).reverse()]
+  }
+
   /**
    * Resolves when remote_consistent has reached the LSN, which must be frozen; rejects when the
    * flush that is to bring it there fails.

@@ -57,6 +57,11 @@ export class LsnWaiters {
     }
   }
 
+  /** Takes waiters again after `close`. */
+  reopen(): void {
+    this.#closed = null
+  }
+
   #remove(which: (waiter: Waiter) => boolean): Waiter[] {
     const removed = this.#waiters.filter(which)
     this.#waiters = this.#waiters.filter((waiter) => !which(waiter))

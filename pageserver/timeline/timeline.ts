@@ -66,7 +66,7 @@ export class Timeline {
   readonly #context: StorageContext
   readonly #source: ReadSource
   readonly #waiters = new LsnWaiters()
-  readonly #relSizes = new RelSizes()
+  #relSizes = new RelSizes()
   readonly #cap: ChainCap
   readonly #images: ImageMaker
   #lastRecordLsn: Lsn
@@ -243,6 +243,26 @@ export class Timeline {
   /** No more WAL will come, for this reason: who waits for some, now or later, fails at once. */
   failWaiters(reason: ZenithError): void {
     this.#waiters.close(reason)
+  }
+
+  /** WAL comes again after `failWaiters`. */
+  takeWaiters(): void {
+    if (!this.#closed) this.#waiters.reopen()
+  }
+
+  /**
+   * Forgets what was put but never published: the first versions of a record that could not be
+   * taken in. Whoever writes next continues at `lastRecordLsn`.
+   */
+  dropUnpublished(): void {
+    if (this.#lastPutLsn === this.#lastRecordLsn) return
+    this.#openSinceMs = 0
+    this.#store.dropUnpublished(this.#lastRecordLsn, this.#lastRecordStartLsn)
+    this.#lastPutLsn = this.#lastRecordLsn
+    // The sizes may have been changed by what is gone now.
+    this.#relSizes = new RelSizes()
+    this.#ready = null
+    this.#store.startFlush()
   }
 
   /**

@@ -1,21 +1,21 @@
 /**
  * Keeps one timeline supplied with WAL: asks its safekeepers how far they are, streams from the
- * furthest, goes to another when that one dies or lags. A connection that breaks is tried again; WAL
- * that cannot be taken in breaks the timeline for good, since going on would skip it.
+ * furthest, goes to another when that one dies or lags. A connection that breaks is tried again. WAL
+ * that cannot be taken in breaks the timeline, since going on would skip it; after a while the same
+ * WAL is tried again from a clean state, for what failed may have been a disk or object storage.
  */
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { WalSource } from '#libs/api/control.ts'
 import type { WalReceiverInfo, WalReceiverState } from '#libs/api/pageserver.ts'
-import { callSafekeeper } from '#libs/api/safekeeper.ts'
 import { errorMessage } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
-import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { type Candidate, furthest, reasonToSwitch, worthConnecting } from './choice.ts'
 import type { WalReceiverMetrics } from './metrics.ts'
+import { askSource, describeSource } from './source.ts'
 import { IngestFailure, type WalSink, WalStream } from './wal-stream.ts'
 
-const STATUS_TIMEOUT_MS = 2000
 const FIRST_RETRY_MS = 100
 const LAST_RETRY_MS = 1000
 /** How often an idle timeline asks whether there is news. */
@@ -25,6 +25,9 @@ const NUDGED_POLL_MS = 200
 const NUDGED_FOR_MS = 15_000
 const TICK_MS = 500
 const SWITCH_CHECK_MS = 5000
+/** A broken timeline is tried again after this long, then ever more seldom. */
+const FIRST_REPAIR_MS = 1000
+const LAST_REPAIR_MS = 60_000
 
 export interface WalReceiverOptions {
   tenantId: TenantId
@@ -32,16 +35,20 @@ export interface WalReceiverOptions {
   timeline: Timeline
   /** Opens ingest at the timeline's last record; called again after each lost connection. */
   openSink: () => Promise<WalSink>
-  safekeepers: readonly NodeInfo[]
+  safekeepers: readonly WalSource[]
   log: Logger
   metrics: WalReceiverMetrics
-  /** Told once, when WAL could not be taken in. */
+  /** Told each time that WAL could not be taken in. */
   onBroken: (reason: string) => void
+  /** Told when WAL at which the timeline broke has gone in after all. */
+  onRepaired: () => void
+  /** Default 1 s. */
+  firstRepairMs?: number
 }
 
 export class WalReceiver {
   readonly #options: WalReceiverOptions
-  #safekeepers: readonly NodeInfo[]
+  #safekeepers: readonly WalSource[]
   #state: WalReceiverState = 'connecting'
   #stream: WalStream | null = null
   #lastError: string | null = null
@@ -51,13 +58,17 @@ export class WalReceiver {
   #wake: () => void = () => {}
   #nudged = false
   #nudgedAt = Number.NEGATIVE_INFINITY
+  /** Where WAL could not be taken in, until it went in; null while all is well. */
+  #brokenAt: Lsn | null = null
+  #repairMs: number
 
   constructor(options: WalReceiverOptions) {
     this.#options = options
     this.#safekeepers = options.safekeepers
+    this.#repairMs = options.firstRepairMs ?? FIRST_REPAIR_MS
   }
 
-  get safekeepers(): readonly NodeInfo[] {
+  get safekeepers(): readonly WalSource[] {
     return this.#safekeepers
   }
 
@@ -70,13 +81,13 @@ export class WalReceiver {
     this.#wake()
     await this.#stream?.close()
     await this.#running
-    if (this.#state !== 'broken') this.#state = 'stopped'
+    this.#state = 'stopped'
   }
 
   /** Takes a new list; a stream from a safekeeper that is no longer in it ends. */
-  setSafekeepers(safekeepers: readonly NodeInfo[]): void {
+  setSafekeepers(safekeepers: readonly WalSource[]): void {
     this.#safekeepers = safekeepers
-    const id = this.#stream?.safekeeperId
+    const id = this.#stream?.sourceId
     const kept = safekeepers.some((safekeeper) => safekeeper.id === id)
     if (this.#stream && !kept) void this.#stream.close()
     this.nudge()
@@ -93,7 +104,7 @@ export class WalReceiver {
     const stream = this.#stream
     return {
       state: this.#state,
-      safekeeperId: stream?.safekeeperId ?? null,
+      safekeeperId: stream?.sourceId ?? null,
       commitLsn: stream && stream.commitLsn > 0 ? formatLsn(stream.commitLsn) : null,
       receivedLsn: formatLsn(stream?.receivedLsn ?? this.#options.timeline.lastRecordLsn),
       reconnects: Math.max(0, this.#connects - 1),
@@ -109,7 +120,7 @@ export class WalReceiver {
 
   async #run(): Promise<void> {
     let retryMs = FIRST_RETRY_MS
-    while (!this.#stopped && this.#state !== 'broken') {
+    while (!this.#stopped) {
       this.#nudged = false
       const candidates = await this.#poll()
       const best = furthest(candidates)
@@ -118,35 +129,34 @@ export class WalReceiver {
         retryMs = progressed ? FIRST_RETRY_MS : Math.min(retryMs * 2, LAST_RETRY_MS)
         await this.#sleep(retryMs)
       } else if (best) {
-        this.#state = 'waiting'
-        this.#lastError = null
+        this.#setState('waiting')
         retryMs = FIRST_RETRY_MS
         const nudged = performance.now() - this.#nudgedAt < NUDGED_FOR_MS
         await this.#sleep(nudged ? NUDGED_POLL_MS : IDLE_POLL_MS)
       } else {
-        this.#state = 'connecting'
+        this.#setState('connecting')
         await this.#sleep(retryMs)
         retryMs = Math.min(retryMs * 2, LAST_RETRY_MS)
       }
     }
   }
 
+  /** A broken timeline stays so until the WAL at which it broke has gone in. */
+  #setState(state: WalReceiverState): void {
+    if (this.#brokenAt !== null) return
+    this.#state = state
+    if (state !== 'connecting') this.#lastError = null
+  }
+
   /** Asks all safekeepers at once; those that do not answer in time do not count. */
   #poll(): Promise<Candidate[]> {
-    const { tenantId, timelineId } = this.#options
     return Promise.all(
-      this.#safekeepers.map(async ({ id, host, httpPort }): Promise<Candidate> => {
+      this.#safekeepers.map(async (source): Promise<Candidate> => {
         try {
-          const status = await callSafekeeper(`http://${host}:${httpPort}`, 'getTimeline', {
-            params: { tenantId, timelineId },
-            timeoutMs: STATUS_TIMEOUT_MS,
-          })
-          const { computeConnected } = status
-          const commitLsn = parseLsn(status.commitLsn)
-          const remoteConsistentLsn = parseLsn(status.remoteConsistentLsn)
-          return { id, commitLsn, computeConnected, remoteConsistentLsn }
+          return await askSource(this.#options, source)
         } catch (error) {
-          this.#note(`safekeeper ${id}: ${errorMessage(error)}`)
+          this.#note(`${describeSource(source)}: ${errorMessage(error)}`)
+          const { id } = source
           return { id, commitLsn: null, computeConnected: false, remoteConsistentLsn: 0 }
         }
       }),
@@ -154,39 +164,39 @@ export class WalReceiver {
   }
 
   /** Streams until something ends it; true when any WAL was taken in. */
-  async #streamFrom(safekeeperId: number): Promise<boolean> {
+  async #streamFrom(sourceId: number): Promise<boolean> {
     const { timeline, log, metrics } = this.#options
-    const safekeeper = this.#safekeepers.find((one) => one.id === safekeeperId)
-    if (!safekeeper) return false
+    const source = this.#safekeepers.find((one) => one.id === sourceId)
+    if (!source) return false
     const before = timeline.lastRecordLsn
     let stream: WalStream
     try {
-      this.#state = 'connecting'
+      this.#setState('connecting')
       stream = await WalStream.open({
         ...this.#options,
-        safekeeper,
+        source,
         sink: await this.#options.openSink(),
         onBytes: metrics.countBytes,
       })
     } catch (error) {
-      this.#note(`safekeeper ${safekeeperId}: ${errorMessage(error)}`)
+      this.#note(`${describeSource(source)}: ${errorMessage(error)}`)
       return false
     }
     this.#stream = stream
     this.#connects += 1
-    this.#state = 'streaming'
-    this.#lastError = null
+    this.#setState('streaming')
     const { tenantId, timelineId } = this.#options
-    const about = { tenantId, timelineId, safekeeperId }
+    const about = { tenantId, timelineId, source: describeSource(source) }
     log.info({ ...about, lsn: formatLsn(stream.receivedLsn) }, 'receiving WAL')
     if (this.#stopped) await stream.close()
     const supervision = this.#supervise(stream)
     const error = await stream.ended
     await stream.close()
     supervision.stop()
+    this.#noteProgress()
     this.#stream = null
-    if (error instanceof IngestFailure) this.#break(error)
-    else if (error) this.#note(`safekeeper ${safekeeperId}: ${error.message}`)
+    if (error instanceof IngestFailure) await this.#break(error)
+    else if (error) this.#note(`${describeSource(source)}: ${error.message}`)
     else log.info(about, 'WAL stream ended')
     return timeline.lastRecordLsn > before
   }
@@ -195,6 +205,7 @@ export class WalReceiver {
     let checkedAt = performance.now()
     const tick = setInterval(() => {
       stream.sendFeedback(Date.now())
+      this.#noteProgress()
       const now = performance.now()
       const silent = reasonToSwitch(currentOf(stream), [])
       if (silent !== null) this.#leave(stream, silent)
@@ -215,20 +226,43 @@ export class WalReceiver {
     void stream.close()
   }
 
-  #break(error: IngestFailure): void {
+  /** Leaves the timeline as it was after its last whole record, and waits before the next try. */
+  async #break(error: IngestFailure): Promise<void> {
     const { timeline, log, onBroken, tenantId, timelineId } = this.#options
+    timeline.dropUnpublished()
     const at = formatLsn(timeline.lastRecordLsn)
     const reason = `WAL after ${at} could not be taken in: ${error.message}`
+    this.#brokenAt = timeline.lastRecordLsn
     this.#state = 'broken'
     this.#lastError = reason
-    log.error({ err: error.cause, tenantId, timelineId }, `timeline is broken: ${reason}`)
+    const retryMs = this.#repairMs
+    log.error({ err: error.cause, tenantId, timelineId, retryMs }, `timeline is broken: ${reason}`)
     onBroken(reason)
+    this.#repairMs = Math.min(this.#repairMs * 2, LAST_REPAIR_MS)
+    const againAt = performance.now() + retryMs
+    // Not sooner, however often somebody asks for news.
+    for (let now = performance.now(); now < againAt && !this.#stopped; now = performance.now()) {
+      this.#nudged = false
+      await this.#sleep(againAt - now)
+    }
+  }
+
+  #noteProgress(): void {
+    const { timeline, log, onRepaired, tenantId, timelineId } = this.#options
+    if (this.#brokenAt === null || timeline.lastRecordLsn <= this.#brokenAt) return
+    this.#brokenAt = null
+    this.#repairMs = this.#options.firstRepairMs ?? FIRST_REPAIR_MS
+    this.#setState(this.#stream ? 'streaming' : 'connecting')
+    this.#lastError = null
+    log.info({ tenantId, timelineId }, 'the timeline takes in WAL again')
+    onRepaired()
   }
 
   /** Remembers and logs a problem, once per change. */
   #note(message: string): void {
     if (this.#stopped || this.#lastError === message) return
-    this.#lastError = message
+    // Why it is broken says more than what went wrong since.
+    if (this.#brokenAt === null) this.#lastError = message
     const { tenantId, timelineId } = this.#options
     this.#options.log.warn({ tenantId, timelineId }, `WAL receiver: ${message}`)
   }
@@ -248,7 +282,7 @@ export class WalReceiver {
 
 function currentOf(stream: WalStream) {
   return {
-    id: stream.safekeeperId,
+    id: stream.sourceId,
     receivedLsn: stream.receivedLsn,
     silentMs: stream.silentMs,
     stalledMs: stream.stalledMs,

@@ -1,13 +1,17 @@
 /**
  * One connection to a safekeeper: WAL in, positions out. WAL bytes are copied off the socket into a
  * bounded queue and handed to ingest one chunk at a time; while the queue is full the socket rests.
+ *
+ * A stock Postgres can take the safekeeper's place. It knows no timelines and understands a standby's
+ * status only, whose flush position lets it forget WAL; so that is what object storage has. A stock
+ * server that stops asks for a reply until everything it sent is flushed: such a question makes us
+ * flush.
  */
-import type { NodeInfo } from '#libs/api/control.ts'
-import { assert, ZenithError } from '#libs/errors.ts'
+import type { WalSource } from '#libs/api/control.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
-import { targetOptions } from '#libs/pgwire/session-target.ts'
+import type { PgClient } from '#libs/pgwire/client.ts'
 import {
   decodeWalStreamMessage,
   encodePageserverFeedback,
@@ -15,6 +19,7 @@ import {
   postgresTimeUs,
 } from '#libs/protocol/wal-stream.ts'
 import type { Timeline } from '../timeline/timeline.ts'
+import { connectToSource, describeSource, isPostgres } from './source.ts'
 
 const QUEUE_HIGH_BYTES = 8 * 1024 * 1024
 const QUEUE_LOW_BYTES = 2 * 1024 * 1024
@@ -32,7 +37,7 @@ export interface WalSink {
 export interface WalStreamOptions {
   tenantId: TenantId
   timelineId: TimelineId
-  safekeeper: NodeInfo
+  source: WalSource
   timeline: Timeline
   sink: WalSink
   onBytes: (bytes: number) => void
@@ -47,17 +52,19 @@ export class IngestFailure extends Error {
 }
 
 export class WalStream {
-  readonly safekeeperId: number
+  readonly sourceId: number
   commitLsn: Lsn = 0
   receivedLsn: Lsn
   readonly #options: WalStreamOptions
   readonly #client: PgClient
+  readonly #isPostgres: boolean
   #lastMessageAt = performance.now()
   #lastProgressAt = performance.now()
   #queue: { startLsn: Lsn; wal: Buffer }[] = []
   #queuedBytes = 0
   #pumping: Promise<void> | null = null
   #paused = false
+  #flushing: Promise<void> | null = null
   #feedbackAt = 0
   #feedbackLsns = ''
   #end!: (error: Error | null) => void
@@ -68,7 +75,8 @@ export class WalStream {
   private constructor(client: PgClient, options: WalStreamOptions) {
     this.#client = client
     this.#options = options
-    this.safekeeperId = options.safekeeper.id
+    this.sourceId = options.source.id
+    this.#isPostgres = isPostgres(options.source)
     this.receivedLsn = options.sink.nextLsn
     this.ended = new Promise((resolve) => {
       this.#end = (error) => {
@@ -80,20 +88,14 @@ export class WalStream {
 
   /** Connects and starts streaming where the sink wants to go on. Throws when that fails. */
   static async open(options: WalStreamOptions): Promise<WalStream> {
-    const { safekeeper, timeline, tenantId, timelineId } = options
-    const client = await connectPgWire({
-      host: safekeeper.host,
-      port: safekeeper.pgPort,
-      applicationName: 'pageserver',
-      replication: true,
-      options: targetOptions({ tenantId, timelineId }),
-      connectTimeoutMs: 5000,
-    })
+    const { source, timeline } = options
+    const client = await connectToSource(options, source)
     try {
-      await checkSystemId(client, timeline)
+      await checkSystem(client, timeline)
       const stream = new WalStream(client, options)
+      const slot = isPostgres(source) && source.slot ? `SLOT ${source.slot} ` : ''
       await client.startCopyBoth(
-        `START_REPLICATION PHYSICAL ${formatLsn(stream.receivedLsn)}`,
+        `START_REPLICATION ${slot}PHYSICAL ${formatLsn(stream.receivedLsn)}`,
         (payload) => stream.#onFrame(payload),
         (error) => stream.#finish(error ?? null),
       )
@@ -116,6 +118,7 @@ export class WalStream {
   async close(): Promise<void> {
     this.#finish(null)
     await this.#pumping
+    await this.#flushing
   }
 
   /** Tells the safekeeper our positions if they changed, or if it is time. */
@@ -128,6 +131,20 @@ export class WalStream {
     this.#feedbackAt = nowMs
     this.#feedbackLsns = lsns
     const timeUs = postgresTimeUs(nowMs)
+    if (this.#isPostgres) {
+      this.#client.sendCopyData(
+        encodeStandbyStatus({
+          writeLsn: lastRecordLsn,
+          // Local layers that no manifest names are dropped at a start, so they do not count.
+          flushLsn: remoteConsistentLsn,
+          applyLsn: lastRecordLsn,
+          sentAtUs: timeUs,
+          // An idle stock server is silent for longer than we take for alive.
+          replyRequested: true,
+        }),
+      )
+      return
+    }
     this.#client.sendCopyData(
       encodeStandbyStatus({
         writeLsn: lastRecordLsn,
@@ -157,7 +174,8 @@ export class WalStream {
       this.commitLsn = Math.max(this.commitLsn, message.walEndLsn)
       if (message.kind === 'keepalive') {
         if (message.replyRequested) this.#feedbackAt = 0
-        this.sendFeedback(Date.now())
+        if (message.replyRequested && this.#isPostgres) this.#flushing ??= this.#flushAndTell()
+        else this.sendFeedback(Date.now())
         return
       }
       this.#enqueue(message.startLsn, message.wal)
@@ -166,11 +184,25 @@ export class WalStream {
     }
   }
 
+  async #flushAndTell(): Promise<void> {
+    const { timeline } = this.#options
+    try {
+      await this.#pumping
+      if (timeline.remoteConsistentLsn < timeline.lastRecordLsn) await timeline.flush()
+    } catch (error) {
+      this.#finish(new ZenithError('unavailable', `no flush: ${errorMessage(error)}`))
+    } finally {
+      this.#flushing = null
+    }
+    this.#feedbackAt = 0
+    this.sendFeedback(Date.now())
+  }
+
   #enqueue(startLsn: Lsn, wal: Buffer): void {
     if (startLsn !== this.receivedLsn) {
       throw new ZenithError(
         'corrupt',
-        `safekeeper ${this.safekeeperId} sent WAL from ${formatLsn(startLsn)} where ${formatLsn(this.receivedLsn)} comes next`,
+        `${describeSource(this.#options.source)} sent WAL from ${formatLsn(startLsn)} where ${formatLsn(this.receivedLsn)} comes next`,
       )
     }
     // The payload is a view of the socket's buffer and will be overwritten.
@@ -216,12 +248,20 @@ export class WalStream {
   }
 }
 
-async function checkSystemId(client: PgClient, timeline: Timeline): Promise<void> {
+/** A stock server has one WAL timeline of Postgres in use, which must be the first. */
+async function checkSystem(client: PgClient, timeline: Timeline): Promise<void> {
   const { columns, rows } = await client.query('IDENTIFY_SYSTEM')
-  const systemId = rows[0]?.[columns.indexOf('systemid')]
-  if (systemId === timeline.systemId) return
-  throw new ZenithError(
-    'corrupt',
-    `the safekeeper has WAL of system ${systemId}, the timeline belongs to ${timeline.systemId}`,
-  )
+  const field = (name: string) => rows[0]?.[columns.indexOf(name)]
+  const systemId = field('systemid')
+  if (systemId !== timeline.systemId) {
+    throw new ZenithError(
+      'corrupt',
+      `the source has WAL of system ${systemId}, the timeline belongs to ${timeline.systemId}`,
+    )
+  }
+  const walTimeline = field('timeline') ?? '1'
+  if (walTimeline === '1') return
+  throw new ZenithError('unsupported', `the source writes WAL timeline ${walTimeline}, not 1`, {
+    hint: 'A server that was promoted cannot be followed; dump and restore its databases instead.',
+  })
 }

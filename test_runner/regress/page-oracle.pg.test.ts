@@ -100,7 +100,7 @@ describe('WAL of stock Postgres', () => {
     await runStatements(primary, ['CHECKPOINT'])
     checkpoints.push(await lastCheckpoint(primary))
     await pageserver.waitForLsn(formatLsn(checkpoints.at(-1) as Lsn))
-    // Not a clean stop: that would wait until the page server has uploaded everything.
+    // Not a clean stop: that would make the page server flush, and layers are to be tested later.
     await primary.stop('SIGQUIT')
   })
 

@@ -93,8 +93,9 @@ export function protectedSettings({
     restart_after_crash: 'off',
     recovery_prefetch: 'off',
     synchronous_standby_names: PROPOSER_NAME,
+    // With zenith, this holds for all logical slots: what the quorum lacks is sent to nobody.
+    synchronized_standby_slots: PROPOSER_NAME,
     max_slot_wal_keep_size: '-1',
-    wal_sender_timeout: '0',
     'zenith.tenant_id': spec.tenantId,
     'zenith.timeline_id': spec.timelineId,
     'zenith.start_lsn': formatLsn(startLsn),

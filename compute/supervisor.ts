@@ -5,6 +5,7 @@
 import type { ComputeStatus } from '#libs/api/compute.ts'
 import type { ComputeSpec, EndpointReport, EndpointStatus } from '#libs/api/control.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
+import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
@@ -21,11 +22,13 @@ import {
   type LifecycleState,
   next,
 } from './lifecycle.ts'
+import { fetchOldWal } from './old-wal.ts'
 import type { PhaseClock } from './phase-clock.ts'
 import { LiveSettings } from './live-settings.ts'
 import { protectedSettings } from './postgres-config.ts'
 import { logTail, Postgres } from './postgres.ts'
 import type { Role } from './role.ts'
+import { oldestRestartLsn, restoreSlots } from './slot-files.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
 import { standbySettings } from './standby-config.ts'
@@ -208,7 +211,29 @@ export class Supervisor {
     this.settings.install(backup.dataFolder, this.#socketFolder)
     const { fileCount, byteCount } = backup
     this.#log.info({ lsn: formatLsn(startLsn), term, fileCount, byteCount }, 'base backup fetched')
+    // Computes without a term only read: slots are not for them.
+    if (term !== null) await this.#restoreReplication(backup.dataFolder, startLsn, term)
     return { kind: 'fetched' }
+  }
+
+  /** Replication slots go on where they were, for which they need the WAL since then. */
+  async #restoreReplication(dataFolder: string, startLsn: Lsn, term: number): Promise<void> {
+    const { spec } = this.#options
+    const slots = restoreSlots(dataFolder)
+    const fromLsn = oldestRestartLsn(slots)
+    if (fromLsn === null || fromLsn >= startLsn) return
+    await fetchOldWal({
+      dataFolder,
+      fromLsn,
+      startLsn,
+      term,
+      safekeepers: spec.safekeepers,
+      target: {
+        tenantId: parseTenantId(spec.tenantId),
+        timelineId: parseTimelineId(spec.timelineId),
+      },
+      log: this.#log,
+    })
   }
 
   async #startPostgres(): Promise<LifecycleEvent | null> {

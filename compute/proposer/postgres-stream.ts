@@ -115,6 +115,8 @@ export class PostgresStream {
       port: address.port,
       user: address.user,
       applicationName: STANDBY_NAME,
+      // While WAL waits for a quorum nothing is read from Postgres, for as long as it takes.
+      options: '-c wal_sender_timeout=0',
       replication: true,
     })
     if (this.#stopped) {

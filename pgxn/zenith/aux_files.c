@@ -45,6 +45,7 @@ log_file(char flag, const char *path, const char *data, Size size)
 	Size		path_length = strlen(path);
 	uint8		header[3];
 	xl_logical_message message;
+	XLogRecPtr	end;
 
 	if (path_length > MAXPGPATH || size > MAX_FILE_BYTES)
 		ereport(ERROR,
@@ -68,7 +69,10 @@ log_file(char flag, const char *path, const char *data, Size size)
 	if (size > 0)
 		XLogRegisterData(unconstify(char *, data), size);
 	XLogSetRecordFlags(XLOG_MARK_UNIMPORTANT);
-	return XLogInsert(RM_LOGICALMSG_ID, XLOG_LOGICAL_MESSAGE);
+	end = XLogInsert(RM_LOGICALMSG_ID, XLOG_LOGICAL_MESSAGE);
+	/* The WAL writer flushes it soon, also on an idle server */
+	XLogSetAsyncXactLSN(end);
+	return end;
 }
 
 /*

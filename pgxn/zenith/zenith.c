@@ -127,6 +127,7 @@ _PG_init(void)
 	zenith_init_forks_register();
 	zenith_shutdown_worker_register();
 	zenith_standby_register();
+	zenith_replication_state_register();
 
 	previous_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;

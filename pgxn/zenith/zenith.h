@@ -269,6 +269,9 @@ extern XLogRecPtr zenith_aux_file_delete(const char *path);
 extern void zenith_aux_file_wait(XLogRecPtr lsn);
 extern XLogRecPtr zenith_quorum_lsn(void);
 
+/* replication_state.c */
+extern void zenith_replication_state_register(void);
+
 /* backpressure.c */
 extern void zenith_backpressure_register(void);
 extern void zenith_backpressure(void);

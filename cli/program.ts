@@ -206,6 +206,10 @@ function addBranchCommands(program: Command): void {
     .description('Show the branches as a tree, or make a new one')
     .argument('[name]', 'the new branch')
     .argument('[from]', 'where it starts: a branch, or branch@lsn for an earlier state', 'main')
+    .option(
+      '--drop-subscriptions',
+      'the new branch starts without the subscriptions of the old one',
+    )
     .addHelpText(
       'after',
       example('zenith branch', 'zenith branch dev', 'zenith branch before main@0/1609610'),

@@ -12,7 +12,7 @@ import type { Logger } from '#libs/log.ts'
 import { parseAutoConf, settingLine } from '#libs/pg/setting-text.ts'
 import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
 import { runAs } from '#libs/system-user.ts'
-import { autoConf, hbaConf, postgresConf } from './postgres-config.ts'
+import { autoConf, closedHbaConf, hbaConf, postgresConf } from './postgres-config.ts'
 
 const RELOAD_POLL_MS = 10
 const RELOAD_TIMEOUT_MS = 5_000
@@ -48,12 +48,28 @@ export class LiveSettings {
     this.#write('pg_hba.conf', hbaConf())
   }
 
+  /** Nobody but the supervisor gets in, by the socket; without a socket this does nothing. */
+  close(): void {
+    if (this.#socketFolder !== null) this.#write('pg_hba.conf', closedHbaConf())
+  }
+
+  /** Lets everybody in again. */
+  async open(): Promise<void> {
+    this.#write('pg_hba.conf', hbaConf())
+    const client = await this.connect()
+    try {
+      await reload(client)
+    } finally {
+      await client.close()
+    }
+  }
+
   /** Takes new settings, makes Postgres read them, and says which need a restart. */
   async change(change: ComputeSettingsChange): Promise<ComputeSettingsAnswer> {
     const { spec, log } = this.#options
     const own = { ...spec, settings: change.settings }
     this.#write('postgresql.conf', postgresConf({ spec: own }))
-    const client = await this.#connect()
+    const client = await this.connect()
     try {
       for (const name of this.#overridden(change)) {
         // By SQL and not by writing the file: another ALTER SYSTEM may be at it.
@@ -100,15 +116,16 @@ export class LiveSettings {
     return names.filter((name) => resetAll || touched.includes(name)).map(quotedName)
   }
 
-  #connect(): Promise<PgClient> {
+  /** A superuser's session. */
+  connect(database = 'postgres', options = SESSION_OPTIONS): Promise<PgClient> {
     const { spec, superuser } = this.#options
     return connectPgWire({
       ...(this.#socketFolder === null ? { host: spec.host } : { socketDir: this.#socketFolder }),
       port: spec.port,
       user: superuser,
-      database: 'postgres',
+      database,
       applicationName: 'zenith supervisor',
-      options: SESSION_OPTIONS,
+      options,
     })
   }
 

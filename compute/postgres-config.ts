@@ -111,6 +111,11 @@ export function protectedSettings({
   }
 }
 
+/** Only the supervisor's user, by the socket, whose folder nobody else may enter. */
+export function closedHbaConf(): string {
+  return 'local all zenith_admin trust\nlocal replication zenith_admin trust\n'
+}
+
 /** Everybody on this machine may connect: endpoints listen on loopback, like the original's. */
 export function hbaConf(): string {
   return [

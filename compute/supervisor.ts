@@ -15,6 +15,11 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { fetchBaseBackup } from './base-backup.ts'
 import {
+  dropSubscriptions,
+  holdSubscriptions,
+  releaseSubscriptions,
+} from './inherited-subscriptions.ts'
+import {
   type Effect,
   EXIT_CODE,
   INITIAL_STATE,
@@ -58,6 +63,7 @@ export class Supervisor {
   #oldData: string | null = null
   #socketFolder: string | null = null
   #postgres: Postgres | null = null
+  #streamsAlready = false
   #stopTimer: NodeJS.Timeout | undefined
   #reported: Promise<void> = Promise.resolve()
   #resolveEnded: (exitCode: number) => void = () => {}
@@ -177,7 +183,7 @@ export class Supervisor {
       case 'start-postgres':
         return this.#run(() => this.#startPostgres())
       case 'stream':
-        return this.#stream()
+        return this.#streamsAlready ? undefined : this.#stream()
       case 'stop-postgres':
         return this.#stopPostgres()
       case 'kill-postgres':
@@ -211,6 +217,10 @@ export class Supervisor {
     this.settings.install(backup.dataFolder, this.#socketFolder)
     const { fileCount, byteCount } = backup
     this.#log.info({ lsn: formatLsn(startLsn), term, fileCount, byteCount }, 'base backup fetched')
+    if (spec.dropSubscriptions === true) {
+      holdSubscriptions(backup.dataFolder)
+      this.settings.close()
+    }
     // Computes without a term only read: slots are not for them.
     if (term !== null) await this.#restoreReplication(backup.dataFolder, startLsn, term)
     return { kind: 'fetched' }
@@ -263,7 +273,26 @@ export class Supervisor {
       const tail = clean ? '' : `\n${logTail(place.postgresLog)}`
       this.#handle({ kind: 'postgres-ended', clean, reason: `${reason}${tail}` })
     })
-    return (await postgres.ready()) ? { kind: 'ready' } : null
+    if (!(await postgres.ready())) return null
+    if (spec.dropSubscriptions === true) await this.#dropSubscriptions(this.#dataFolder)
+    return { kind: 'ready' }
+  }
+
+  /** Once per branch, so the control plane has to know before anybody can make new ones. */
+  async #dropSubscriptions(dataFolder: string): Promise<void> {
+    const { spec, log } = this.#options
+    // Nothing commits without it.
+    this.#stream()
+    this.#streamsAlready = true
+    const options = '-c session_preload_libraries= -c synchronous_commit=on'
+    await dropSubscriptions((database) => this.settings.connect(database, options), log)
+    const { callControl } = await import('#libs/api/control-client.ts')
+    await callControl(spec.controlPlaneUrl, 'reportEndpoint', {
+      params: { tenantId: spec.tenantId, name: spec.endpoint },
+      body: { attempt: spec.attempt, status: 'starting', subscriptionsDropped: true },
+    })
+    releaseSubscriptions(dataFolder)
+    await this.settings.open()
   }
 
   #stream(): void {

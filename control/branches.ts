@@ -16,6 +16,7 @@ export interface BranchRequest {
   name: string
   from?: string | undefined
   lsn?: string | undefined
+  dropSubscriptions?: boolean | undefined
 }
 
 export class Branches {
@@ -59,7 +60,13 @@ export class Branches {
     const startedAt = performance.now()
     const lsn = await this.#branchLsn(parentTimeline, request.lsn)
     const foundAt = performance.now()
-    const branch = await this.#intend(parentTimeline, { name, parent: from, lsn })
+    const branch = await this.#intend(parentTimeline, {
+      name,
+      parent: from,
+      lsn,
+      // A parent that has never been started still has those that it was to drop.
+      dropSubscriptions: request.dropSubscriptions === true || parent.dropSubscriptions === true,
+    })
     const timeline = await this.#finish(tenantId, branch)
     const ms = (from: number, to: number) => Math.round((to - from) * 10) / 10
     this.#log.info(
@@ -101,7 +108,7 @@ export class Branches {
 
   async #intend(
     parent: TimelineRecord,
-    options: { name: string; parent: string; lsn: Lsn },
+    options: { name: string; parent: string; lsn: Lsn; dropSubscriptions: boolean },
   ): Promise<BranchRecord> {
     const { tenantId } = parent
     const branchLsn = formatLsn(options.lsn)
@@ -124,6 +131,7 @@ export class Branches {
       timelineId,
       parent: options.parent,
       branchLsn,
+      ...(options.dropSubscriptions ? { dropSubscriptions: true } : {}),
       createdAt,
     }
     const stored = await this.#registry.swap([

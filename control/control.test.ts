@@ -246,4 +246,33 @@ describe('endpoints', () => {
     expect(await endpoints.get(tenantId, 'main')).toMatchObject({ status: 'crashed', lsn: START })
     expect((await endpoints.start(tenantId, 'main')).attempt).toBe(attempt + 1)
   })
+
+  it('have the subscriptions of a branch dropped until a start has reported that they are', async () => {
+    const { tenants, branches, endpoints } = await world()
+    const { tenantId } = await tenants.create()
+    await branches.create(tenantId, { name: 'dev', dropSubscriptions: true })
+    await branches.create(tenantId, { name: 'of-dev', from: 'dev' })
+    for (const branch of ['main', 'dev', 'of-dev']) await endpoints.create(tenantId, { branch })
+    await endpoints.create(tenantId, { branch: 'dev', name: 'reader', mode: 'replica' })
+    const asked = async (name: string) => {
+      const { attempt, dropSubscriptions } = await endpoints.start(tenantId, name)
+      await endpoints.report(tenantId, name, { attempt, status: 'stopped' })
+      return dropSubscriptions
+    }
+    expect(await asked('main')).toBeUndefined()
+    expect(await asked('reader')).toBeUndefined()
+    expect(await asked('of-dev')).toBe(true)
+    expect(await asked('dev')).toBe(true)
+    const { attempt, dropSubscriptions } = await endpoints.start(tenantId, 'dev')
+    expect(dropSubscriptions).toBe(true)
+    const done = { status: 'starting' as const, subscriptionsDropped: true }
+    await endpoints.report(tenantId, 'dev', { ...done, attempt: attempt - 1 })
+    await endpoints.report(tenantId, 'dev', { attempt, status: 'stopped' })
+    const again = await endpoints.start(tenantId, 'dev')
+    expect(again.dropSubscriptions).toBe(true)
+    await endpoints.report(tenantId, 'dev', { ...done, attempt: again.attempt })
+    await endpoints.report(tenantId, 'dev', { attempt: again.attempt, status: 'stopped' })
+    expect(await asked('dev')).toBeUndefined()
+    expect(await asked('of-dev')).toBe(true)
+  })
 })

@@ -20,7 +20,12 @@ import { isActive, modeOf, reported, startIsOverdue, started, vanished } from '.
 import { portIsFree } from './free-port.ts'
 import { checkName } from './names.ts'
 import { candidatePorts } from './placement.ts'
-import { type EndpointRecord, recordKey, type TimelineRecord } from './records.ts'
+import {
+  type BranchRecord,
+  type EndpointRecord,
+  recordKey,
+  type TimelineRecord,
+} from './records.ts'
 import type { Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
 import { checkSettings } from './setting-check.ts'
@@ -211,7 +216,14 @@ export class Endpoints {
       ...versionOf(timeline),
       settings: next.settings ?? {},
       systemSettings: next.systemSettings ?? {},
+      ...(await this.#dropSubscriptions(next)),
     }
+  }
+
+  async #dropSubscriptions(record: EndpointRecord): Promise<{ dropSubscriptions?: true }> {
+    const branch = await this.#registry.findBranch(record.tenantId, record.branch)
+    const wanted = branch?.value.dropSubscriptions === true && modeOf(record) === 'primary'
+    return wanted ? { dropSubscriptions: true } : {}
   }
 
   async #checkOnlyWriter(record: EndpointRecord): Promise<void> {
@@ -266,6 +278,13 @@ export class Endpoints {
     const next = await this.#registry.change<EndpointRecord>(key, (current) =>
       reported(current, report),
     )
+    if (report.subscriptionsDropped === true && report.attempt === next.attempt) {
+      const branchKey = recordKey.branch(tenantId, next.branch)
+      await this.#registry.change<BranchRecord>(branchKey, (branch) => {
+        const { dropSubscriptions: _, ...rest } = branch
+        return rest
+      })
+    }
     return infoOf(next)
   }
 

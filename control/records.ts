@@ -38,6 +38,8 @@ export interface BranchRecord {
   timelineId: string
   parent: string | null
   branchLsn: string | null
+  /** There until a compute has dropped the subscriptions that the branch has from its parent. */
+  dropSubscriptions?: true
   createdAt: string
 }
 

@@ -7,7 +7,7 @@ import { CommandContext, type CommonOptions } from './command-context.ts'
 export async function branch(
   name: string | undefined,
   from: string | undefined,
-  options: CommonOptions,
+  options: CommonOptions & { readonly dropSubscriptions?: boolean },
 ): Promise<void> {
   const context = new CommandContext(options)
   if (name === undefined) return await listBranches(context)
@@ -15,7 +15,12 @@ export async function branch(
   const installation = context.openRunning()
   const created = await callControl(installation.controlUrl, 'createBranch', {
     params: { tenantId: context.tenantId(installation) },
-    body: { name, from: start.branch, ...(start.lsn === null ? {} : { lsn: start.lsn }) },
+    body: {
+      name,
+      from: start.branch,
+      ...(start.lsn === null ? {} : { lsn: start.lsn }),
+      ...(options.dropSubscriptions === true ? { dropSubscriptions: true } : {}),
+    },
   })
   context.show(created, `Created branch '${created.name}' at ${created.branchLsn}\n`)
 }

@@ -19,7 +19,7 @@ import {
 /** Name of the slot and of the standby in `synchronous_standby_names`. */
 export const STANDBY_NAME = 'walproposer'
 const RETRY_MS = 100
-/** Postgres drops a standby that is silent for wal_sender_timeout (60 s). */
+/** A sign of life, also for those who look at pg_stat_replication. */
 const STATUS_MS = 5_000
 
 export interface PostgresAddress {

@@ -179,6 +179,8 @@ export const ComputeSpec = Type.Object({
   settings: Type.Optional(Settings),
   /** Contents of postgresql.auto.conf. */
   systemSettings: Type.Optional(Settings),
+  /** Drop all subscriptions to publications first; reported with `subscriptionsDropped`. */
+  dropSubscriptions: Type.Optional(Type.Boolean()),
 })
 export type ComputeSpec = Static<typeof ComputeSpec>
 
@@ -190,6 +192,8 @@ export const EndpointReport = Type.Object({
   httpPort: Type.Optional(Port),
   lsn: Type.Optional(LsnText),
   error: Type.Optional(Type.String()),
+  /** What the spec's `dropSubscriptions` asked for is done, durably. */
+  subscriptionsDropped: Type.Optional(Type.Boolean()),
 })
 export type EndpointReport = Static<typeof EndpointReport>
 
@@ -299,6 +303,8 @@ export const controlRoutes = routes({
       name: Type.String(),
       from: Type.Optional(Type.String()),
       lsn: Type.Optional(LsnText),
+      /** The first compute of the branch drops its subscriptions before anybody gets in. */
+      dropSubscriptions: Type.Optional(Type.Boolean()),
     }),
     response: BranchInfo,
   },

@@ -18,7 +18,7 @@ const REASONS: Readonly<Record<string, string>> = {
   wal_log_hints: DURABILITY,
   restart_after_crash: DURABILITY,
   max_slot_wal_keep_size: DURABILITY,
-  wal_sender_timeout: DURABILITY,
+  synchronized_standby_slots: DURABILITY,
   listen_addresses: ADDRESS,
   port: ADDRESS,
   unix_socket_directories: ADDRESS,

@@ -40,16 +40,23 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "replication/logicalworker.h"
 #include "replication/slot.h"
 #include "replication/worker_internal.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/wait_event.h"
 
 #include "zenith.h"
 
 /* Below the data directory; only the supervisor reads it there */
 #define SLOT_FILE_FORMAT "zenith/slots/%s"
+
+/* While the supervisor drops the subscriptions of a new branch */
+#define HOLD_FILE "zenith/hold-subscriptions"
+#define HOLD_POLL_MS 50
 
 /* The slot of the supervisor's connection, made anew by each compute */
 #define PROPOSER_SLOT "walproposer"
@@ -202,16 +209,39 @@ quorum_flush_position(void)
 	return Min(GetFlushRecPtr(NULL), zenith_quorum_lsn());
 }
 
+static bool
+am_launcher(void)
+{
+	return MyBackendType == B_BG_WORKER && MyBgworkerEntry != NULL &&
+		strcmp(MyBgworkerEntry->bgw_function_name, "ApplyLauncherMain") == 0;
+}
+
 /*
+ * Two kinds of processes are held up at the end of their transactions.
+ *
  * A worker that copies a table drops its slot at the publisher after it has
  * committed that the copy is complete.  If that commit were lost, the copy
  * could neither go on nor begin anew: so it waits for the quorum.
+ *
+ * The launcher of apply workers reads the list of subscriptions in a
+ * transaction.  On a branch whose subscriptions shall be dropped it gets no
+ * further before they are.  Its list is old then, but a worker that it starts
+ * looks for its subscription first and ends if there is none.
  */
 static void
 before_commit(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_PRE_COMMIT && MyLogicalRepWorker != NULL && am_tablesync_worker())
+	if (event != XACT_EVENT_PRE_COMMIT)
+		return;
+	if (MyLogicalRepWorker != NULL && am_tablesync_worker())
 		synchronous_commit = SYNCHRONOUS_COMMIT_REMOTE_FLUSH;
+	while (am_launcher() && access(HOLD_FILE, F_OK) == 0)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 HOLD_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 void

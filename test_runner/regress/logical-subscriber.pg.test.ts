@@ -151,3 +151,45 @@ it('follows a compute of another branch', async () => {
   expect(await reader.query(rows)).toEqual(await compute.query(rows))
   expect(await reader.value('SELECT count(*)::int FROM shared')).toBe(6)
 })
+
+it('is not followed by its branches when they drop their subscriptions', async () => {
+  await compute.query('ALTER SUBSCRIPTION fed ENABLE')
+  // A table whose copy can't be complete, with a slot of its own at the publisher.
+  await publisher.query('CREATE TABLE copied_later (n int PRIMARY KEY)')
+  await publisher.query('INSERT INTO copied_later VALUES (1)')
+  await publisher.query('CREATE PUBLICATION later FOR TABLE copied_later')
+  await compute.query('CREATE TABLE copied_later (n int PRIMARY KEY)')
+  await compute.query('INSERT INTO copied_later VALUES (1)')
+  await compute.query(`CREATE SUBSCRIPTION late CONNECTION '${conninfo(publisher)}'
+    PUBLICATION later`)
+  const slots = `SELECT slot_name FROM pg_replication_slots ORDER BY slot_name`
+  await eventually(publisher, 'SELECT count(*) = 3 FROM pg_replication_slots', 'a slot for a copy')
+  await zenith.createBranch('alone', { from: 'main', dropSubscriptions: true })
+  await zenith.createBranch('alone_too', { from: 'alone' })
+  await compute.stop()
+  const slotNames = await publisher.query(slots)
+  for (const branch of ['alone', 'alone_too']) {
+    let child = await zenith.startCompute(branch, { settings: SETTINGS })
+    const objects = `SELECT (SELECT count(*) FROM pg_subscription)
+      + (SELECT count(*) FROM pg_replication_origin)
+      + (SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%worker')`
+    expect(await child.value(objects)).toBe('0')
+    // Subscriptions of its own it keeps, also over its next start.
+    await child.query(`CREATE SUBSCRIPTION own CONNECTION '${conninfo(publisher)}'
+      PUBLICATION everything WITH (slot_name = own_${branch}, copy_data = false)`)
+    await child.kill()
+    child = await zenith.startCompute(branch, { settings: SETTINGS })
+    expect(await child.query('SELECT subname FROM pg_subscription')).toEqual([{ subname: 'own' }])
+    await publisher.query(`INSERT INTO marks VALUES (3)`)
+    await caughtUp(publisher, `own_${branch}`)
+    expect(await child.value('SELECT count(*) > 0 FROM marks WHERE n = 3')).toBe(true)
+    await child.query('DROP SUBSCRIPTION own')
+    await child.stop()
+  }
+  expect(await publisher.query(slots)).toEqual(slotNames)
+  compute = await zenith.startCompute('main', { settings: SETTINGS })
+  await compute.query('DELETE FROM copied_later')
+  await copied(compute)
+  await caughtUp(publisher, 'fed')
+  expect(await compute.value('SELECT count(*)::int FROM marks WHERE n = 3')).toBe(2)
+})

@@ -22,8 +22,9 @@ beforeEach(() => {
   timeline.put(slot, 0, START, ValueKind.Image, state, 0, state.length)
 })
 
-function message(prefix: string, body: Buffer): void {
+function message(prefix: string, body: Buffer, database = 0): void {
   const header = Buffer.alloc(24)
+  header.writeUInt32LE(database, 0)
   header.writeBigUInt64LE(BigInt(prefix.length + 1), 8)
   header.writeBigUInt64LE(BigInt(body.length), 16)
   const main = Buffer.concat([header, Buffer.from(`${prefix}\0`), body])
@@ -88,6 +89,7 @@ it('passes over messages of users, whatever they hold', async () => {
   message('', Buffer.alloc(0))
   message('zenith-fil', Buffer.from('P'))
   message('zenith-files', Buffer.from('P\x00\x00'))
+  message('zenith-file', Buffer.from('P\x01\x00x'), 5)
   message('mine', Buffer.from('P\x01\x00x'))
   expect(await backedUp()).toEqual({})
 })

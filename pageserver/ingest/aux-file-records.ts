@@ -19,6 +19,9 @@ const REWRITE_HEADER = 40
 const MAPPING_SIZE = 36
 
 /**
+ * Messages of users name the database that they were sent in; ours are of none, and nobody else can
+ * send such ones.
+ *
  * xl_logical_message: database u32 | transactional u8, 3 of padding | prefix size u64, its zero byte
  * counted | message size u64 | prefix | message. The message of a file: 'P' or 'D' | path length u16
  * | path | contents.
@@ -27,7 +30,8 @@ export function ingestLogicalMessage(context: IngestContext): void {
   const main = context.main()
   const prefixSize = Number(main.readBigUInt64LE(8))
   const at = MESSAGE_HEADER + prefixSize
-  if (prefixSize !== PREFIX.length || main.compare(PREFIX, 0, prefixSize, MESSAGE_HEADER, at)) {
+  if (main.readUInt32LE(0) !== 0 || prefixSize !== PREFIX.length) return
+  if (main.compare(PREFIX, 0, prefixSize, MESSAGE_HEADER, at)) {
     return
   }
   const pathEnd = at + 3 + main.readUInt16LE(at + 1)

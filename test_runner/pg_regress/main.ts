@@ -77,14 +77,16 @@ async function comparePages({ server }: SuiteOutcome): Promise<number> {
 try {
   if (!SUITES.includes(suite as SuiteName)) throw new Error(`name a suite: ${SUITES.join(', ')}`)
   const stock = values.compare ? await run(true) : null
-  const { passed, failed, differing, ms } = await run(values.vanilla)
+  const { passed, failed: failedTests, differing, ms } = await run(values.vanilla)
+  // Pages that differ count as one failed test.
+  const failed = failedTests + (differing > 0 ? 1 : 0)
   if (stock !== null) {
     process.stdout.write(
       `Zenith took ${(ms / stock.ms).toFixed(2)} times as long as stock Postgres\n`,
     )
   }
   process.stdout.write(`\n${passed} passed, ${failed} failed\n`)
-  process.exit(failed > 0 || differing > 0 || passed === 0 ? 1 : 0)
+  process.exit(failed > 0 || passed === 0 ? 1 : 0)
 } catch (error) {
   failSetUp(error)
   process.stdout.write('\n0 passed, 1 failed\n')

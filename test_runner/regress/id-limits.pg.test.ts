@@ -5,7 +5,7 @@
  */
 import { rmSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { clusterAt, templatesFrom } from '../fixtures/near-limits.ts'
+import { clusterAt, TAKEN, templatesFrom } from '../fixtures/near-limits.ts'
 import { Twins } from '../fixtures/twins.ts'
 import { freezeAll } from '../oracle/freeze-all.ts'
 
@@ -108,7 +108,17 @@ describe.each([
     const total = `SELECT count(*)::int AS tables, count(DISTINCT relfilenode)::int AS files,
       count(DISTINCT oid)::int AS oids FROM pg_class WHERE relname LIKE 'made_%'`
     expect(await twins.same(total)).toEqual([{ tables: 70, files: 70, oids: 70 }])
+    // Numbers in use are left out, those of oids and those of files alone.
+    const files =
+      'SELECT count(*)::int - count(DISTINCT relfilenode)::int AS twice FROM pg_class WHERE relfilenode > 0'
+    expect(await twins.same(files)).toEqual([{ twice: 0 }])
+    if (limit === 2 ** 32) {
+      const met = `SELECT count(*)::int > 20 AS met FROM pg_class WHERE relname LIKE 'made_%'
+        AND oid < (SELECT max(relfilenode) FROM pg_class WHERE relname LIKE 'taken_%')::int + 100`
+      expect(await twins.same(met)).toEqual([{ met: true }])
+    }
     await twins.evict()
+    for (let n = 1; n <= TAKEN; n++) await twins.same(`SELECT n FROM taken_${n}`)
     for (let n = 1; n <= 70; n += 9) await twins.same(`SELECT n FROM made_${n}`)
   })
 

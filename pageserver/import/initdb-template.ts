@@ -57,7 +57,8 @@ export async function initdbTemplate(options: TemplateOptions): Promise<InitdbTe
   return { folder, pgVersion: Number(await readFile(version, 'utf8')) }
 }
 
-function templateName(postgres: PostgresInstall): string {
+/** The name says which build made it; templates of several builds may lie side by side. */
+export function templateName(postgres: PostgresInstall): string {
   const program = realpathSync(postgres.bin('postgres'))
   const { size, mtimeMs } = statSync(program)
   const identity = [program, size, mtimeMs, ...INITDB_ARGUMENTS].join('\0')

@@ -32,6 +32,7 @@ XLogRecPtr	zenith_start_lsn = InvalidXLogRecPtr;
 int			zenith_max_apply_lag_mb = 1024;
 int			zenith_readahead_pages = 256;
 int			zenith_file_cache_mb = 0;
+int			zenith_max_database_copy_mb = 1024;
 int			zenith_size_cache_entries = 64 * 1024;
 int			zenith_lsn_cache_entries = 1024 * 1024;
 int			zenith_outage_timeout_s = 300;
@@ -192,6 +193,13 @@ zenith_define_settings(void)
 							"0 turns it off.",
 							&zenith_file_cache_mb,
 							0, 0, INT_MAX / 1024,
+							PGC_POSTMASTER, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.max_database_copy_size",
+							"Largest database that is copied or moved as a whole.",
+							"The page server needs as much memory for it. Larger ones are created page by page, and not moved.",
+							&zenith_max_database_copy_mb,
+							1024, 0, 8 * 1024,
 							PGC_POSTMASTER, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("zenith.relation_size_cache_entries",

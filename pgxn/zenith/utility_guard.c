@@ -39,19 +39,53 @@ find_option(List *options, const char *name)
 	return NULL;
 }
 
+/*
+ * The page server holds what a record copies in memory, and could never get
+ * past a record that copies more than it has.
+ */
+static bool
+is_too_large(Oid dbOid)
+{
+	return zenith_database_size(dbOid) > (int64) zenith_max_database_copy_mb * 1024 * 1024;
+}
+
+/* The same command with the other strategy, which has the same result. */
+static PlannedStmt *
+log_instead_of_copying(PlannedStmt *pstmt)
+{
+	PlannedStmt *changed = copyObject(pstmt);
+	CreatedbStmt *statement = (CreatedbStmt *) changed->utilityStmt;
+
+	find_option(statement->options, "strategy")->arg = (Node *) makeString("wal_log");
+	ereport(NOTICE,
+			(errmsg("database \"%s\" is created with STRATEGY wal_log", statement->dbname),
+			 errdetail("Its template is larger than zenith.max_database_copy_size.")));
+	return changed;
+}
+
 /* CREATE DATABASE: does it copy, instead of logging every page? */
 static bool
-begin_create_database(CreatedbStmt *statement)
+begin_create_database(PlannedStmt **pstmt)
 {
+	CreatedbStmt *statement = (CreatedbStmt *) (*pstmt)->utilityStmt;
 	DefElem    *strategy = find_option(statement->options, "strategy");
 	DefElem    *template = find_option(statement->options, "template");
 	DefElem    *tablespace = find_option(statement->options, "tablespace");
-	const char *original = template && template->arg ? defGetString(template) : "template1";
+	const char *name = template && template->arg ? defGetString(template) : "template1";
+	Oid			original;
 
 	if (strategy == NULL || strategy->arg == NULL ||
 		pg_strcasecmp(defGetString(strategy), "file_copy") != 0)
 		return false;
-	zenith_database_copy_begin(get_database_oid(original, true),
+	original = get_database_oid(name, true);
+	if (!OidIsValid(original) || !have_createdb_privilege())
+		return false;
+	if (is_too_large(original))
+	{
+		*pstmt = log_instead_of_copying(*pstmt);
+		return false;
+	}
+	zenith_database_copy_begin(original,
 							   tablespace && tablespace->arg ?
 							   get_tablespace_oid(defGetString(tablespace), true) : InvalidOid,
 							   false);
@@ -70,8 +104,14 @@ begin_move_database(AlterDatabaseStmt *statement)
 		!object_ownercheck(DatabaseRelationId, dbOid, GetUserId()))
 		return false;
 	spcOid = get_tablespace_oid(defGetString(tablespace), true);
-	if (!OidIsValid(spcOid))
+	if (!OidIsValid(spcOid) || spcOid == GLOBALTABLESPACE_OID)
 		return false;
+	if (is_too_large(dbOid))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("database \"%s\" is too large to be moved as a whole", statement->dbname),
+				 errdetail("It is larger than zenith.max_database_copy_size."),
+				 errhint("Move its relations with ALTER TABLE ALL IN TABLESPACE and ALTER INDEX ALL IN TABLESPACE.")));
 	zenith_tablespace_refresh(spcOid);
 	zenith_database_copy_begin(dbOid, spcOid, true);
 	return true;
@@ -113,7 +153,7 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	switch (nodeTag(statement))
 	{
 		case T_CreatedbStmt:
-			copying = begin_create_database((CreatedbStmt *) statement);
+			copying = begin_create_database(&pstmt);
 			break;
 		case T_AlterDatabaseStmt:
 			copying = begin_move_database((AlterDatabaseStmt *) statement);

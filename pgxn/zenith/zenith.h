@@ -54,6 +54,7 @@ extern char *zenith_protected_settings;
 extern int	zenith_max_apply_lag_mb;
 extern int	zenith_readahead_pages;
 extern int	zenith_file_cache_mb;
+extern int	zenith_max_database_copy_mb;
 extern int	zenith_size_cache_entries;
 extern int	zenith_lsn_cache_entries;
 extern int	zenith_outage_timeout_s;

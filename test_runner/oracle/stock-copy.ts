@@ -9,8 +9,10 @@ import { dirname, join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { formatLsn, type Lsn, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { findPostgres } from '#libs/postgres-install.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'
 import { giveTo } from '#libs/system-user.ts'
+import { templateName } from '../../pageserver/import/initdb-template.ts'
 import { replayWithStock } from './stock-replay.ts'
 
 const SEGMENT_NAME = /^([0-9A-F]{24})(\.partial)?$/
@@ -78,6 +80,8 @@ export class StockCopy {
 }
 
 function findTemplate(pageserverDir: string): string {
+  const own = join(pageserverDir, 'templates', templateName(findPostgres()))
+  if (existsSync(join(own, 'base'))) return own
   for (const path of readdirSync(pageserverDir, { recursive: true }) as string[]) {
     if (!path.endsWith('zenith-version')) continue
     const folder = dirname(join(pageserverDir, path))

@@ -192,6 +192,24 @@ describe('ALTER DATABASE SET TABLESPACE', () => {
   })
 })
 
+test('a database that is too large is created page by page, and not moved', async () => {
+  await compute.stop()
+  const settings = { ...SETTINGS, 'zenith.max_database_copy_size': '7MB' }
+  compute = await zenith.startCompute('main', { settings })
+  const client = await compute.connect()
+  const notices: string[] = []
+  client.on('notice', (notice) => notices.push(notice.message ?? ''))
+  await client.query('CREATE DATABASE large TEMPLATE mobile STRATEGY file_copy')
+  await client.end()
+  expect(notices).toEqual(['database "large" is created with STRATEGY wal_log'])
+  const count = 'SELECT count(*)::int FROM items'
+  expect(await compute.value(count, 'large')).toBe(await compute.value(count, 'mobile'))
+  await expect(
+    compute.query('ALTER DATABASE mobile SET TABLESPACE pg_default'),
+  ).rejects.toMatchObject({ code: '54000', hint: expect.stringContaining('ALTER TABLE ALL') })
+  await compute.query('DROP DATABASE large')
+})
+
 test('stock Postgres that replays the WAL has the same pages in all tablespaces', async () => {
   using run = await byteOracle(zenith, compute)
   expect(run.report.differences).toEqual([])

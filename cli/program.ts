@@ -247,6 +247,7 @@ function withPlace(command: Command): Command {
     .option('--branch <name>', 'its branch (default: the branch of the same name)')
     .option('--port <port>', 'its port (default: the next free one from 55432 on)', parsePort)
     .option('--lsn <lsn>', 'read-only: the branch (default: main) as of an LSN, or its "end" now')
+    .option('--at <time>', 'read-only: the branch (default: main) as it was at that time')
     .option('--replica', 'read-only: follow the branch (default: main) as a hot standby')
 }
 

@@ -29,6 +29,7 @@ import {
 import type { Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
 import { checkSettings } from './setting-check.ts'
+import { TimeSearch } from './time-search.ts'
 import type { TipFinder } from './tip.ts'
 
 const HOST = '127.0.0.1'
@@ -42,6 +43,7 @@ export interface EndpointRequest {
   name?: string | undefined
   mode?: EndpointMode | undefined
   lsn?: string | undefined
+  at?: string | undefined
   port?: number | undefined
   settings?: Settings | undefined
 }
@@ -54,6 +56,7 @@ interface CheckedRecord extends EndpointRecord {
 export class Endpoints {
   readonly #registry: Registry
   readonly #tips: TipFinder
+  readonly #times: TimeSearch
   readonly #log: Logger
   readonly #controlPlaneUrl: () => string
   readonly #firstPort: number
@@ -69,6 +72,7 @@ export class Endpoints {
   }) {
     this.#registry = options.registry
     this.#tips = options.tips
+    this.#times = new TimeSearch(options)
     this.#log = options.log
     this.#controlPlaneUrl = options.controlPlaneUrl
     this.#firstPort = options.firstPort
@@ -94,8 +98,9 @@ export class Endpoints {
     checkName('endpoint', name)
     if (request.port !== undefined) await this.#checkPort(request.port, null)
     if (request.settings !== undefined) await checkSettings(request.settings)
-    const mode = request.mode ?? (request.lsn === undefined ? 'primary' : 'static')
-    const readLsn = await this.#readLsn(tenantId, branch.timelineId, mode, request.lsn)
+    const bound = request.lsn !== undefined || request.at !== undefined
+    const mode = request.mode ?? (bound ? 'static' : 'primary')
+    const readLsn = await this.#readLsn(tenantId, branch.timelineId, mode, request)
     const record: EndpointRecord = {
       name,
       tenantId,
@@ -131,10 +136,10 @@ export class Endpoints {
     tenantId: string,
     timelineId: string,
     mode: EndpointMode,
-    asked: string | undefined,
+    { lsn: asked, at }: EndpointRequest,
   ): Promise<string | null> {
     if (mode !== 'static') {
-      if (asked === undefined) return null
+      if (asked === undefined && at === undefined) return null
       throw new ZenithError('invalid_argument', `A ${mode} endpoint is not bound to an LSN.`, {
         hint: 'Leave the LSN out, or make the endpoint static.',
       })
@@ -143,6 +148,12 @@ export class Endpoints {
     if (timeline.state !== 'active') {
       throw new ZenithError('conflict', `Branch "${timeline.branch}" is still being created.`, {
         hint: 'Try again in a moment.',
+      })
+    }
+    if (at !== undefined) {
+      if (asked === undefined) return formatLsn(await this.#times.find(timeline, at))
+      throw new ZenithError('invalid_argument', 'Both an LSN and a moment are given.', {
+        hint: 'Give one of them.',
       })
     }
     const lsn =

@@ -8,6 +8,7 @@ import {
 import type { NodeInfo } from '#libs/api/control.ts'
 import {
   callPageserver,
+  type CommitWindow,
   type CreatePageserverTimeline,
   type PageserverTimeline,
 } from '#libs/api/pageserver.ts'
@@ -23,6 +24,7 @@ const BOOTSTRAP_TIMEOUT_MS = 120_000
 /** The pageserver waits until it has the WAL up to the branch LSN. */
 const BRANCH_TIMEOUT_MS = 90_000
 const STATUS_TIMEOUT_MS = 2_000
+const WAIT_LSN_MS = 30_000
 /** A compute reloads its settings and asks its Postgres what that did. */
 const SETTINGS_TIMEOUT_MS = 20_000
 
@@ -49,6 +51,25 @@ export const pageserverApi = {
     safekeepers: NodeInfo[],
   ): Promise<unknown> =>
     callPageserver(urlOf(node), 'setSafekeepers', { params, body: { safekeepers } }),
+
+  /** Returns once the pageserver has taken in WAL up to `lsn`. */
+  waitLsn: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    lsn: string,
+  ): Promise<unknown> =>
+    callPageserver(urlOf(node), 'waitLsn', {
+      params,
+      body: { lsn, timeoutMs: WAIT_LSN_MS },
+      timeoutMs: 2 * WAIT_LSN_MS,
+    }),
+
+  commitWindow: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    timeUs: number,
+  ): Promise<CommitWindow> =>
+    callPageserver(urlOf(node), 'commitWindow', { params, query: { timeUs: String(timeUs) } }),
 
   timelines: (node: NodeInfo, tenantId: string): Promise<PageserverTimeline[]> =>
     callPageserver(urlOf(node), 'listTimelines', {

@@ -6,6 +6,7 @@ import type { HttpServer } from '#libs/http/server.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { unpackStatistics } from '#libs/pg/statistics-bundle.ts'
+import { findCommitWindow } from './read/commit-window.ts'
 import type { Timeline } from './timeline/timeline.ts'
 import type { TimelineService } from './timeline-service.ts'
 
@@ -65,6 +66,21 @@ function handlersOf({ id, service }: HttpParts): Handlers {
       const timeline = service.timeline(idsOf(params))
       await timeline.createImageLayers()
       return positionsOf(timeline)
+    },
+    commitWindow: async ({ params, query }) => {
+      const window = await findCommitWindow(service.useTimeline(idsOf(params)), query.timeUs)
+      switch (window.kind) {
+        case 'before':
+          return window
+        case 'within':
+          return {
+            kind: 'within',
+            fromLsn: formatLsn(window.fromLsn),
+            toLsn: formatLsn(window.toLsn),
+          }
+        case 'after':
+          return { kind: 'after', lsn: formatLsn(window.lsn) }
+      }
     },
     putStatistics: async ({ params, body }) => {
       const bundle = Buffer.from(body.bundle, 'base64')

@@ -20,6 +20,7 @@ export interface PlaceOptions extends CommonOptions {
   readonly branch?: string
   readonly port?: number
   readonly lsn?: string
+  readonly at?: string
   readonly replica?: boolean
 }
 
@@ -44,7 +45,7 @@ export async function startPostgres(
   context: CommandContext,
   installation: Installation,
   name: string,
-  how: Pick<PlaceOptions, 'branch' | 'port' | 'lsn' | 'replica'> & { release?: () => void },
+  how: Pick<PlaceOptions, 'branch' | 'port' | 'lsn' | 'at' | 'replica'> & { release?: () => void },
 ): Promise<EndpointInfo> {
   const tenantId = context.tenantId(installation)
   const url = installation.controlUrl
@@ -57,7 +58,7 @@ export async function startPostgres(
       { hint: `Choose another name: zenith pg start <name> --branch ${how.branch}.` },
     )
   }
-  if (existing !== null && (how.lsn !== undefined || how.replica === true)) {
+  if (existing !== null && isReadOnly(how)) {
     throw new ZenithError(
       'conflict',
       `Postgres "${name}" is there already, as ${describeMode(existing)}.`,
@@ -171,20 +172,26 @@ export async function pgList(options: CommonOptions): Promise<void> {
 }
 
 /** Read-only servers are named for what they show, so they are on branch main unless told. */
-function isReadOnly({ lsn, replica }: Pick<PlaceOptions, 'lsn' | 'replica'>): boolean {
-  return lsn !== undefined || replica === true
+function isReadOnly({ lsn, at, replica }: Pick<PlaceOptions, 'lsn' | 'at' | 'replica'>): boolean {
+  return lsn !== undefined || at !== undefined || replica === true
 }
 
 /** The part of a request that says what kind of server it shall be. */
-function requestOf({ port, lsn, replica }: Pick<PlaceOptions, 'port' | 'lsn' | 'replica'>) {
-  if (lsn !== undefined && replica === true) {
+function requestOf({
+  port,
+  lsn,
+  at,
+  replica,
+}: Pick<PlaceOptions, 'port' | 'lsn' | 'at' | 'replica'>) {
+  if ((lsn !== undefined || at !== undefined) && replica === true) {
     throw new ZenithError('invalid_argument', 'A replica follows its branch, so it has no LSN.', {
-      hint: 'Give either --lsn or --replica.',
+      hint: 'Give one of --lsn, --at and --replica.',
     })
   }
   return {
     ...(port === undefined ? {} : { port }),
-    ...(lsn === undefined ? {} : { mode: 'static' as const }),
+    ...(lsn === undefined && at === undefined ? {} : { mode: 'static' as const }),
+    ...(at === undefined ? {} : { at }),
     ...(lsn === undefined || lsn === 'end' ? {} : { lsn: formatLsn(parseLsn(lsn)) }),
     ...(replica === true ? { mode: 'replica' as const } : {}),
   }

@@ -325,6 +325,8 @@ export const controlRoutes = routes({
       mode: Type.Optional(EndpointMode),
       /** What a static endpoint shows; default: the end of the branch as it is now. */
       lsn: Type.Optional(LsnText),
+      /** Instead of an LSN: the moment that a static endpoint shows, as ISO 8601 or psql write it. */
+      at: Type.Optional(Type.String()),
       port: Type.Optional(Port),
       settings: Type.Optional(Settings),
     }),

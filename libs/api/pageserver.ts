@@ -108,6 +108,14 @@ const Positions = Type.Object({
   remoteConsistentLsn: LsnText,
 })
 
+/** See `pageserver/read/commit-window.ts`. */
+export const CommitWindow = Type.Union([
+  Type.Object({ kind: Type.Literal('before') }),
+  Type.Object({ kind: Type.Literal('within'), fromLsn: LsnText, toLsn: LsnText }),
+  Type.Object({ kind: Type.Literal('after'), lsn: LsnText }),
+])
+export type CommitWindow = Static<typeof CommitWindow>
+
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 
 export const pageserverRoutes = routes({
@@ -177,6 +185,16 @@ export const pageserverRoutes = routes({
     summary: 'Make image layers now',
     params: TimelineParams,
     response: Positions,
+  },
+  commitWindow: {
+    method: 'GET',
+    path: `${TIMELINE_PATH}/commit_window`,
+    summary: 'Which part of the WAL holds the first commit after a moment',
+    params: TimelineParams,
+    querystring: Type.Object({
+      timeUs: Type.Integer({ description: 'microseconds since 2000-01-01 UTC' }),
+    }),
+    response: CommitWindow,
   },
   putStatistics: {
     ...pageserverPaths.putStatistics,

@@ -15,6 +15,12 @@ describe('checkpoint state', () => {
     expect(decodeCheckpointState(encodeCheckpointState(exampleState))).toEqual(exampleState)
   })
 
+  it('is read from a blob that was written before commit times were kept', () => {
+    const blob = encodeCheckpointState(exampleState).subarray(0, 148)
+    blob.writeUInt16LE(1, 88)
+    expect(decodeCheckpointState(blob)).toEqual({ ...exampleState, lastCommitTimeUs: 0 })
+  })
+
   it('refuses a blob of another format', () => {
     const blob = encodeCheckpointState(exampleState)
     blob.writeUInt16LE(9, 88)

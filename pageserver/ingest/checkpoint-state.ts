@@ -3,12 +3,13 @@
  * very LSN, and what else the page server must remember about the WAL it has taken in.
  *
  *     0 CheckPoint (88)
- *    88 format u16 (1) | 90 flags u8: 1 commit timestamps are kept, 2 the last checkpoint was a
+ *    88 format u16 (2; 1 lacks the last field) | 90 flags u8: 1 commit timestamps are kept, 2 the last checkpoint was a
  *       shutdown, 4 wal_log_hints | 91 zero | 92 multixact offsets page made ahead of time i32, -1 none
  *    96 tip u64: a record end; 104 start of the record that ends there
  *   112 start and 120 end of the last checkpoint record
  *   128 max_connections i32 | 132 max_worker_processes | 136 max_wal_senders
  *   140 max_prepared_transactions | 144 max_locks_per_transaction
+ *   148 latest commit time so far, microseconds since 2000, i64; 0 when unknown
  */
 import { ZenithError } from '#libs/errors.ts'
 import { type Lsn, readLsnLE, writeLsnLE } from '#libs/lsn.ts'
@@ -22,13 +23,17 @@ import { type ControlFile, DB_STATE } from '#libs/pg/control-file.ts'
 import { FIRST_NORMAL_XID, idPrecedes } from '#libs/pg/slru.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 
-const FORMAT = 1
+const FORMAT = 2
+const FIRST_FORMAT = 1
+const FIRST_FORMAT_SIZE = 148
 const FLAG_COMMIT_TS = 1
 const FLAG_SHUTDOWN = 2
 const FLAG_WAL_LOG_HINTS = 4
 const TWO_32 = 4294967296
+/** 2000-01-01 UTC, from which Postgres counts time, since 1970. */
+const POSTGRES_EPOCH_SECONDS = 946_684_800
 
-export const CHECKPOINT_STATE_SIZE = 148
+export const CHECKPOINT_STATE_SIZE = 156
 
 export type CheckpointState = {
   checkpoint: Checkpoint
@@ -48,6 +53,8 @@ export type CheckpointState = {
   maxWalSenders: number
   maxPreparedXacts: number
   maxLocksPerXact: number
+  /** The latest time that a commit so far has said, in microseconds since 2000; 0 when unknown. */
+  lastCommitTimeUs: number
 }
 
 /** State right after the checkpoint that pg_control names, `endLsn` being that record's end. */
@@ -67,6 +74,7 @@ export function initialCheckpointState(control: ControlFile, endLsn: Lsn): Check
     maxWalSenders: control.maxWalSenders,
     maxPreparedXacts: control.maxPreparedXacts,
     maxLocksPerXact: control.maxLocksPerXact,
+    lastCommitTimeUs: (control.checkpoint.timeSeconds - POSTGRES_EPOCH_SECONDS) * 1e6,
   }
 }
 
@@ -90,6 +98,7 @@ export function writeCheckpointState(state: CheckpointState, buffer: Buffer): vo
   buffer.writeInt32LE(state.maxWalSenders, 136)
   buffer.writeInt32LE(state.maxPreparedXacts, 140)
   buffer.writeInt32LE(state.maxLocksPerXact, 144)
+  writeLsnLE(buffer, state.lastCommitTimeUs, 148)
 }
 
 /** The blob as bytes of its own, for imports. */
@@ -101,7 +110,9 @@ export function encodeCheckpointState(state: CheckpointState): Buffer {
 
 /** Throws `corrupt` when the blob is cut or of another format. */
 export function decodeCheckpointState(blob: Buffer): CheckpointState {
-  if (blob.length < CHECKPOINT_STATE_SIZE || blob.readUInt16LE(CHECKPOINT_SIZE) !== FORMAT) {
+  const format = blob.length < FIRST_FORMAT_SIZE ? 0 : blob.readUInt16LE(CHECKPOINT_SIZE)
+  const known = format === FORMAT ? blob.length >= CHECKPOINT_STATE_SIZE : format === FIRST_FORMAT
+  if (!known) {
     throw new ZenithError('corrupt', `the stored checkpoint (${blob.length} bytes) is unreadable`)
   }
   const flags = blob[90] as number
@@ -120,6 +131,7 @@ export function decodeCheckpointState(blob: Buffer): CheckpointState {
     maxWalSenders: blob.readInt32LE(136),
     maxPreparedXacts: blob.readInt32LE(140),
     maxLocksPerXact: blob.readInt32LE(144),
+    lastCommitTimeUs: format === FORMAT ? readLsnLE(blob, 148) : 0,
   }
 }
 

@@ -73,6 +73,11 @@ export function ingestTransactionRecord(context: IngestContext): void {
 
 function finish(context: IngestContext, committed: boolean, prepared: boolean): void {
   const { record, state, endLsn } = context
+  if (committed) {
+    // Times are set before records are inserted, so they need not rise.
+    const time = readLsnLE(record.buffer, record.mainOffset)
+    if (time > state.lastCommitTimeUs) state.lastCommitTimeUs = time
+  }
   if (committed && !state.commitTsActive && (record.info & XACT_HAS_INFO) === 0) {
     // The usual commit: no subtransactions, nothing dropped.
     setStatusOfOne(context, record.xid, TRANSACTION_STATUS.committed)

@@ -105,6 +105,37 @@ describe('static computes', () => {
     }
   })
 
+  test('a moment shows exactly the commits up to it', async () => {
+    await primary.query('CREATE TABLE moments (n int)')
+    const client = await primary.connect()
+    const times: string[] = []
+    for (let n = 1; n <= 40; n++) {
+      await client.query(`INSERT INTO moments VALUES (${n})`)
+      const { rows } = await client.query('SELECT clock_timestamp()::text AS now')
+      times.push(rows[0].now)
+    }
+    await client.end()
+    for (const n of [1, 23, 40]) {
+      const at = times[n - 1] as string
+      const compute = await zenith.startCompute('main', { name: `at${n}`, at, settings: SMALL })
+      expect(await compute.value('SELECT array_agg(n ORDER BY n) FROM moments')).toEqual(
+        Array.from({ length: n }, (_, index) => index + 1),
+      )
+      await compute.stop()
+    }
+    await zenith.createBranch('fresh')
+    const refused: [string, Record<string, string>, RegExp][] = [
+      ['main', { at: '2999-01-01T00:00:00Z' }, /is still to come/],
+      ['main', { at: '2001-01-01T00:00:00Z' }, /began after/],
+      ['fresh', { at: times[0] as string }, /Branch "fresh" began after/],
+      ['main', { at: 'yesterday' }, /is not a moment/],
+      ['main', { at: times[0] as string, lsn: '0/14E61A8' }, /Both/],
+    ]
+    for (const [branch, options, message] of refused) {
+      await expect(zenith.startCompute(branch, { name: 'no', ...options })).rejects.toThrow(message)
+    }
+  })
+
   test('refuses what would change anything, each with its reason', async () => {
     await primary.query('CREATE TABLE IF NOT EXISTS w (n int); CREATE UNLOGGED TABLE u (n int)')
     await primary.query('INSERT INTO u VALUES (1)')

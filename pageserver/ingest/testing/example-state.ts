@@ -34,4 +34,5 @@ export const exampleState: CheckpointState = {
   maxWalSenders: 10,
   maxPreparedXacts: 0,
   maxLocksPerXact: 64,
+  lastCommitTimeUs: 753_000_000_000_000,
 }

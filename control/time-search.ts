@@ -1,0 +1,136 @@
+/** Finds the LSN of a branch at a moment: the place before its first commit after that moment. */
+import type { NodeInfo } from '#libs/api/control.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
+import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
+import { formatLsn, type Lsn, parseLsn, readLsnLE } from '#libs/lsn.ts'
+import { parseTimestamp, timestampNow } from '#libs/pg/timestamp.ts'
+import { connectPgWire } from '#libs/pgwire/client.ts'
+import { targetOptions } from '#libs/pgwire/session-target.ts'
+import { decodeWalStreamMessage } from '#libs/protocol/wal-stream.ts'
+import { DecodedRecord } from '#libs/wal/decoded-record.ts'
+import { RMGR, XACT_INFO, XACT_OPCODE_MASK } from '#libs/wal/format.ts'
+import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import type { TimelineRecord } from './records.ts'
+import type { Registry } from './registry.ts'
+import { pageserverApi } from './remote.ts'
+import type { TipFinder } from './tip.ts'
+
+export class TimeSearch {
+  readonly #registry: Registry
+  readonly #tips: TipFinder
+  readonly #log: Logger
+
+  constructor(options: { registry: Registry; tips: TipFinder; log: Logger }) {
+    this.#registry = options.registry
+    this.#tips = options.tips
+    this.#log = options.log
+  }
+
+  /**
+   * The state at this LSN has every commit up to the first one that is later than the moment, like
+   * Postgres' recovery_target_time. Commit times are those of the primary's clock, and commits that
+   * overlap need not be in the order of their times. Throws `out_of_range` for a moment that is
+   * still to come, or before the branch began.
+   */
+  async find(timeline: TimelineRecord, text: string): Promise<Lsn> {
+    const timeUs = parseTimestamp(text)
+    if (timeUs > timestampNow()) {
+      throw new ZenithError('out_of_range', `${text} is still to come.`, {
+        hint: 'Name a moment in the past. Without a time zone it is taken as UTC.',
+      })
+    }
+    // Commits from before that moment may still be on their way to the pageserver.
+    const tipLsn = await this.#tips.find(timeline)
+    const tenant = await this.#registry.tenant(timeline.tenantId)
+    const pageserver = await this.#registry.node('pageserver', tenant.pageserverId)
+    const params = { tenantId: timeline.tenantId, timelineId: timeline.timelineId }
+    await pageserverApi.waitLsn(pageserver, params, formatLsn(tipLsn))
+    const window = await pageserverApi.commitWindow(pageserver, params, timeUs)
+    switch (window.kind) {
+      case 'before':
+        throw new ZenithError(
+          'out_of_range',
+          `Branch "${timeline.branch}" began after ${text}, at ${timeline.startLsn}.`,
+          { hint: 'For an earlier state take its parent.' },
+        )
+      case 'after':
+        return tipLsn
+      case 'within': {
+        const place = { fromLsn: parseLsn(window.fromLsn), toLsn: parseLsn(window.toLsn) }
+        return await this.#scan(timeline, timeUs, place)
+      }
+    }
+  }
+
+  /** Looks at the WAL itself, at whichever safekeeper answers. */
+  async #scan(
+    timeline: TimelineRecord,
+    timeUs: number,
+    window: { fromLsn: Lsn; toLsn: Lsn },
+  ): Promise<Lsn> {
+    for (const node of await this.#registry.members(timeline)) {
+      try {
+        return await firstLaterCommit(node, timeline, timeUs, window)
+      } catch (error) {
+        this.#log.warn({ safekeeper: node.id, reason: errorMessage(error) }, 'no WAL to look at')
+      }
+    }
+    throw new ZenithError('unavailable', 'No safekeeper could show the WAL of that time.', {
+      hint: 'zenith status shows which service is down.',
+    })
+  }
+}
+
+async function firstLaterCommit(
+  node: NodeInfo,
+  timeline: TimelineRecord,
+  timeUs: number,
+  { fromLsn, toLsn }: { fromLsn: Lsn; toLsn: Lsn },
+): Promise<Lsn> {
+  const client = await connectPgWire({
+    host: node.host,
+    port: node.pgPort,
+    applicationName: 'control',
+    replication: true,
+    options: targetOptions({
+      tenantId: parseTenantId(timeline.tenantId),
+      timelineId: parseTimelineId(timeline.timelineId),
+    }),
+  })
+  try {
+    const framer = new RecordFramer(fromLsn)
+    const command = `START_REPLICATION PHYSICAL ${formatLsn(fromLsn)} TIMELINE 1`
+    for await (const payload of client.copyOut(command)) {
+      const message = decodeWalStreamMessage(payload)
+      if (message.kind !== 'wal-data') continue
+      framer.feed(message.wal)
+      const found = laterCommitIn(framer, timeUs)
+      if (found !== null) return found
+      assert(framer.nextLsn < toLsn, `no commit after that time up to ${formatLsn(toLsn)}`)
+    }
+    throw new ZenithError('unavailable', 'the safekeeper ended its stream')
+  } finally {
+    client.destroy()
+  }
+}
+
+/** Start of the first commit record among those just framed that is later. */
+function laterCommitIn(framer: RecordFramer, timeUs: number): Lsn | null {
+  const record = new DecodedRecord()
+  for (let index = 0; index < framer.count; index++) {
+    if (framer.rmid[index] !== RMGR.TRANSACTION) continue
+    const inArena = framer.place[index] === IN_ARENA
+    record.decode(
+      inArena ? framer.arena : framer.slice,
+      inArena ? framer.arenaView : framer.sliceView,
+      framer.offset[index] as number,
+      framer.length[index] as number,
+      framer.startLsn[index] as number,
+    )
+    const opcode = record.info & XACT_OPCODE_MASK
+    if (opcode !== XACT_INFO.COMMIT && opcode !== XACT_INFO.COMMIT_PREPARED) continue
+    if (readLsnLE(record.buffer, record.mainOffset) > timeUs) return framer.startLsn[index] as Lsn
+  }
+  return null
+}

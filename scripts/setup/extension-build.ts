@@ -3,10 +3,10 @@
  *
  *   <postgres>-<extension>-<version>-<key>/source/    the built tree, in which its tests run
  *                                         root/       what `make install` put where
- *                                         built       there when all of it is
+ *                                         built       there when all of it is; the prefix it is for
  *   <prefix>-with-<extension>-<key>/      a server: the prefix by hard links, plus the extension
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, join } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
@@ -66,7 +66,7 @@ export async function buildExtension(options: {
   await run([...make, `-j${availableParallelism()}`], source)
   await run([...make, 'install', `DESTDIR=${join(folder, 'root')}`], source)
   if (extension.makeTests !== null) await run([...make, ...extension.makeTests], source)
-  writeFileSync(join(folder, BUILT_MARK), '')
+  writeFileSync(join(folder, BUILT_MARK), prefix)
   return folder
 }
 
@@ -80,30 +80,19 @@ export async function joinExtension(options: {
   const { built, prefix, name, step } = options
   const { cache, lockFd } = step
   const staging = cache.path(`${name}.new`)
+  const builtFor = readFileSync(join(built, BUILT_MARK), 'utf8')
   rmSync(staging, { recursive: true, force: true })
   await copyPrefix(prefix, staging, step)
   await runLogged({
     what: `Adding ${basename(built)} to ${basename(prefix)}`,
-    command: ['cp', '-a', `${installedBelow(join(built, 'root'))}/.`, staging],
+    // What `make install` put below its root repeats the whole path of the prefix it was built for.
+    command: ['cp', '-a', `${join(built, 'root', builtFor)}/.`, staging],
     logFile: cache.log('extension-join'),
     lockFd,
   })
   rmSync(cache.path(name), { recursive: true, force: true })
   renameSync(staging, cache.path(name))
   return cache.path(name)
-}
-
-/** `make install DESTDIR` repeats the whole path of the prefix below its root. */
-function installedBelow(root: string): string {
-  let folder = root
-  while (!existsSync(join(folder, 'lib'))) {
-    const [only, ...others] = readdirSync(folder)
-    if (only === undefined || others.length > 0) {
-      throw new ZenithError('internal', `nothing that looks installed was found in ${root}`)
-    }
-    folder = join(folder, only)
-  }
-  return folder
 }
 
 async function fetchTarball(extension: ExtensionRelease, step: BuildStep): Promise<string> {

@@ -150,6 +150,9 @@ it('follows a compute of another branch', async () => {
   const rows = 'SELECT n FROM shared ORDER BY n'
   expect(await reader.query(rows)).toEqual(await compute.query(rows))
   expect(await reader.value('SELECT count(*)::int FROM shared')).toBe(6)
+  // With a logical slot left, the publisher would not start with a lower wal_level.
+  await reader.query('DROP SUBSCRIPTION branch_feed')
+  await reader.stop()
 })
 
 it('is not followed by its branches when they drop their subscriptions', async () => {

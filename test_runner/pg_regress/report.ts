@@ -1,6 +1,9 @@
 /** What a person reads of a suite that has run. */
 import type { Verdict } from './differences.ts'
 
+/** For a test that runs a suite: minutes on an idle machine, much longer on a busy one. */
+export const SUITE_TIMEOUT_MS = 3_600_000
+
 const DIFF_LINES = 60
 
 /** Failed tests with their diffs, then the documented differences; empty when there are none. */

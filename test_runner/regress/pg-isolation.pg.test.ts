@@ -5,7 +5,7 @@
  */
 import { expect, test } from 'vitest'
 import { expectSameBytes } from '../oracle/expect-same-bytes.ts'
-import { describeVerdict } from '../pg_regress/report.ts'
+import { describeVerdict, SUITE_TIMEOUT_MS } from '../pg_regress/report.ts'
 import { runSuite, type SuiteOptions } from '../pg_regress/run-suite.ts'
 
 async function expectAllPass(options: SuiteOptions, least: number): Promise<void> {
@@ -19,6 +19,10 @@ async function expectAllPass(options: SuiteOptions, least: number): Promise<void
   await expectSameBytes(outcome)
 }
 
-test.concurrent('isolation', () => expectAllPass({ suite: 'isolation' }, 115))
+test.concurrent('isolation', () => expectAllPass({ suite: 'isolation' }, 123), SUITE_TIMEOUT_MS)
 
-test.concurrent('contrib and PL/pgSQL', () => expectAllPass({ suite: 'contrib' }, 150))
+test.concurrent(
+  'contrib and PL/pgSQL',
+  () => expectAllPass({ suite: 'contrib' }, 200),
+  SUITE_TIMEOUT_MS,
+)

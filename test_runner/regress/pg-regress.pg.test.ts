@@ -5,7 +5,7 @@
  */
 import { expect, test } from 'vitest'
 import { expectSameBytes } from '../oracle/expect-same-bytes.ts'
-import { describeVerdict } from '../pg_regress/report.ts'
+import { describeVerdict, SUITE_TIMEOUT_MS } from '../pg_regress/report.ts'
 import { runSuite, type SuiteOptions } from '../pg_regress/run-suite.ts'
 
 const CORE_TESTS = 225
@@ -21,6 +21,10 @@ async function expectAllPass(options: Omit<SuiteOptions, 'suite'>): Promise<void
   await expectSameBytes(outcome)
 }
 
-test('with the usual buffers', () => expectAllPass({}))
+test('with the usual buffers', () => expectAllPass({}), SUITE_TIMEOUT_MS)
 
-test('with few buffers', () => expectAllPass({ sharedBuffers: '2MB', maxConnections: 8 }))
+test(
+  'with few buffers',
+  () => expectAllPass({ sharedBuffers: '2MB', maxConnections: 8 }),
+  SUITE_TIMEOUT_MS,
+)

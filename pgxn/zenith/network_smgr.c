@@ -106,6 +106,8 @@ load_size(RelFileLocator locator, ForkNumber forknum)
 	version = zenith_size_load_begin(locator, forknum);
 	zenith_size_range(locator, forknum, &request_lsn, &not_modified_since);
 	nblocks = request_size(locator, forknum, request_lsn, not_modified_since);
+	if (forknum == FSM_FORKNUM && zenith_mode == ZENITH_REPLICA && RecoveryInProgress())
+		nblocks = zenith_count_in_buffers(locator, forknum, nblocks);
 	zenith_size_load_end(locator, forknum, nblocks, version);
 	return nblocks;
 }

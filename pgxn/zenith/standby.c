@@ -45,6 +45,9 @@
 #define FIRST_WAIT_MS	1
 #define LAST_WAIT_MS	20
 
+/* A block of the map covers 4000 blocks of its relation */
+#define MAX_ADDED_BLOCKS 256
+
 static object_access_hook_type previous_object_access_hook = NULL;
 
 static bool
@@ -88,6 +91,34 @@ skip_block(XLogReaderState *record, RelFileLocator locator, ForkNumber forknum,
 		return false;
 	zenith_count(ZENITH_REDO_SKIPPED, 1);
 	return true;
+}
+
+/*
+ * Redo adds pages to free space maps of its own accord, which the page server
+ * doesn't know.  If the size of one has been forgotten and is asked of it
+ * again, those pages may still be in the buffer pool, and adding them once more
+ * would fail ("unexpected data beyond EOF").
+ */
+BlockNumber
+zenith_count_in_buffers(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks)
+{
+	BlockNumber first = nblocks == InvalidBlockNumber ? 0 : nblocks;
+
+	for (BlockNumber block = first; block < first + MAX_ADDED_BLOCKS; block++)
+	{
+		BufferTag	tag;
+		uint32		hash;
+		LWLock	   *lock;
+
+		InitBufferTag(&tag, &locator, forknum, block);
+		hash = BufTableHashCode(&tag);
+		lock = BufMappingPartitionLock(hash);
+		LWLockAcquire(lock, LW_SHARED);
+		if (BufTableLookup(&tag, hash) >= 0)
+			nblocks = block + 1;
+		LWLockRelease(lock);
+	}
+	return nblocks;
 }
 
 /*

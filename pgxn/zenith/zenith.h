@@ -306,6 +306,8 @@ extern void zenith_database_dropped(Oid dbOid);
 extern void zenith_standby_register(void);
 extern XLogRecPtr zenith_replay_position(void);
 extern void zenith_wait_for_replay(XLogRecPtr lsn);
+extern BlockNumber zenith_count_in_buffers(RelFileLocator locator, ForkNumber forknum,
+										  BlockNumber nblocks);
 
 /* utility_guard.c */
 extern void zenith_utility_guard_register(void);

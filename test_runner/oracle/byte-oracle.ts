@@ -4,6 +4,7 @@
  *
  *   the pageserver's full backup at the last checkpoint   =  stock Postgres that replayed the WAL
  *   the same backup: SLRUs, relation maps, two-phase files =  the compute's own files
+ *   the same backup: lengths of forks                      =  those that the compute sees
  *   the pageserver's newest pages                          =  the compute's buffers
  */
 import { execFileSync, spawn } from 'node:child_process'
@@ -25,6 +26,7 @@ import type { Installation } from '../fixtures/installation.ts'
 import { compareBuffers } from './buffer-diff.ts'
 import { ByteReport, type Difference } from './byte-report.ts'
 import { compareFolders, FORK_KINDS } from './folder-diff.ts'
+import { compareSizes } from './size-diff.ts'
 import { compareSmallFiles, copySmallFiles, type Folders } from './small-files.ts'
 import { StockCopy } from './stock-copy.ts'
 import { linkSegments, walFolder } from './wal-folder.ts'
@@ -60,6 +62,7 @@ export async function byteOracle(zenith: Installation, compute: Compute): Promis
     const sides = new Sides(zenith, compute, dir, report)
     const ours = await report.timed('backup', () => sides.fetchBackup())
     compareSmallFiles('local files', { ours, theirs: localFiles }, report)
+    await report.timed('sizes', () => compareSizes(compute, ours, report))
     await report.timed('buffers', () => compareBuffers(client, report))
     const theirs = await report.timed('replay', () => sides.replayWithStock())
     await report.timed('compare', async () => compareFolders({ ours, theirs }, report))

@@ -5,7 +5,7 @@ import { formatLsn, type Lsn } from '#libs/lsn.ts'
 export const PAGE_KINDS = ['main', 'fsm', 'vm', 'init', 'slru', 'relmap', 'two-phase'] as const
 export type PageKind = (typeof PAGE_KINDS)[number]
 
-export type Comparison = 'buffers' | 'local files' | 'stock replay'
+export type Comparison = 'buffers' | 'local files' | 'sizes' | 'stock replay'
 
 export interface KindCount {
   compared: number
@@ -29,6 +29,8 @@ export class ByteReport {
   readonly differences: Difference[] = []
   /** Seconds by step. */
   readonly seconds = new Map<string, number>()
+  /** Forks whose length the compute was asked for. */
+  sizes = 0
   /** Pages that were seen and not compared, by the reason. */
   readonly passedOver = new Map<string, number>()
 
@@ -82,6 +84,7 @@ export class ByteReport {
       })
       lines.push(`  ${comparison}: ${parts.join(', ')}`)
     }
+    if (this.sizes > 0) lines.push(`  sizes: ${this.sizes} forks`)
     if (this.passedOver.size > 0) {
       const parts = [...this.passedOver].map(([reason, pages]) => `${pages} ${reason}`)
       lines.push(`  not compared: ${parts.join(', ')}`)

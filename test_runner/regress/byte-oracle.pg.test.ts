@@ -3,7 +3,7 @@
  * prepared transactions and unlogged relations; and every one of its comparisons can fail.
  * Method: the right answer first; then one byte is changed on one side of each comparison.
  */
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
@@ -14,6 +14,7 @@ import { ByteReport } from '../oracle/byte-report.ts'
 import { compareFolders } from '../oracle/folder-diff.ts'
 import { runStatements } from '../oracle/redo-scenario.ts'
 import { listRelationFiles } from '../oracle/relation-files.ts'
+import { compareSizes } from '../oracle/size-diff.ts'
 import { compareSmallFiles } from '../oracle/small-files.ts'
 import { runTransactionWorkload } from '../oracle/transaction-workload.ts'
 
@@ -55,6 +56,7 @@ test('after a workload nothing differs', () => {
   expect(counts('stock replay')?.get('main')?.compared).toBeGreaterThan(5000)
   expect(counts('stock replay')?.get('main')?.masked).toBe(0)
   expect(counts('stock replay')?.get('two-phase')?.compared).toBe(1)
+  expect(run.report.sizes).toBeGreaterThan(4000)
   expect(counts('local files')?.get('relmap')?.compared).toBeGreaterThan(12)
 })
 
@@ -85,6 +87,18 @@ test('a byte that differs in a relation, an SLRU, a map or a two-phase file is s
   expect(report.differences[0]?.what).toMatch(/not known to stock Postgres/)
   compareSmallFiles('local files', { ours, theirs: ours }, report)
   expect(report.differences).toHaveLength(1)
+})
+
+test('a fork that is longer for the compute than at the pageserver is seen', async () => {
+  const report = new ByteReport(run.report.lsn)
+  const file = [...listRelationFiles(run.folders.ours).values()].find(
+    ({ spc, fork, blocks }) => spc === 1664 && fork === 0 && blocks === 1,
+  )
+  truncateSync(file?.path as string, 0)
+  await compareSizes(compute, run.folders.ours, report)
+  const databases = 5
+  expect(report.differences).toHaveLength(databases)
+  expect(report.differences[0]?.what).toBe('has 1 blocks for the compute, 0 at the pageserver')
 })
 
 test('a byte that differs in a buffer is seen', async () => {

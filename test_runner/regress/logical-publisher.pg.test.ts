@@ -139,6 +139,32 @@ describe('a slot read with SQL', () => {
     expect(before.filter((line) => line.includes('looked_up: INSERT'))).toHaveLength(2)
   })
 
+  it('finds the catalog rows that it needs, although vacuum follows its horizon and kills follow', async () => {
+    await compute.query('CREATE TABLE churned (id int)')
+    await createSlot('churned')
+    const restartLsn = `SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'churned'`
+    const slotStart = String(await compute.value(restartLsn))
+    const seen = new Set<string>()
+    const expected: string[] = []
+    for (let round = 0; round < 6; round++) {
+      for (let n = round * 4; n < round * 4 + 4; n++) {
+        await compute.query(`ALTER TABLE churned ADD COLUMN c${n} int`)
+        await compute.query(`INSERT INTO churned VALUES (${n}, ${n})`)
+        await compute.query(`ALTER TABLE churned DROP COLUMN c${n}`)
+        // With it goes the record of running transactions, at which the horizon can move.
+        if (n % 2 === 0) await compute.query('CHECKPOINT')
+        expected.push(`table public.churned: INSERT: id[integer]:${n} c${n}[integer]:${n}`)
+      }
+      for (const line of await changes('churned')) seen.add(line)
+      const catalogs = ['pg_attribute', 'pg_class', 'pg_type'].map((name) => `pg_catalog.${name}`)
+      await compute.query(`VACUUM ${catalogs.join()}`)
+      await restart('kill')
+    }
+    for (const line of await changes('churned')) seen.add(line)
+    expect([...seen]).toEqual(expected)
+    expect(await compute.value(`SELECT (${restartLsn}) > '${slotStart}'::pg_lsn`)).toBe(true)
+  })
+
   it('stays dropped, is not on a branch, and hides how it is kept', async () => {
     await createSlot('kept')
     await createSlot('gone')
@@ -184,7 +210,8 @@ describe('a stock subscriber', () => {
     await subscriber.query(`CREATE TABLE numbered (n int); CREATE TABLE killed (n int);
       CREATE TABLE shape (id int, new text);
       CREATE TABLE looked_up (id int primary key, body text, more text);
-      CREATE TABLE waits_for_the_quorum ()`)
+      CREATE TABLE waits_for_the_quorum ();
+      CREATE TABLE churned (id int)`)
     await subscriber.query(`CREATE SUBSCRIPTION follower CONNECTION '${conninfo(compute)}'
       PUBLICATION everything WITH (streaming = parallel)`)
     await copied(subscriber)

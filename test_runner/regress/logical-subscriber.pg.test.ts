@@ -127,6 +127,8 @@ it('follows a compute of another branch', async () => {
   compute = await zenith.startCompute('main', { settings })
   await compute.query('CREATE PUBLICATION out FOR TABLE shared')
   let reader = await zenith.startCompute('reader', { settings: SETTINGS })
+  // Origins are inherited with the data that came from them.
+  expect(await reader.value(ORIGIN)).toBe(await compute.value(ORIGIN))
   await reader.query(`CREATE SUBSCRIPTION branch_feed CONNECTION '${conninfo(compute)}'
     PUBLICATION out`)
   await eventually(

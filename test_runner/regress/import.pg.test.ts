@@ -35,7 +35,7 @@ const STOP_LIMIT_MS = 60_000
 const ELSEWHERE: Readonly<Record<string, string>> = {
   'XLOG/NOOP': 'built-wal.pg.test.ts',
   'XLOG/END_OF_RECOVERY': 'wal-ingest.test.ts: refused',
-  'XLOG/OVERWRITE_CONTRECORD': 'built-wal.pg.test.ts',
+  'XLOG/OVERWRITE_CONTRECORD': 'wal-layout.pg.test.ts',
   'CLOG/TRUNCATE': 'wraparound.pg.test.ts',
   'Tablespace/CREATE': 'tablespaces cannot be imported',
   'Tablespace/DROP': 'tablespaces cannot be imported',

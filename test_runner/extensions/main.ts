@@ -49,7 +49,7 @@ try {
     if (outcome.server.zenith !== null && !values['no-oracle']) {
       const { installation, compute } = outcome.server.zenith
       using pages = await byteOracle(installation, compute)
-      process.stdout.write(`${pages.report}\n`)
+      process.stdout.write(`${String(pages.report)}\n`)
       if (pages.report.differences.length > 0) failed++
     }
     const where = values.vanilla ? 'stock Postgres' : `Zenith, ${values.safekeepers} safekeeper(s)`

@@ -6,7 +6,7 @@ import { byteOracle } from './byte-oracle.ts'
 export async function expectSameBytes({ suite, server }: SuiteOutcome): Promise<void> {
   if (server.zenith === null) return
   using run = await byteOracle(server.zenith.installation, server.zenith.compute)
-  console.log(`${suite}: ${run.report}`)
+  console.log(`${suite}: ${String(run.report)}`)
   expect(run.report.differences, String(run.report)).toEqual([])
   expect(run.report.pages).toBeGreaterThan(5000)
 }

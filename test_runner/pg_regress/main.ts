@@ -71,7 +71,7 @@ async function run(vanilla: boolean): Promise<Figures> {
 async function comparePages({ server }: SuiteOutcome): Promise<number> {
   if (server.zenith === null) return 0
   using run = await byteOracle(server.zenith.installation, server.zenith.compute)
-  process.stdout.write(`${run.report}\n`)
+  process.stdout.write(`${String(run.report)}\n`)
   return run.report.differences.length
 }
 

@@ -1,6 +1,7 @@
 /** A hot standby goes on, and stays right, when the services around it die and come back. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { callPageserver } from '#libs/api/pageserver.ts'
 import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 import { caughtUp, SMALL, until } from '../fixtures/replica.ts'
@@ -73,6 +74,43 @@ test('services die one after the other under load', async () => {
     await caughtUp(compute, primary)
     expect(await compute.value(SUM)).toBe(await primary.value(SUM))
   }
+})
+
+test('a page that redo has passed over is not shown before the pageserver has its change', async () => {
+  await using zenith = await Installation.create()
+  const primary = await zenith.startCompute('main')
+  await primary.query('CREATE EXTENSION zenith_test_utils')
+  await primary.query('CREATE TABLE p (id int PRIMARY KEY, v int)')
+  await primary.query('INSERT INTO p SELECT g, 1 FROM generate_series(1, 20000) g')
+  const settings = { ...SMALL, ...FILE_CACHE }
+  const replica = await zenith.startCompute('main', { name: 'reader', mode: 'replica', settings })
+  const sum = async () => Number(await replica.value('SELECT sum(v)::int FROM p'))
+  // A cursor that has read ahead, and pages in the file cache: neither may be shown later.
+  const slow = await replica.connect()
+  await slow.query('BEGIN; DECLARE c CURSOR FOR SELECT v FROM p; FETCH 300 FROM c')
+  expect(await sum()).toBe(20_000)
+  await replica.query('SELECT clear_buffer_cache()')
+
+  const { tenantId, timelineId } = primary.spec
+  const { host, httpPort } = zenith.pageserverNode
+  const receiveFrom = (safekeepers: typeof zenith.safekeeperNodes) =>
+    callPageserver(`http://${host}:${httpPort}`, 'setSafekeepers', {
+      params: { tenantId, timelineId },
+      body: { safekeepers },
+    })
+  await receiveFrom([])
+  await primary.query('UPDATE p SET v = 2 WHERE id % 2 = 0')
+  await caughtUp(replica, primary)
+  let shown: number | null = null
+  const answer = sum().then((value) => (shown = value))
+  const rest = slow.query('FETCH ALL FROM c')
+  await sleep(1500)
+  expect(shown).toBeNull()
+  await receiveFrom(zenith.safekeeperNodes)
+  expect(await answer).toBe(30_000)
+  // The cursor's snapshot is from before the update.
+  expect((await rest).rows.filter(({ v }) => v !== 1)).toEqual([])
+  await slow.end()
 })
 
 test('a primary with larger limits does not stop its replicas', async () => {

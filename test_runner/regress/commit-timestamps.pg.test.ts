@@ -53,6 +53,7 @@ const COMMITS: readonly string[] = [
   `BEGIN; SELECT pg_replication_origin_xact_setup('0/3000', '2003-02-03 04:05:06+00'); SELECT note('prepared there'); PREPARE TRANSACTION 'q'`,
   `SELECT pg_replication_origin_xact_setup('0/4000', '2004-02-03 04:05:06+00')`,
   `COMMIT PREPARED 'q'`,
+  `BEGIN; SELECT pg_replication_origin_xact_setup('0/5000', '2005-02-03 04:05:06+00'); SELECT note('open there'); PREPARE TRANSACTION 'open there'`,
   `SELECT pg_replication_origin_session_reset()`,
   `BEGIN; SELECT note('left open'); PREPARE TRANSACTION 'left open'`,
   `SELECT note('last')`,
@@ -118,6 +119,16 @@ describe('commit times of a compute', () => {
     expect(await timesOf(compute)).toEqual(before)
   })
 
+  test('and so does how far the origin has come, by a transaction that is only prepared', async () => {
+    const ask = 'SELECT external_id, remote_lsn::text FROM pg_show_replication_origin_status()'
+    const expected = [{ external_id: 'there', remote_lsn: '0/5000' }]
+    expect(await stock.query(ask)).toEqual(expected)
+    expect(await compute.query(ask)).toEqual(expected)
+    await compute.kill()
+    compute = await zenith.startCompute('main', { settings: ON })
+    expect(await compute.query(ask)).toEqual(expected)
+  })
+
   test('survive a crash, with what was committed last', async () => {
     await compute.query(`SELECT note('just before the crash')`)
     before = await timesOf(compute)
@@ -141,6 +152,7 @@ describe('commit times of a compute', () => {
 
   test('a prepared transaction gets its time when it is committed later', async () => {
     await compute.query(`COMMIT PREPARED 'left open'`)
+    await compute.query(`ROLLBACK PREPARED 'open there'`)
     await restart()
     const [row] = await compute.query(`SELECT t.timestamp > now() - interval '1 hour' AS recent
       FROM noted, pg_xact_commit_timestamp_origin(xid::text::xid) t WHERE what = 'left open'`)

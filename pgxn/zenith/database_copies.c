@@ -17,7 +17,9 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "access/xloginsert.h"
+#include "access/xlogreader.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands_xlog.h"
@@ -41,6 +43,7 @@ typedef struct DatabaseCopy
 
 static DatabaseCopy copy = {0};
 static object_access_hook_type previous_hook = NULL;
+static void (*original_redo) (XLogReaderState *record) = NULL;
 
 static void
 forget_database(Oid dbOid)
@@ -160,9 +163,38 @@ zenith_database_copy_end(bool done)
 	copy.active = false;
 }
 
+/* A replica learns of all this when it replays the records. */
+static void
+redo_database(XLogReaderState *record)
+{
+	uint8		info = XLogRecGetInfo(record) & ~XLR_INFO_MASK;
+
+	original_redo(record);
+	switch (info)
+	{
+		case XLOG_DBASE_CREATE_FILE_COPY:
+			zenith_lsn_raise_all(record->EndRecPtr);
+			zenith_database_dropped(((xl_dbase_create_file_copy_rec *)
+									 XLogRecGetData(record))->db_id);
+			break;
+		case XLOG_DBASE_CREATE_WAL_LOG:
+			zenith_database_dropped(((xl_dbase_create_wal_log_rec *)
+									 XLogRecGetData(record))->db_id);
+			break;
+		case XLOG_DBASE_DROP:
+			zenith_database_dropped(((xl_dbase_drop_rec *) XLogRecGetData(record))->db_id);
+			break;
+	}
+}
+
 void
 zenith_database_copies_register(void)
 {
+	if (zenith_mode == ZENITH_REPLICA)
+	{
+		original_redo = RmgrTable[RM_DBASE_ID].rm_redo;
+		RmgrTable[RM_DBASE_ID].rm_redo = redo_database;
+	}
 	previous_hook = object_access_hook;
 	object_access_hook = see_object;
 	RegisterXactCallback(see_commit, NULL);

@@ -24,7 +24,6 @@
 #include "access/xlogrecovery.h"
 #include "access/xlog_internal.h"
 #include "common/hashfn.h"
-#include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "storage/shmem.h"
 
@@ -217,25 +216,6 @@ zenith_replay_position(void)
 }
 
 /*
- * On a hot standby nobody is told when a database is copied as a whole.  But
- * whoever can connect to the copy does so after the record has been replayed.
- * Redo reads little, and takes it as of the record before.
- */
-static XLogRecPtr
-session_floor(void)
-{
-	static XLogRecPtr floor = InvalidXLogRecPtr;
-
-	if (AmStartupProcess())
-		return zenith_shown_lsn();
-	if (zenith_mode != ZENITH_REPLICA || !OidIsValid(MyDatabaseId))
-		return InvalidXLogRecPtr;
-	if (XLogRecPtrIsInvalid(floor))
-		floor = zenith_shown_lsn();
-	return floor;
-}
-
-/*
  * The LSN to read at, given the bound of what is to be read.
  *
  * On a standby nothing newer than what has been replayed may be seen, except
@@ -251,7 +231,6 @@ choose_lsn(XLogRecPtr *bound)
 		*bound = zenith_start_lsn;
 		return zenith_start_lsn;
 	}
-	*bound = Max(*bound, session_floor());
 	return Max(zenith_shown_lsn(), *bound);
 }
 

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_tablespace.h"
@@ -16,6 +17,7 @@
 #include "commands/tablespace.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/bufmgr.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -90,6 +92,22 @@ begin_create_database(PlannedStmt **pstmt)
 							   get_tablespace_oid(defGetString(tablespace), true) : InvalidOid,
 							   false);
 	return true;
+}
+
+/*
+ * Postgres has logged the visibility maps of the new database without their
+ * bits; see zenith_page_dropped(), which logs them once more when they are
+ * written.  Let that be now, before anybody changes them.
+ */
+static void
+log_copied_maps(const CreatedbStmt *statement)
+{
+	Oid			dbOid;
+
+	CommandCounterIncrement();
+	dbOid = get_database_oid(statement->dbname, true);
+	if (OidIsValid(dbOid))
+		FlushDatabaseBuffers(dbOid);
 }
 
 /* ALTER DATABASE ... SET TABLESPACE */
@@ -191,6 +209,8 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		zenith_system_settings_keep();
 	if (copying)
 		zenith_database_copy_end(true);
+	else if (nodeTag(statement) == T_CreatedbStmt)
+		log_copied_maps((CreatedbStmt *) statement);
 	if (OidIsValid(dropped))
 		zenith_database_dropped(dropped);
 	if (guc_level > 0)

@@ -16,6 +16,9 @@ import { type ConsistencyPlan, type PlannedRead, planConsistencyReads } from './
 import { FORK_KINDS } from './folder-diff.ts'
 import { linkSegments, walFolder } from './wal-folder.ts'
 
+/** For the compute. Images are compressed, or the WAL gets several times as long. */
+export const CONSISTENCY_SETTINGS = { wal_consistency_checking: 'all', wal_compression: 'lz4' }
+
 const AT_ONCE = 128
 const PAGE_HEADER_SIZE = 24
 const CHECKED = /^zenith_pageserver_redo_checked\S* (\d+)/m
@@ -30,7 +33,10 @@ export interface ConsistencyReport {
   seconds: number
 }
 
-/** The compute may run or have ended. All its WAL must be with a safekeeper. */
+/**
+ * The compute may run or have ended. A fault is a page that cannot be read or differs, and redo that
+ * has compared less than the WAL has to offer.
+ */
 export async function consistencyOracle(
   zenith: Installation,
   compute: Compute,

@@ -6,13 +6,19 @@
  *   npm run test:pg-contrib [-- options] [modules]    contrib and PL/pgSQL
  *
  * Options: --safekeepers N (1), --shared-buffers SIZE, --max-connections N (fewer tests at once),
- * --no-oracle (don't compare pages afterwards, docs/byte-oracle.md), --file-cache (the compute's cache in a local file, as users have it), --vanilla (stock Postgres of
+ * --no-oracle (don't compare pages afterwards, docs/byte-oracle.md), --consistency (with
+ * wal_consistency_checking, and every record redone and compared at the end), --file-cache (the compute's cache in a local file, as users have it), --vanilla (stock Postgres of
  * the same build instead), --compare (stock first, then Zenith, and how long each took), --verbose.
  * The last line is `<n> passed, <m> failed`; the exit code is 1 when a test failed.
  */
 import { styleText, parseArgs } from 'node:util'
 import { failSetUp } from '../../scripts/setup/progress.ts'
 import { byteOracle } from '../oracle/byte-oracle.ts'
+import {
+  CONSISTENCY_SETTINGS,
+  consistencyOracle,
+  describeConsistency,
+} from '../oracle/consistency-oracle.ts'
 import { describeVerdict } from './report.ts'
 import { runSuite, type SuiteOptions, type SuiteOutcome } from './run-suite.ts'
 import { SUITES, type SuiteName } from './suites.ts'
@@ -24,6 +30,7 @@ const { values, positionals } = parseArgs({
     'shared-buffers': { type: 'string' },
     'max-connections': { type: 'string' },
     'file-cache': { type: 'boolean', default: false },
+    consistency: { type: 'boolean', default: false },
     'no-oracle': { type: 'boolean', default: false },
     vanilla: { type: 'boolean', default: false },
     compare: { type: 'boolean', default: false },
@@ -47,6 +54,7 @@ async function run(vanilla: boolean): Promise<Figures> {
     vanilla,
     safekeepers: Number(values.safekeepers),
     fileCache: values['file-cache'],
+    ...(values.consistency ? { settings: CONSISTENCY_SETTINGS } : {}),
     ...(values['shared-buffers'] === undefined ? {} : { sharedBuffers: values['shared-buffers'] }),
     ...(values['max-connections'] === undefined
       ? {}
@@ -72,7 +80,11 @@ async function comparePages({ server }: SuiteOutcome): Promise<number> {
   if (server.zenith === null) return 0
   using run = await byteOracle(server.zenith.installation, server.zenith.compute)
   process.stdout.write(`${String(run.report)}\n`)
-  return run.report.differences.length
+  const differing = run.report.differences.length
+  if (!values.consistency) return differing
+  const consistency = await consistencyOracle(server.zenith.installation, server.zenith.compute)
+  process.stdout.write(`${describeConsistency(consistency)}\n`)
+  return differing + consistency.faults.length
 }
 
 try {

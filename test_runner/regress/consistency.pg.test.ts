@@ -17,7 +17,12 @@ import { Installation } from '../fixtures/installation.ts'
 import { PageClient } from '../fixtures/page-client.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 import { PRELUDE, WORKLOAD, WORKLOAD_SETTINGS } from '../oracle/access-method-workload.ts'
-import { checkReads, consistencyOracle, describeConsistency } from '../oracle/consistency-oracle.ts'
+import {
+  CONSISTENCY_SETTINGS,
+  checkReads,
+  consistencyOracle,
+  describeConsistency,
+} from '../oracle/consistency-oracle.ts'
 import type { PlannedRead } from '../oracle/consistency-plan.ts'
 import { makeRedoScenario, type RedoScenario, runStatements } from '../oracle/redo-scenario.ts'
 import { readBlocks, relationKey } from '../oracle/relation-files.ts'
@@ -114,14 +119,14 @@ test('a record that makes another page than its image says fails, and names the 
 
 test('a compute: all records of its WAL', async () => {
   await using zenith = await Installation.create()
-  const settings = {
-    shared_buffers: '4MB',
-    wal_consistency_checking: 'all',
-    wal_compression: 'lz4',
-  }
+  const settings = { ...CONSISTENCY_SETTINGS, shared_buffers: '4MB' }
   let compute = await zenith.startCompute('main', { settings })
   const small = PRELUDE.map((statement) => statement.replace(/\b(\d+)000\) g/, '$100) g'))
   await runStatements(compute, [...small, ...WORKLOAD.slice(0, 16)])
+  // The visibility maps of its catalogs come as copies.
+  await compute.query('CREATE DATABASE copied')
+  await compute.query('CREATE TABLE here (id int PRIMARY KEY, t text, u text)', 'copied')
+  await compute.query('COMMENT ON TABLE here IS $$here$$', 'copied')
   await compute.stop()
   compute = await zenith.startCompute('main', { settings })
   await runStatements(compute, [`DELETE FROM heap_t WHERE id % 2 = 1`, 'VACUUM', 'CHECKPOINT'])

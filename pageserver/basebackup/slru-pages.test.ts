@@ -38,6 +38,6 @@ describe('names of files', () => {
     expect(relationPath(1663, 5, 16384, 0)).toBe('base/5/16384')
     expect(relationPath(1663, 5, 16384, 3)).toBe('base/5/16384_init')
     expect(relationPath(1664, 0, 1260, 2)).toBe('global/1260_vm')
-    expect(() => relationPath(16400, 5, 1, 0)).toThrow('lies outside the data folder')
+    expect(relationPath(16400, 5, 1, 1)).toBe('pg_tblspc/16400/PG_17_202406281/5/1_fsm')
   })
 })

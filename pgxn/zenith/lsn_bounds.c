@@ -12,9 +12,10 @@
  * functions.  Setting raises both, reading takes the lower.  No locks, and
  * usable in critical sections.
  *
- * Two kinds of keys aren't blocks: one bounds the size of a fork, one all
- * blocks of a fork at once (after a truncation).  And there is a floor below
- * all of them, for records that change a whole database.
+ * Three kinds of keys aren't blocks: one bounds the size of a fork, one all
+ * blocks of a fork at once (after a truncation), and one the records that were
+ * logged because a page of the relation was written.  And there is a floor
+ * below all of them, for records that change a whole database.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +33,7 @@
 /* Block numbers of the keys that aren't blocks */
 #define KEY_SIZE		InvalidBlockNumber
 #define KEY_ALL_BLOCKS	(InvalidBlockNumber - 1)
+#define KEY_WRITES		(InvalidBlockNumber - 2)
 
 typedef struct LsnKey
 {
@@ -140,6 +142,20 @@ zenith_lsn_set_block(RelFileLocator locator, ForkNumber forknum,
 					 BlockNumber block, XLogRecPtr lsn)
 {
 	set_bound(locator, forknum, block, lsn);
+}
+
+/* Upper bound of the records that zenith_lsn_set_writes() was told of. */
+XLogRecPtr
+zenith_lsn_of_writes(RelFileLocator locator)
+{
+	return get_bound(locator, MAIN_FORKNUM, KEY_WRITES);
+}
+
+/* A record that ends at lsn was logged since a page of the relation is being written. */
+void
+zenith_lsn_set_writes(RelFileLocator locator, XLogRecPtr lsn)
+{
+	set_bound(locator, MAIN_FORKNUM, KEY_WRITES, lsn);
 }
 
 void

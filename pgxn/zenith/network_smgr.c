@@ -18,9 +18,11 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xloginsert.h"
 #include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
 #include "catalog/pg_class.h"
+#include "catalog/storage_xlog.h"
 #include "common/relpath.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -428,6 +430,34 @@ zenith_nblocks(SMgrRelation reln, ForkNumber forknum)
 	return nblocks;
 }
 
+/*
+ * Log a truncation once more if a page of the relation was written, and what
+ * it held was logged, between the truncation's own record and now.
+ *
+ * That record is inserted before the buffers are dropped.  A page beyond the
+ * new end that another process writes in between would be there again for all
+ * who replay the WAL, with old bits of a map, say.  Nobody writes one any more
+ * now: the buffers of all forks are gone.  Runs in a critical section.
+ */
+static void
+truncate_again(RelFileLocator locator, ForkNumber forknum, BlockNumber nblocks)
+{
+	xl_smgr_truncate record;
+
+	/* The main fork comes first, and its record is for all; maps can be cut to nothing alone */
+	if (forknum != MAIN_FORKNUM && (forknum != VISIBILITYMAP_FORKNUM || nblocks > 0))
+		return;
+	if (RecoveryInProgress() || zenith_lsn_of_writes(locator) <= ProcLastRecPtr)
+		return;
+
+	record.blkno = nblocks;
+	record.rlocator = locator;
+	record.flags = forknum == MAIN_FORKNUM ? SMGR_TRUNCATE_ALL : SMGR_TRUNCATE_VM;
+	XLogBeginInsert();
+	XLogRegisterData((char *) &record, sizeof(record));
+	XLogInsert(RM_SMGR_ID, XLOG_SMGR_TRUNCATE | XLR_SPECIAL_REL_UPDATE);
+}
+
 /* Called in a critical section. */
 static void
 zenith_truncate(SMgrRelation reln, ForkNumber forknum,
@@ -443,6 +473,8 @@ zenith_truncate(SMgrRelation reln, ForkNumber forknum,
 	}
 	if (nblocks > old_blocks)
 		return;
+
+	truncate_again(locator, forknum, nblocks);
 
 	/* The record of the truncation has been inserted, so this is after it */
 	bound = zenith_insert_position();

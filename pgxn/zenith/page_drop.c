@@ -72,6 +72,7 @@ log_sparse_page(RelFileLocator locator, ForkNumber forknum, BlockNumber block, c
 		wal_compression = WAL_COMPRESSION_PGLZ;
 	end = log_newpage(&locator, forknum, block, (Page) image.data, false);
 	wal_compression = saved;
+	zenith_lsn_set_writes(locator, end);
 	return end;
 }
 
@@ -124,7 +125,11 @@ main_page_dropped(RelFileLocator locator, BlockNumber block, const char *page)
 		XLogRecPtr	end = zenith_log_transient_state(locator, MAIN_FORKNUM, block, page,
 													 permission != LOG_ANYTHING);
 
-		bound = Max(bound, end);
+		if (end > bound)
+		{
+			bound = end;
+			zenith_lsn_set_writes(locator, end);
+		}
 	}
 	zenith_lsn_set_block(locator, MAIN_FORKNUM, block, bound);
 	zenith_sequence_dropped(locator, page);

@@ -62,7 +62,14 @@ is_running(RunningCheck *check, TransactionId xid)
 	if (!TransactionIdEquals(xid, check->last))
 	{
 		check->last = xid;
-		check->last_runs = TransactionIdIsInProgress(xid);
+
+		/*
+		 * One that has ended looks as if it ran while its commit waits for the
+		 * quorum.  Its command ids mean nothing any more, and the commit
+		 * record may be the one that drops this relation.
+		 */
+		check->last_runs = TransactionIdIsInProgress(xid) &&
+			!TransactionIdDidCommit(xid) && !TransactionIdDidAbort(xid);
 	}
 	return check->last_runs;
 }

@@ -170,6 +170,8 @@ extern XLogRecPtr zenith_lsn_of_block(RelFileLocator locator, ForkNumber forknum
 extern XLogRecPtr zenith_lsn_of_size(RelFileLocator locator, ForkNumber forknum);
 extern void zenith_lsn_set_block(RelFileLocator locator, ForkNumber forknum,
 								 BlockNumber block, XLogRecPtr lsn);
+extern XLogRecPtr zenith_lsn_of_writes(RelFileLocator locator);
+extern void zenith_lsn_set_writes(RelFileLocator locator, XLogRecPtr lsn);
 extern void zenith_lsn_set_size(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
 extern void zenith_lsn_set_all_blocks(RelFileLocator locator, ForkNumber forknum, XLogRecPtr lsn);
 extern PGDLLEXPORT XLogRecPtr zenith_insert_position(void);

@@ -6,7 +6,14 @@
  * (visibility-map.ts).
  */
 import { isNewPage, PAGE_SIZE, setPageLsn } from '#libs/pg/page.ts'
-import { RMGR, VM_FORK, XLOG_INFO, XLR_RMGR_INFO_MASK } from '#libs/wal/format.ts'
+import {
+  FSM_FORK,
+  MAIN_FORK,
+  RMGR,
+  VM_FORK,
+  XLOG_INFO,
+  XLR_RMGR_INFO_MASK,
+} from '#libs/wal/format.ts'
 import { restoreImage } from '#libs/wal/page-image.ts'
 import { ValueKind } from '../keyspace/key-class.ts'
 import type { IngestContext } from './ingest-context.ts'
@@ -15,6 +22,8 @@ import { ingestVisibility } from './visibility-map.ts'
 
 const MAX_BLOCKS_PER_RECORD = 33
 const ZERO_PAGE = Buffer.alloc(PAGE_SIZE)
+/** Instead of a relation: the block belongs to none that is there. */
+const NO_RELATION = 0xffffffff
 
 /** True for the two XLOG records that consist of page images. */
 export function isPageImage({ record }: IngestContext): boolean {
@@ -46,6 +55,7 @@ export class BlockReferences {
     this.#growForks(images)
     if (heap) ingestVisibility(context)
     for (let index = 0; index < record.blockCount; index += 1) {
+      if (this.#relation[index] === NO_RELATION) continue
       const slot = context.relations.blockSlot[this.#relation[index] as number] as number
       const block = record.block[index] as number
       if (record.appliesImage(index)) this.#putImage(index, slot, block)
@@ -91,6 +101,10 @@ export class BlockReferences {
       if (block < size) continue
       const image = record.appliesImage(index)
       if (imagesOnly && !image) continue
+      if (image && size === ABSENT && this.#isMapOfNothing(index)) {
+        this.#relation[index] = NO_RELATION
+        continue
+      }
       const slot = relations.blockSlot[relation] as number
       for (let gap = size === ABSENT ? 0 : size; gap < block; gap += 1) {
         context.putZeroPage(slot, gap, context.belowLsn)
@@ -103,6 +117,24 @@ export class BlockReferences {
       const relation = this.#grown[index] as number
       context.putSize(relation, relations.size[relation] as number, context.belowLsn)
     }
+  }
+
+  /**
+   * A map of a relation that is not there. Computes log a map's page when it leaves their memory,
+   * and that may be between the commit that drops the relation and the end of its buffers. Redo
+   * would leave a file to nobody.
+   */
+  #isMapOfNothing(index: number): boolean {
+    const { record, relations } = this.#context
+    const fork = record.fork[index]
+    if (fork !== FSM_FORK && fork !== VM_FORK) return false
+    const main = relations.find(
+      record.spc[index] as number,
+      record.db[index] as number,
+      record.rel[index] as number,
+      MAIN_FORK,
+    )
+    return relations.size[main] === ABSENT
   }
 
   #noteGrown(relation: number): void {

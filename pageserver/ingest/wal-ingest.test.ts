@@ -9,6 +9,7 @@ import {
   BKPIMAGE_COMPRESS_ZSTD,
   DATABASE_INFO,
   HEAP2_INFO,
+  FSM_FORK,
   HEAP_INFO,
   MULTIXACT_INFO,
   RMGR,
@@ -174,6 +175,22 @@ describe('blocks', () => {
     await ingest()
     expect(kinds(KeyClass.RelBlock, 0).at(-1)).toEqual([checked.endLsn, ValueKind.Record])
     expect(size()).toBe(1)
+  })
+})
+
+describe('maps of relations that are gone', () => {
+  it('are no forks of anything; those of others are kept', async () => {
+    const image = { bytes: Buffer.alloc(PAGE_SIZE, 9) }
+    const map = (rel: number, fork: number) =>
+      record(RMGR.XLOG, XLOG_INFO.FPI, EMPTY, [heapBlock(2, { data: EMPTY, image, rel, fork })])
+    record(RMGR.XLOG, XLOG_INFO.FPI, EMPTY, [heapBlock(0, { data: EMPTY, image })])
+    map(REL, FSM_FORK)
+    map(REL + 1, FSM_FORK)
+    map(REL + 1, VM_FORK)
+    await ingest()
+    expect(size(FSM_FORK)).toBe(3)
+    expect([size(FSM_FORK, REL + 1), size(VM_FORK, REL + 1)]).toEqual([undefined, undefined])
+    expect(timeline.versions(slot(KeyClass.RelBlock, SPC, DB, REL + 1, FSM_FORK), 2)).toEqual([])
   })
 })
 

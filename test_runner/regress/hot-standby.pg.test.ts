@@ -181,6 +181,8 @@ describe('hot standbys', () => {
     await first.query(`BEGIN; INSERT INTO d VALUES (-1); PREPARE TRANSACTION 'd'`)
     await first.query('CHECKPOINT')
     await first.query('INSERT INTO d VALUES (7)')
+    // Safekeepers learn from the primary how far the quorum is, a moment after it has told its client.
+    await caughtUp(before, first)
     await first.kill()
     await open.end().catch(() => undefined)
     const during = await zenith.startCompute('down', {

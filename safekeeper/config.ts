@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { ObjectStoreConfig } from '#libs/object-store/open-store.ts'
 
 /** Settings of a safekeeper, from `safekeeper.toml` in its data folder. */
 export const SafekeeperConfig = Type.Object(
@@ -9,6 +10,10 @@ export const SafekeeperConfig = Type.Object(
     listen_pg_port: Type.Integer({ minimum: 0, maximum: 65535 }),
     listen_http_host: Type.String({ default: '127.0.0.1' }),
     listen_http_port: Type.Integer({ minimum: 0, maximum: 65535 }),
+    /** Where the control plane listens; without it this safekeeper knows nobody else. */
+    control_plane_url: Type.Optional(Type.String({ minLength: 1 })),
+    /** Where WAL is copied to; without it everything stays here. */
+    object_store: Type.Optional(ObjectStoreConfig),
   },
   { additionalProperties: false },
 )

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import type { ControlState } from './control-state.ts'
-import { replaceFile, syncDirectory } from './files.ts'
-import { SpareSegments } from './spare-segments.ts'
+import { replaceFile, syncDirectory } from './store/files.ts'
+import { SpareSegments } from './store/spare-segments.ts'
 import { Timeline, type TimelineContext } from './timeline.ts'
 
 const SPARE_SEGMENTS = 2

@@ -39,17 +39,17 @@ export async function startServices(
 
   try {
     const first = { first_endpoint_port: installation.settings.firstEndpointPort }
+    const shared = {
+      control_plane_url: installation.controlUrl,
+      object_store: { kind: 'local_fs', path: installation.objectStoreDir },
+    }
     const results = await Promise.allSettled([
       start(installation.control, first),
-      ...installation.safekeepers.map((one) => start(one, { name: one.name })),
+      ...installation.safekeepers.map((one) => start(one, { ...shared, name: one.name })),
     ])
     for (const result of results) if (result.status === 'rejected') throw result.reason
     await registerNodes(installation)
-    await start(installation.pageserver, {
-      control_plane_url: installation.controlUrl,
-      object_store: { kind: 'local_fs', path: installation.objectStoreDir },
-      postgres_prefix: postgresPrefix,
-    })
+    await start(installation.pageserver, { ...shared, postgres_prefix: postgresPrefix })
   } catch (error) {
     for (const service of started.reverse()) await stopProcess(service).catch(() => undefined)
     throw error

@@ -22,7 +22,7 @@ import {
 } from '#libs/lsn.ts'
 import { writePageHeader } from '#libs/wal/page-header.ts'
 import { RecordScanner } from '#libs/wal/record-scanner.ts'
-import type { ControlState } from './control-state.ts'
+import type { ControlState } from '../control-state.ts'
 import { removeFile, syncDirectory, syncHandle } from './files.ts'
 import { listSegments, type SegmentFile, segmentPath } from './segment-files.ts'
 import type { SpareSegments } from './spare-segments.ts'

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ZenithError } from '#libs/errors.ts'
-import { type ControlState, decodeControlState, encodeControlState } from './control-state.ts'
+import { type ControlState, decodeControlState, encodeControlState } from '../control-state.ts'
 import { removeFile, replaceFile } from './files.ts'
 
 export const CONTROL_FILE_NAME = 'safekeeper.control'

@@ -5,28 +5,22 @@ import type { TermEntry } from '#libs/protocol/term-history.ts'
 import type { ProposerGreeting, ProposerMessage } from '#libs/protocol/wal-push.ts'
 import { WalBuilder } from '../test_runner/fixtures/wal-builder.ts'
 import { Acceptor, type AcceptorEffect } from './acceptor.ts'
-import type { ControlState } from './control-state.ts'
+import { type ControlState, newControlState } from './control-state.ts'
 
 const TENANT = parseTenantId('a'.repeat(32))
 const TIMELINE = parseTimelineId('b'.repeat(32))
 const START = WAL_SEGMENT_SIZE + 4000
 const MEMBERS = [{ id: 1, host: 'sk1', pgPort: 1, httpPort: 2 }]
 
-const CONTROL: ControlState = {
+const CONTROL: ControlState = newControlState({
   tenantId: TENANT,
   timelineId: TIMELINE,
   configuration: { generation: 1, members: MEMBERS, newMembers: null },
-  term: 0,
-  history: [{ term: 0, startLsn: START }],
   pgVersion: 170011,
   systemId: 7n,
   startLsn: START,
-  commitLsn: START,
-  backupLsn: START,
-  peerHorizonLsn: START,
-  remoteConsistentLsn: START,
   createdAtMs: 0,
-}
+})
 
 let acceptor: Acceptor
 let wal: WalBuilder
@@ -204,11 +198,66 @@ describe('acceptor', () => {
 
   it('adopts a newer member list that includes it, and no other', () => {
     const configuration = { generation: 2, members: MEMBERS, newMembers: null }
-    expect(kinds(greet(1, { configuration }))).toEqual(['persist', 'send'])
+    expect(kinds(greet(1, { configuration }))).toEqual(['flush', 'persist', 'send'])
     const others = [{ id: 2, host: 'sk2', pgPort: 1, httpPort: 2 }]
     const foreign = { generation: 3, members: others, newMembers: null }
     expect(greet(2, { configuration: foreign })).toMatchObject([{ kind: 'close' }])
     expect(acceptor.control.configuration.generation).toBe(2)
+  })
+
+  it('switches members when told, after a flush, and sends the leader of before to greet anew', () => {
+    lead()
+    const configure = (generation: number, members = MEMBERS) =>
+      acceptor.step({
+        kind: 'configure',
+        request: generation,
+        configuration: { generation, members, newMembers: null },
+      })
+    expect(configure(3)).toMatchObject([
+      { kind: 'flush' },
+      { kind: 'persist', background: false, control: { configuration: { generation: 3 } } },
+      { kind: 'close', connection: 1 },
+      { kind: 'answer', request: 3, refusal: null },
+    ])
+    expect(acceptor.streamingConnection).toBeNull()
+    expect(kinds(configure(3))).toEqual(['flush', 'answer'])
+    expect(configure(2)).toMatchObject([{ kind: 'answer', refusal: expect.any(String) }])
+    const other = [{ id: 1, host: 'sk1', pgPort: 1, httpPort: 2 }]
+    for (const members of [
+      [{ ...other[0]!, id: 2 }],
+      [other[0]!, other[0]!],
+      [other[0]!, { ...other[0]!, id: 2 }],
+    ]) {
+      expect(configure(4, members)).toMatchObject([{ refusal: expect.any(String) }])
+    }
+    expect(configure(3, [other[0]!, { ...other[0]!, id: 2, host: 'sk2' }])).toMatchObject([
+      { refusal: expect.stringContaining('other members') },
+    ])
+  })
+
+  it('takes a term from an operator, durably, and tells the leader', () => {
+    lead()
+    expect(acceptor.step({ kind: 'bump-term', request: 1, term: 5 })).toMatchObject([
+      { kind: 'flush' },
+      { kind: 'persist', background: false, control: { term: 5 } },
+      { kind: 'send', connection: 1, message: { kind: 'ack', term: 5, flushLsn: 0 } },
+      { kind: 'answer', request: 1, refusal: null },
+    ])
+    const again = acceptor.step({ kind: 'bump-term', request: 2, term: 5 })
+    expect(kinds(again)).toEqual(['flush', 'answer'])
+    const far = acceptor.step({ kind: 'bump-term', request: 3, term: 2 ** 40 })
+    expect(far).toMatchObject([{ kind: 'answer', refusal: expect.any(String) }])
+    expect(acceptor.control.term).toBe(5)
+  })
+
+  it('keeps the backup position rising and within commit', () => {
+    lead()
+    const end = wal.appendNoop(100).endLsn
+    append(1, 1, START, end, end)
+    flushed(end)
+    acceptor.step({ kind: 'backed-up', lsn: end + 8 })
+    acceptor.step({ kind: 'backed-up', lsn: START })
+    expect(acceptor.control.backupLsn).toBe(end)
   })
 
   it('goes on after a restart where the log ends', () => {

@@ -12,6 +12,7 @@
  */
 import { assert } from '#libs/errors.ts'
 import { formatLsn, type Lsn, segmentNumber, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { allMembers, configurationProblem, sameMembers } from '#libs/protocol/quorum.ts'
 import { commonPoint, cutHistory, lastLogTerm } from '#libs/protocol/term-history.ts'
 import {
   type AcceptorMessage,
@@ -19,6 +20,7 @@ import {
   type Append,
   type Elected,
   type HotStandbyFeedback,
+  type MemberConfiguration,
   NO_HOT_STANDBY,
   type ProposerGreeting,
   type ProposerMessage,
@@ -31,6 +33,15 @@ import type { ControlState } from './control-state.ts'
 /** A proposer that skips further ahead would use up the terms. */
 const MAX_TERM_STEP = 4294967296
 
+/** What another safekeeper of the timeline says of itself. */
+export interface PeerPositions {
+  term: number
+  lastLogTerm: number
+  commitLsn: Lsn
+  peerHorizonLsn: Lsn
+  remoteConsistentLsn: Lsn
+}
+
 export type AcceptorEvent =
   | { kind: 'message'; connection: number; message: ProposerMessage }
   | { kind: 'disconnected'; connection: number }
@@ -42,6 +53,14 @@ export type AcceptorEvent =
   | { kind: 'persisted'; commitLsn: Lsn }
   /** Time to store positions that rose since they were last stored. */
   | { kind: 'save' }
+  /** Switch to these members. `request` comes back in an `answer`, once that is durable. */
+  | { kind: 'configure'; request: number; configuration: MemberConfiguration }
+  /** Follow no leader below `term` any more. */
+  | { kind: 'bump-term'; request: number; term: number }
+  /** An authenticated peer told where it is. */
+  | { kind: 'peer'; peer: PeerPositions }
+  /** Everything below is in object storage, verified. */
+  | { kind: 'backed-up'; lsn: Lsn }
 
 export type AcceptorEffect =
   | { kind: 'send'; connection: number; message: AcceptorMessage }
@@ -55,6 +74,8 @@ export type AcceptorEffect =
   /** Store the control file; in the background when nothing has to wait for it. */
   | { kind: 'persist'; control: ControlState; background: boolean }
   | { kind: 'committed'; lsn: Lsn }
+  /** A request was carried out durably, or refused for a reason. */
+  | { kind: 'answer'; request: number; refusal: string | null }
   /** This timeline must not go on: something that cannot happen has happened. */
   | { kind: 'halt'; reason: string }
 
@@ -167,6 +188,18 @@ export class Acceptor {
         break
       case 'save':
         if (this.#unsaved || this.#commit > this.#savedCommit) this.#persist(effects, true)
+        break
+      case 'configure':
+        this.#onConfigure(event.request, event.configuration, effects)
+        break
+      case 'bump-term':
+        this.#onBumpTerm(event.request, event.term, effects)
+        break
+      case 'peer':
+        this.#onPeer(event.peer, effects)
+        break
+      case 'backed-up':
+        this.#raise('backupLsn', event.lsn)
     }
     this.#check()
     return effects
@@ -210,8 +243,7 @@ export class Acceptor {
       return
     }
     if (greeting.configuration.generation > control.configuration.generation) {
-      this.#control = { ...control, configuration: greeting.configuration }
-      this.#persist(effects, false)
+      this.#switchTo(greeting.configuration, effects)
     }
     this.#greeted.set(connection, { proposerId: greeting.proposerId, ordinal: greeting.ordinal })
     effects.push({
@@ -242,14 +274,85 @@ export class Acceptor {
     if (greeting.systemId !== 0n && greeting.systemId !== control.systemId) {
       return `system identifier ${greeting.systemId} is not that of this timeline`
     }
-    const offered = greeting.configuration
-    if (offered.generation > control.configuration.generation) {
-      const all = [...offered.members, ...(offered.newMembers ?? [])]
-      if (!all.some((member) => member.id === this.#nodeId)) {
-        return `members of generation ${offered.generation} do not include this safekeeper`
+    return this.#configurationRefusal(greeting.configuration)
+  }
+
+  #configurationRefusal(offered: MemberConfiguration): string | null {
+    const own = this.#control.configuration
+    if (offered.generation < own.generation) return null
+    const problem = configurationProblem(offered)
+    if (problem !== null) return problem
+    if (offered.generation === own.generation) {
+      if (sameMembers(offered, own)) return null
+      return `generation ${own.generation} has other members here`
+    }
+    if (allMembers(offered).some((member) => member.id === this.#nodeId)) return null
+    return `members of generation ${offered.generation} do not include this safekeeper`
+  }
+
+  /**
+   * What was received under the members of before is made durable first: an answer that names our
+   * position must cover every byte that those members may still count. Their leader's connections
+   * end; on the next greeting it learns of the new members.
+   */
+  #switchTo(configuration: MemberConfiguration, effects: AcceptorEffect[]): void {
+    effects.push({ kind: 'flush' })
+    const { generation } = configuration
+    this.#control = { ...this.#control, configuration }
+    this.#persist(effects, false)
+    for (const connection of [...this.#greeted.keys()]) {
+      this.#close(connection, `members are at generation ${generation} now`, effects)
+    }
+  }
+
+  #onConfigure(
+    request: number,
+    configuration: MemberConfiguration,
+    effects: AcceptorEffect[],
+  ): void {
+    const own = this.#control.configuration.generation
+    const lower = configuration.generation < own
+    const refusal = lower
+      ? `members are at generation ${own} already, which is above ${configuration.generation}`
+      : this.#configurationRefusal(configuration)
+    if (refusal === null && configuration.generation > own) this.#switchTo(configuration, effects)
+    else if (refusal === null) effects.push({ kind: 'flush' })
+    effects.push({ kind: 'answer', request, refusal })
+  }
+
+  #onBumpTerm(request: number, term: number, effects: AcceptorEffect[]): void {
+    let refusal: string | null = null
+    if (term > this.#control.term + MAX_TERM_STEP) refusal = `term ${term} is too far ahead`
+    else {
+      effects.push({ kind: 'flush' })
+      if (term > this.#control.term) {
+        this.#control = { ...this.#control, term }
+        this.#persist(effects, false)
+        if (this.#streaming) this.#sendDeposed(this.#streaming.connection, effects)
       }
     }
-    return null
+    effects.push({ kind: 'answer', request, refusal })
+  }
+
+  /**
+   * A peer whose log ends in the same term has the same log as far as both reach, so what it calls
+   * committed is committed here too. Unless a leader of a lower term than the peer's may still cut
+   * this log: hence the second condition.
+   */
+  #onPeer(peer: PeerPositions, effects: AcceptorEffect[]): void {
+    if (peer.lastLogTerm === this.lastLogTerm && this.#control.term >= peer.term) {
+      this.#commitUpTo(peer.commitLsn, effects)
+    }
+    this.#raise('peerHorizonLsn', peer.peerHorizonLsn)
+    this.#raise('remoteConsistentLsn', peer.remoteConsistentLsn)
+  }
+
+  /** Raises a lagging position, never beyond commit. */
+  #raise(name: 'backupLsn' | 'peerHorizonLsn' | 'remoteConsistentLsn', lsn: Lsn): void {
+    const capped = Math.min(lsn, this.#commit)
+    if (capped <= this.#control[name]) return
+    this.#control = { ...this.#control, [name]: capped }
+    this.#unsaved = true
   }
 
   #onVoteRequest(connection: number, request: VoteRequest, effects: AcceptorEffect[]): void {
@@ -365,13 +468,9 @@ export class Acceptor {
       this.#recordEnd = this.#scanner.recordEndLsn
       this.#unflushed.push({ writeLsn: this.#write, recordEndLsn: this.#recordEnd })
     }
-    if (append.truncateLsn > this.#control.peerHorizonLsn) {
-      const peerHorizonLsn = Math.min(append.truncateLsn, append.commitLsn)
-      this.#control = { ...this.#control, peerHorizonLsn }
-      this.#unsaved = true
-    }
     this.#leaderCommit = Math.max(this.#leaderCommit, append.commitLsn)
     this.#advanceCommit(effects)
+    this.#raise('peerHorizonLsn', append.truncateLsn)
     if (append.replyRequested) this.#ack(connection, effects)
   }
 
@@ -392,7 +491,11 @@ export class Acceptor {
   }
 
   #advanceCommit(effects: AcceptorEffect[]): void {
-    const commit = Math.min(this.#leaderCommit, this.#flush)
+    this.#commitUpTo(this.#leaderCommit, effects)
+  }
+
+  #commitUpTo(lsn: Lsn, effects: AcceptorEffect[]): void {
+    const commit = Math.min(lsn, this.#flush)
     if (commit <= this.#commit) return
     const before = this.#commit
     this.#commit = commit
@@ -405,11 +508,7 @@ export class Acceptor {
 
   #onFeedback(feedback: PageserverFeedback, effects: AcceptorEffect[]): void {
     this.#feedback = feedback
-    if (feedback.remoteConsistentLsn > this.#control.remoteConsistentLsn) {
-      const remoteConsistentLsn = Math.min(feedback.remoteConsistentLsn, this.#commit)
-      this.#control = { ...this.#control, remoteConsistentLsn }
-      this.#unsaved = true
-    }
+    this.#raise('remoteConsistentLsn', feedback.remoteConsistentLsn)
     if (this.#streaming) this.#ack(this.#streaming.connection, effects)
   }
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
+import { crc32c } from '#libs/wal/crc32c.ts'
 import { type ControlState, decodeControlState, encodeControlState } from './control-state.ts'
 
 const STATE: ControlState = {
@@ -23,11 +24,15 @@ const STATE: ControlState = {
   peerHorizonLsn: 0x1609611,
   remoteConsistentLsn: 0x1609612,
   createdAtMs: 1000,
+  localStartLsn: 0x1609610,
+  partialBackups: [],
+  eviction: null,
+  dirtyTail: false,
 }
 
-// Version 1, by hand: a file of this version must be readable for ever.
-const GOLDEN =
-  `5a534b4300000001000000a8${'a1'.repeat(16)}${'b2'.repeat(16)}` +
+// By hand: files of every version must be readable for ever.
+const BODY_1 =
+  `${'a1'.repeat(16)}${'b2'.repeat(16)}` +
   '00000003000000010000000000000001736b3100154e1dfc00000000' +
   '0000000000000005' +
   '0000000200000000000000000000000001609610' +
@@ -35,16 +40,43 @@ const GOLDEN =
   '0002981b010203040506070801000000' +
   '00000000016096100000000001609688000000000160961000000000016096110000000001609612' +
   '00000000000003e8'
+const VERSION_1 = `5a534b4300000001000000a8${BODY_1}`
+const VERSION_2 =
+  `5a534b4300000002000000d5${BODY_1}` +
+  '0000000001609610' +
+  '00000001' +
+  '77616c2f7400' +
+  '00000000016096880000000000000005' +
+  '01' +
+  '010000000001609688' +
+  '01'
+const FULL: ControlState = {
+  ...STATE,
+  partialBackups: [{ name: 'wal/t', flushLsn: 0x1609688, lastLogTerm: 5, state: 'uploaded' }],
+  eviction: { flushLsn: 0x1609688 },
+  dirtyTail: true,
+}
+
+function framed(hex: string): Buffer {
+  const bytes = Buffer.from(`${hex}00000000`, 'hex')
+  bytes.writeUInt32BE(crc32c(bytes, 0, bytes.length - 4), bytes.length - 4)
+  return bytes
+}
 
 describe('control file', () => {
-  it('has the bytes of version 1', () => {
-    const bytes = encodeControlState(STATE)
-    expect(bytes.subarray(0, -4).toString('hex')).toBe(GOLDEN)
-    expect(decodeControlState(bytes)).toEqual(STATE)
+  it('has the bytes of version 2', () => {
+    const bytes = encodeControlState(FULL)
+    expect(bytes.subarray(0, -4).toString('hex')).toBe(VERSION_2)
+    expect(decodeControlState(bytes)).toEqual(FULL)
+    expect(decodeControlState(encodeControlState(STATE))).toEqual(STATE)
+  })
+
+  it('reads version 1 as a timeline whose WAL is all here', () => {
+    expect(decodeControlState(framed(VERSION_1))).toEqual(STATE)
   })
 
   it('refuses every cut and every changed bit', () => {
-    const bytes = encodeControlState(STATE)
+    const bytes = encodeControlState(FULL)
     for (let length = 0; length < bytes.length; length += 1) {
       expect(() => decodeControlState(bytes.subarray(0, length))).toThrow()
     }
@@ -57,7 +89,7 @@ describe('control file', () => {
 
   it('says that a newer version needs a newer program', () => {
     const bytes = encodeControlState(STATE)
-    bytes.writeUInt32BE(2, 4)
+    bytes.writeUInt32BE(3, 4)
     expect(() => decodeControlState(bytes)).toThrow(
       expect.objectContaining({ code: 'unsupported' }),
     )

@@ -6,7 +6,11 @@
  * body: tenant 16 bytes | timeline 16 bytes | conf (as in wal-push.ts) | term u64 | n u32 | n x (term
  *   u64, lsn u64) | pg_version u32 | system_id u64 | seg_size u32 | start u64 | commit u64 | backup u64
  *   | peer_horizon u64 | remote_consistent u64 | created_at_ms u64
+ *   | local_start u64 | n u32 | n x (name cstr | flush u64 | last_log_term u64 | state u8)
+ *   | evicted u8 | evicted_flush u64 | dirty_tail u8
  * ```
+ *
+ * Version 1 ends after `created_at_ms`; such a file is read as one whose WAL is all here.
  *
  * The end of the log (flush LSN) is not here: it is found by scanning WAL from `commitLsn`.
  */
@@ -25,8 +29,19 @@ import {
 import { crc32c } from '#libs/wal/crc32c.ts'
 
 const MAGIC = 0x5a534b43
-const VERSION = 1
+const VERSION = 2
 const FRAME_HEADER_SIZE = 12
+const MAX_PARTIAL_BACKUPS = 64
+const MAX_OBJECT_NAME_BYTES = 1024
+const PARTIAL_STATES = ['uploading', 'uploaded', 'deleting'] as const
+
+/** A copy of the log's tail in object storage, noted before anything is done to the object. */
+export interface PartialBackup {
+  readonly name: string
+  readonly flushLsn: Lsn
+  readonly lastLogTerm: number
+  readonly state: (typeof PARTIAL_STATES)[number]
+}
 
 export interface ControlState {
   readonly tenantId: TenantId
@@ -44,6 +59,36 @@ export interface ControlState {
   readonly peerHorizonLsn: Lsn
   readonly remoteConsistentLsn: Lsn
   readonly createdAtMs: number
+  /** The oldest WAL that is on this disk; what lies below was removed, or never came here. */
+  readonly localStartLsn: Lsn
+  readonly partialBackups: readonly PartialBackup[]
+  /** Set while the WAL of an idle timeline is in object storage only, up to `flushLsn`. */
+  readonly eviction: { readonly flushLsn: Lsn } | null
+  /** A cut of the tail has begun and is not known to be finished. */
+  readonly dirtyTail: boolean
+}
+
+type NewTimeline = Pick<
+  ControlState,
+  'tenantId' | 'timelineId' | 'configuration' | 'pgVersion' | 'systemId' | 'startLsn'
+> & { createdAtMs: number }
+
+/** The state of a timeline that begins at `startLsn` and has no WAL yet. */
+export function newControlState(timeline: NewTimeline): ControlState {
+  const { startLsn } = timeline
+  return {
+    ...timeline,
+    term: 0,
+    history: [{ term: 0, startLsn }],
+    commitLsn: startLsn,
+    backupLsn: startLsn,
+    peerHorizonLsn: startLsn,
+    remoteConsistentLsn: startLsn,
+    localStartLsn: startLsn,
+    partialBackups: [],
+    eviction: null,
+    dirtyTail: false,
+  }
 }
 
 export function encodeControlState(state: ControlState): Buffer {
@@ -55,6 +100,12 @@ export function encodeControlState(state: ControlState): Buffer {
   body.u32(state.pgVersion).bigU64(state.systemId).u32(WAL_SEGMENT_SIZE)
   body.u64(state.startLsn).u64(state.commitLsn).u64(state.backupLsn)
   body.u64(state.peerHorizonLsn).u64(state.remoteConsistentLsn).u64(state.createdAtMs)
+  body.u64(state.localStartLsn).u32(state.partialBackups.length)
+  for (const { name, flushLsn, lastLogTerm, state: stage } of state.partialBackups) {
+    body.cstring(name).u64(flushLsn).u64(lastLogTerm).u8(PARTIAL_STATES.indexOf(stage))
+  }
+  body.u8(state.eviction === null ? 0 : 1).u64(state.eviction?.flushLsn ?? 0)
+  body.u8(state.dirtyTail ? 1 : 0)
   const bytes = body.finish()
   const framed = new ByteWriter().u32(MAGIC).u32(VERSION).u32(bytes.length).bytes(bytes).finish()
   return new ByteWriter().bytes(framed).u32(crc32c(framed)).finish()
@@ -92,7 +143,7 @@ export function decodeControlState(bytes: Buffer): ControlState {
   const pgVersion = reader.u32()
   const systemId = reader.bigU64()
   if (reader.u32() !== WAL_SEGMENT_SIZE) throw damaged('has another segment size', RESTORE_HINT)
-  const state: ControlState = {
+  const common = {
     tenantId,
     timelineId,
     configuration,
@@ -107,6 +158,32 @@ export function decodeControlState(bytes: Buffer): ControlState {
     remoteConsistentLsn: reader.u64(),
     createdAtMs: reader.u64(),
   }
+  const state = version === 1 ? upgraded(common) : { ...common, ...readLater(reader) }
   reader.end()
   return state
+}
+
+type Later = Pick<ControlState, 'localStartLsn' | 'partialBackups' | 'eviction' | 'dirtyTail'>
+
+/** Version 1 kept all WAL on its disk and nothing anywhere else. */
+function upgraded(common: Omit<ControlState, keyof Later>): ControlState {
+  const localStartLsn = common.startLsn
+  return { ...common, localStartLsn, partialBackups: [], eviction: null, dirtyTail: false }
+}
+
+function readLater(reader: ByteReader): Later {
+  const localStartLsn = reader.u64()
+  const partialBackups: PartialBackup[] = []
+  for (let left = reader.count(MAX_PARTIAL_BACKUPS, 18); left > 0; left -= 1) {
+    const name = reader.cstring(MAX_OBJECT_NAME_BYTES)
+    const flushLsn = reader.u64()
+    const lastLogTerm = reader.u64()
+    const state = PARTIAL_STATES[reader.u8()]
+    if (state === undefined) throw damaged('names an unknown state of a backup', RESTORE_HINT)
+    partialBackups.push({ name, flushLsn, lastLogTerm, state })
+  }
+  const evicted = reader.u8() === 1
+  const evictedFlushLsn = reader.u64()
+  const eviction = evicted ? { flushLsn: evictedFlushLsn } : null
+  return { localStartLsn, partialBackups, eviction, dirtyTail: reader.u8() === 1 }
 }

@@ -10,7 +10,7 @@ import { createHttp, type HttpServer } from '#libs/http/server.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
-import type { ControlState } from './control-state.ts'
+import { type ControlState, newControlState } from './control-state.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
 import { segmentEnd, type Timeline } from './timeline.ts'
 import type { Timelines } from './timelines.ts'
@@ -100,21 +100,15 @@ function initialState(
   if (systemId === 0n || systemId >= 1n << 64n) {
     throw new ZenithError('invalid_argument', `${body.systemId} is not a system identifier`)
   }
-  return {
+  return newControlState({
     tenantId: parseTenantId(params.tenantId),
     timelineId: parseTimelineId(params.timelineId),
     configuration: { generation: body.generation, members: body.members, newMembers: null },
-    term: 0,
-    history: [{ term: 0, startLsn }],
     pgVersion: body.pgVersion ?? DEFAULT_PG_VERSION,
     systemId,
     startLsn,
-    commitLsn: startLsn,
-    backupLsn: startLsn,
-    peerHorizonLsn: startLsn,
-    remoteConsistentLsn: startLsn,
     createdAtMs: Date.now(),
-  }
+  })
 }
 
 function describe(timeline: Timeline): SafekeeperTimeline {

@@ -9,9 +9,18 @@ import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } f
 import type { Logger } from '#libs/log.ts'
 import { lastLogTerm } from '#libs/protocol/term-history.ts'
 import { oldestXmins, type StandbyXmins } from '#libs/protocol/standby-xmins.ts'
-import type { AcceptorMessage, ProposerMessage } from '#libs/protocol/wal-push.ts'
+import type {
+  AcceptorMessage,
+  MemberConfiguration,
+  ProposerMessage,
+} from '#libs/protocol/wal-push.ts'
 import { type PageserverFeedback, postgresTimeUs } from '#libs/protocol/wal-stream.ts'
-import { Acceptor, type AcceptorEffect, type AcceptorEvent } from './acceptor.ts'
+import {
+  Acceptor,
+  type AcceptorEffect,
+  type AcceptorEvent,
+  type PeerPositions,
+} from './acceptor.ts'
 import { ControlFile } from './store/control-file.ts'
 import type { ControlState } from './control-state.ts'
 import { fatalDiskError, syncDirectory } from './store/files.ts'
@@ -56,6 +65,11 @@ export class Timeline {
   #readers = 0
   #writtenAtLastTick: Lsn = 0
   #closed = false
+  #requestCounter = 0
+  readonly #requests = new Map<
+    number,
+    { resolve: () => void; reject: (error: ZenithError) => void }
+  >()
 
   private constructor(
     directory: string,
@@ -177,6 +191,54 @@ export class Timeline {
     this.dispatch({ kind: 'message', connection, message })
   }
 
+  /**
+   * Switches to the members of a higher generation; resolves when that, and all WAL received until
+   * then, is durable. The generation in force is a no-op. Throws `precondition_failed` for a lower
+   * one and for one that this safekeeper cannot follow.
+   */
+  configure(configuration: MemberConfiguration): Promise<void> {
+    return this.#ask((request) => ({ kind: 'configure', request, configuration }))
+  }
+
+  /** Follows no leader below `term` from now on, durably. A term already reached is a no-op. */
+  bumpTerm(term: number): Promise<void> {
+    return this.#ask((request) => ({ kind: 'bump-term', request, term }))
+  }
+
+  /** Takes what an authenticated peer says of itself. */
+  peerPositions(peer: PeerPositions): void {
+    this.dispatch({ kind: 'peer', peer })
+  }
+
+  /** Everything below `lsn` is in object storage, verified there. */
+  backedUp(lsn: Lsn): void {
+    this.dispatch({ kind: 'backed-up', lsn })
+  }
+
+  #ask(event: (request: number) => AcceptorEvent): Promise<void> {
+    this.#refuseWhenHalted()
+    return new Promise((resolve, reject) => {
+      if (this.#closed) throw new ZenithError('unavailable', 'this timeline is closed')
+      const request = ++this.#requestCounter
+      this.#requests.set(request, { resolve, reject })
+      this.dispatch(event(request))
+    })
+  }
+
+  #answer(request: number, refusal: string | null): void {
+    const waiting = this.#requests.get(request)
+    this.#requests.delete(request)
+    if (refusal === null) waiting?.resolve()
+    else waiting?.reject(new ZenithError('precondition_failed', refusal))
+  }
+
+  #failRequests(reason: string): void {
+    for (const { reject } of this.#requests.values()) {
+      reject(new ZenithError('unavailable', `this timeline stopped: ${reason}`))
+    }
+    this.#requests.clear()
+  }
+
   pageserverFeedback(feedback: PageserverFeedback): void {
     this.dispatch({ kind: 'pageserver-feedback', feedback })
   }
@@ -257,6 +319,7 @@ export class Timeline {
   async close(): Promise<boolean> {
     for (const connection of [...this.#connections.values()]) connection.close('shutting down')
     this.#closed = true
+    this.#failRequests('closed')
     this.#wakeListeners()
     if (!(await this.#store.close()) || this.#halted !== null) return false
     await this.#controlFile.write(this.control)
@@ -330,6 +393,9 @@ export class Timeline {
       case 'committed':
         this.#wakeListeners()
         return null
+      case 'answer':
+        this.#answer(effect.request, effect.refusal)
+        return null
       case 'halt':
         this.#halt(effect.reason)
         return null
@@ -357,6 +423,7 @@ export class Timeline {
     this.#queue = []
     this.#queuedBytes = 0
     this.#log.error({ reason }, 'timeline halted')
+    this.#failRequests(reason)
     for (const connection of [...this.#connections.values()]) connection.close(reason)
   }
 

@@ -3,7 +3,7 @@ import type { TermEntry } from '#libs/protocol/term-history.ts'
 import type { AcceptorMessage, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import { NO_HOT_STANDBY } from '#libs/protocol/wal-push.ts'
 import { ProposerCore, type ProposerEffect } from './core.ts'
-import { isQuorum, majority, quorumLsn } from './quorum.ts'
+import { isQuorum, majority, quorumLsn } from '#libs/protocol/quorum.ts'
 
 const members = (count: number, first = 1) =>
   Array.from({ length: count }, (_, index) => ({

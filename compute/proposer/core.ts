@@ -31,7 +31,7 @@ import {
   type ProposerMessage,
   type VoteReply,
 } from '#libs/protocol/wal-push.ts'
-import { isQuorum, quorumLsn } from './quorum.ts'
+import { isQuorum, quorumLsn } from '#libs/protocol/quorum.ts'
 
 export const HEARTBEAT_MS = 1_000
 export const SILENCE_MS = 10_000

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import { type Lsn, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { WalBuilder } from '../../test_runner/fixtures/wal-builder.ts'
-import type { ControlState } from '../control-state.ts'
+import { type ControlState, newControlState } from '../control-state.ts'
 import { listSegments, segmentPath } from './segment-files.ts'
 import { SpareSegments } from './spare-segments.ts'
 import { createFirstSegment, recoverWal } from './wal-recovery.ts'
@@ -31,21 +31,16 @@ afterEach(async () => {
 })
 
 function control(startLsn: Lsn, commitLsn: Lsn = startLsn): ControlState {
-  return {
+  const state = newControlState({
     tenantId: newTenantId(),
     timelineId: newTimelineId(),
     configuration: { generation: 1, members: [], newMembers: null },
-    term: 0,
-    history: [{ term: 0, startLsn }],
     pgVersion: 170011,
     systemId: 7n,
     startLsn,
-    commitLsn,
-    backupLsn: startLsn,
-    peerHorizonLsn: startLsn,
-    remoteConsistentLsn: startLsn,
     createdAtMs: 0,
-  }
+  })
+  return { ...state, commitLsn }
 }
 
 function openStore(endLsn: Lsn, durable: Lsn[] = []): WalStore {

@@ -3,6 +3,7 @@
  * but valid WAL whose bytes differ from term to term.
  */
 import type { Lsn } from '#libs/lsn.ts'
+import { quorumLsn } from '#libs/protocol/quorum.ts'
 import {
   decodeAcceptorMessage,
   encodeProposerMessage,
@@ -14,7 +15,6 @@ import {
   type ProposerEffect,
   type ProposerEvent,
 } from '../../compute/proposer/core.ts'
-import { quorumLsn } from '../../compute/proposer/quorum.ts'
 import { buildPayload, WalBuilder } from '../fixtures/wal-builder.ts'
 import { Connection, type NetworkOptions } from './network.ts'
 import { DISK_BYTES } from './disk.ts'

@@ -225,6 +225,7 @@ export class SimSafekeeper implements Witness {
         if (this.#controlQueue.length === 1) this.#writeControl()
         break
       case 'committed':
+      case 'answer':
         break
       case 'halt':
         throw new Violation('I10', `safekeeper ${this.id} halts: ${effect.reason}`)

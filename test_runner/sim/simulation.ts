@@ -7,7 +7,7 @@
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import { WAL_SEGMENT_SIZE, walPageOffset, WAL_PAGE_SIZE } from '#libs/lsn.ts'
 import type { Member } from '#libs/protocol/wal-push.ts'
-import type { ControlState } from '../../safekeeper/control-state.ts'
+import { type ControlState, newControlState } from '../../safekeeper/control-state.ts'
 import { DISK_BYTES } from './disk.ts'
 import type { NetworkOptions } from './network.ts'
 import { Oracle, Violation } from './oracle.ts'
@@ -135,22 +135,15 @@ export class Simulation {
   }
 
   #initialControl(): ControlState {
-    const startLsn = this.#startLsn
-    return {
+    return newControlState({
       tenantId: TENANT,
       timelineId: TIMELINE,
       configuration: { generation: 1, members: this.#members, newMembers: null },
-      term: 0,
-      history: [{ term: 0, startLsn }],
       pgVersion: 170011,
       systemId: SYSTEM_ID,
-      startLsn,
-      commitLsn: startLsn,
-      backupLsn: startLsn,
-      peerHorizonLsn: startLsn,
-      remoteConsistentLsn: startLsn,
+      startLsn: this.#startLsn,
       createdAtMs: 0,
-    }
+    })
   }
 
   #startProposer(): void {

@@ -5,8 +5,7 @@ import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn, readLsnLE } from '#libs/lsn.ts'
 import { parseTimestamp, timestampNow } from '#libs/pg/timestamp.ts'
-import { connectPgWire } from '#libs/pgwire/client.ts'
-import { targetOptions } from '#libs/pgwire/session-target.ts'
+import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
 import { decodeWalStreamMessage } from '#libs/protocol/wal-stream.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
 import { RMGR, XACT_INFO, XACT_OPCODE_MASK } from '#libs/wal/format.ts'
@@ -88,15 +87,14 @@ async function firstLaterCommit(
   timeUs: number,
   { fromLsn, toLsn }: { fromLsn: Lsn; toLsn: Lsn },
 ): Promise<Lsn> {
-  const client = await connectPgWire({
+  const client = await connectSafekeeper({
     host: node.host,
-    port: node.pgPort,
+    pgPort: node.pgPort,
     applicationName: 'control',
-    replication: true,
-    options: targetOptions({
+    target: {
       tenantId: parseTenantId(timeline.tenantId),
       timelineId: parseTimelineId(timeline.timelineId),
-    }),
+    },
   })
   try {
     const framer = new RecordFramer(fromLsn)

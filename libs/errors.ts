@@ -5,6 +5,10 @@
 export const ERROR_HTTP_STATUS = {
   invalid_argument: 400,
   out_of_range: 400,
+  /** No token, or one that is not valid (any more). */
+  unauthenticated: 401,
+  /** A valid token that does not cover this. */
+  forbidden: 403,
   not_found: 404,
   already_exists: 409,
   conflict: 409,

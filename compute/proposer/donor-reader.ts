@@ -1,8 +1,9 @@
 /** Reads a range of WAL from one safekeeper for another: START_REPLICATION pinned to our term. */
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
-import { type SessionTarget, targetOptions } from '#libs/pgwire/session-target.ts'
+import type { PgClient } from '#libs/pgwire/client.ts'
+import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
+import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import type { Member } from '#libs/protocol/wal-push.ts'
 import {
   decodeWalStreamMessage,
@@ -50,12 +51,11 @@ export class DonorReader {
 
   async #open(): Promise<void> {
     const { donor, target, term } = this.#read
-    const client = await connectPgWire({
+    const client = await connectSafekeeper({
       host: donor.host,
-      port: donor.pgPort,
-      options: targetOptions(target),
+      pgPort: donor.pgPort,
+      target,
       applicationName: 'walproposer-recovery',
-      replication: true,
     })
     if (this.#ended) {
       client.destroy()

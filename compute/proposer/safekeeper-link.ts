@@ -9,8 +9,9 @@ import {
   START_WAL_PUSH,
   writeAppendHeader,
 } from '#libs/protocol/wal-push.ts'
-import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
-import { targetOptions, type SessionTarget } from '#libs/pgwire/session-target.ts'
+import type { PgClient } from '#libs/pgwire/client.ts'
+import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
+import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import type { AppendHeader } from './core.ts'
 
 const CONNECT_TIMEOUT_MS = 5_000
@@ -83,12 +84,11 @@ export class SafekeeperLink {
   }
 
   async #open(target: SessionTarget): Promise<void> {
-    const client = await connectPgWire({
+    const client = await connectSafekeeper({
       host: this.member.host,
-      port: this.member.pgPort,
-      options: targetOptions(target),
+      pgPort: this.member.pgPort,
+      target,
       applicationName: 'walproposer',
-      replication: true,
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
     })
     if (this.#closed) {

@@ -3,7 +3,10 @@
  * them, by the OpenAPI page, and by clients through `callSafekeeper`. Creates are idempotent; the
  * same id with other contents is a 409. LSNs are strings, the system identifier a decimal string.
  */
+import { type Credentials, ownCredentials } from '#libs/auth/credentials.ts'
 import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
+import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
+import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { type Static, Type } from 'typebox'
 import { IdText, LsnText, NodeInfo } from './control.ts'
 
@@ -109,11 +112,30 @@ export const safekeeperRoutes = routes({
 export type SafekeeperRoutes = typeof safekeeperRoutes
 export type SafekeeperRouteName = keyof SafekeeperRoutes
 
-/** Calls one route; a problem answer becomes the ZenithError it stands for. */
-export function callSafekeeper<N extends SafekeeperRouteName>(
+export interface SafekeeperCallOptions<N extends SafekeeperRouteName>
+  extends RouteCallOptions<SafekeeperRoutes[N]> {
+  /** Default: those of this process. */
+  credentials?: Credentials
+}
+
+/**
+ * Calls one route; a problem answer becomes the ZenithError it stands for. `baseUrl` begins with
+ * `http:` whatever the safekeepers speak: credentials with TLS make it `https:`.
+ */
+export async function callSafekeeper<N extends SafekeeperRouteName>(
   baseUrl: string,
   name: N,
-  options: RouteCallOptions<SafekeeperRoutes[N]> = {},
+  options: SafekeeperCallOptions<N> = {},
 ): Promise<Static<SafekeeperRoutes[N]['response']>> {
-  return callRoute<SafekeeperRoutes[N]>(safekeeperRoutes[name], baseUrl, options)
+  const { credentials = ownCredentials(), ...rest } = options
+  const tls = credentials.tls()
+  const token = await credentials.token({ for: 'http', target: targetOf(options.params) })
+  const url = tls === null ? baseUrl : baseUrl.replace(/^http:/, 'https:')
+  return callRoute<SafekeeperRoutes[N]>(safekeeperRoutes[name], url, { ...rest, token, tls })
+}
+
+function targetOf(params: unknown): SessionTarget | null {
+  const { tenantId, timelineId } = (params ?? {}) as { tenantId?: string; timelineId?: string }
+  if (tenantId === undefined || timelineId === undefined) return null
+  return { tenantId: parseTenantId(tenantId), timelineId: parseTimelineId(timelineId) }
 }

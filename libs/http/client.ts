@@ -1,4 +1,5 @@
 /** JSON over HTTP between our processes; a problem document becomes the error it stands for. */
+import type { ClientTls } from '../auth/credentials.ts'
 import { errorMessage, ZenithError } from '../errors.ts'
 import { errorOf, type Problem } from './problem.ts'
 
@@ -7,6 +8,10 @@ const { request } = process.getBuiltinModule('node:http')
 
 export interface RequestOptions {
   timeoutMs?: number
+  /** Sent as a bearer token. */
+  token?: string | null
+  /** For an `https:` address: believe a server only that these certificates vouch for. */
+  tls?: ClientTls | null
 }
 
 /**
@@ -19,8 +24,7 @@ export async function requestJson<T>(
   body?: unknown,
   options: RequestOptions = {},
 ): Promise<T> {
-  const timeoutMs = options.timeoutMs ?? 30_000
-  const { status, text } = await send(method, url, body, timeoutMs)
+  const { status, text } = await send(method, url, body, options)
   const json: unknown = text === '' ? undefined : parseJson(text)
   if (status >= 400) throw errorOf((json ?? {}) as Partial<Problem>, status)
   return json as T
@@ -35,15 +39,22 @@ function send(
   method: string,
   url: string,
   body: unknown,
-  timeoutMs: number,
+  { timeoutMs = 30_000, token = null, tls = null }: RequestOptions,
 ): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
     const payload = body === undefined ? undefined : JSON.stringify(body)
-    const headers =
-      payload === undefined
+    const headers = {
+      ...(payload === undefined
         ? {}
-        : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }
-    const call = request(url, { method, headers, agent: false })
+        : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }),
+      ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+    }
+    const call =
+      tls === null
+        ? request(url, { method, headers, agent: false })
+        : process
+            .getBuiltinModule('node:https')
+            .request(url, { method, headers, agent: false, ca: tls.ca, minVersion: 'TLSv1.3' })
     const timer = setTimeout(() => {
       call.destroy(new ZenithError('timeout', `${method} ${url} took longer than ${timeoutMs} ms`))
     }, timeoutMs)

@@ -4,6 +4,7 @@
  * so a client that only needs paths loads no schema library.
  */
 import type { Static, TSchema } from 'typebox'
+import type { ClientTls } from '../auth/credentials.ts'
 import { requestJson } from './client.ts'
 
 export interface Route {
@@ -31,6 +32,8 @@ export interface RouteCallOptions<R extends Route> {
   query?: Record<string, string>
   body?: SchemaOf<R, 'body'>
   timeoutMs?: number
+  token?: string | null
+  tls?: ClientTls | null
 }
 
 /**
@@ -50,5 +53,6 @@ export async function callRoute<R extends Route>(
   for (const [key, value] of Object.entries(options.query ?? {})) url.searchParams.set(key, value)
   const takesBody = route.method === 'POST' || route.method === 'PUT'
   const body = options.body ?? (takesBody ? {} : undefined)
-  return requestJson(route.method, url.href, body, { timeoutMs: options.timeoutMs ?? 60_000 })
+  const { timeoutMs = 60_000, token = null, tls = null } = options
+  return requestJson(route.method, url.href, body, { timeoutMs, token, tls })
 }

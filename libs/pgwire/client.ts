@@ -1,10 +1,12 @@
 /**
  * A small Postgres-protocol client for links between our processes and to a local walsender: simple
- * queries and COPY in both directions, trust authentication. Client applications use `pg`; this one
+ * queries and COPY in both directions, a token as password, TLS. Client applications use `pg`; this one
  * exists because CopyBoth payloads must reach the WAL path without a promise or an object each.
  */
 import { connect, type Socket } from 'node:net'
-import { ZenithError } from '../errors.ts'
+import type { ClientTls } from '../auth/credentials.ts'
+import { type ErrorCode, ZenithError } from '../errors.ts'
+import { encryptSocket } from './client-tls.ts'
 import { socketDrained, writeCopyData } from './copy-data.ts'
 import { FrameReader } from './frame-reader.ts'
 import { message, TAG } from './messages.ts'
@@ -21,6 +23,10 @@ export interface ConnectOptions {
   /** Physical replication connection (walsender). */
   replication?: boolean
   connectTimeoutMs?: number
+  /** Given as the password when the server asks for one. */
+  token?: string | null
+  /** Connect by TLS alone, and believe a server only that these certificates vouch for. */
+  tls?: ClientTls | null
 }
 
 export interface QueryResult {
@@ -29,6 +35,8 @@ export interface QueryResult {
 }
 
 const MAX_MESSAGE_BYTES = 64 << 20
+const AUTHENTICATION_OK = 0
+const AUTHENTICATION_CLEARTEXT = 3
 
 /** Connects and finishes start-up. Throws `unavailable` when refused, or the server's error. */
 export async function connectPgWire(options: ConnectOptions): Promise<PgClient> {
@@ -38,17 +46,25 @@ export async function connectPgWire(options: ConnectOptions): Promise<PgClient> 
   const socket = options.socketDir
     ? connect({ path: where })
     : connect({ host: options.host ?? '127.0.0.1', port: options.port, noDelay: true })
-  const client = new PgClient(socket, where)
   const timeoutMs = options.connectTimeoutMs ?? 10_000
+  let give: (error: Error) => void = (error) => socket.destroy(error)
   const timer = setTimeout(() => {
-    client.fail(new ZenithError('timeout', `no connection to ${where} within ${timeoutMs} ms`))
+    give(new ZenithError('timeout', `no connection to ${where} within ${timeoutMs} ms`))
   }, timeoutMs)
   try {
+    const tls = options.tls ?? null
+    const encrypted =
+      tls === null ? socket : await encryptSocket(socket, options.host ?? '127.0.0.1', tls)
+    const client = new PgClient(encrypted, where)
+    give = (error) => client.fail(error)
     await client.start(options)
+    return client
+  } catch (error) {
+    socket.destroy()
+    throw error
   } finally {
     clearTimeout(timer)
   }
-  return client
 }
 
 type State =
@@ -66,6 +82,8 @@ export class PgClient {
   #onCopyData: (payload: Buffer) => void = () => {}
   #onCopyEnd: (error?: Error) => void = () => {}
   #serverError: Error | null = null
+  /** Not kept longer than until the server has let us in. */
+  #token: string | null = null
   #failure: Error | null = null
 
   constructor(socket: Socket, where: string) {
@@ -104,6 +122,7 @@ export class PgClient {
     const header = Buffer.alloc(8)
     header.writeUInt32BE(body.length + 8, 0)
     header.writeUInt32BE(196608, 4)
+    this.#token = options.token ?? null
     this.socket.write(Buffer.concat([header, body]))
     await this.#expectResult()
   }
@@ -258,11 +277,24 @@ export class PgClient {
     } else if (tag === TAG.dataRow) {
       if (state.kind === 'query') state.result.rows.push(parseRow(body))
     } else if (tag === TAG.authentication) {
-      if (body.readUInt32BE(0) !== 0) {
-        this.fail(new ZenithError('unsupported', `${this.#where} asks for a password`))
-      }
+      this.#onAuthentication(body.length < 4 ? -1 : body.readUInt32BE(0))
     } else if (tag === TAG.readyForQuery) {
       this.#onReady(state)
+    }
+  }
+
+  #onAuthentication(code: number): void {
+    const token = this.#token
+    this.#token = null
+    if (code === AUTHENTICATION_OK) return
+    if (code === AUTHENTICATION_CLEARTEXT && token !== null) {
+      this.socket.write(message(TAG.password, Buffer.from(`${token}\0`)))
+    } else {
+      this.fail(
+        new ZenithError('unauthenticated', `${this.#where} asks for a password`, {
+          hint: 'Safekeepers with auth want a token there.',
+        }),
+      )
     }
   }
 
@@ -281,6 +313,12 @@ export class PgClient {
   }
 }
 
+/** What trying again does not help against. */
+const CODE_OF_STATE: Readonly<Record<string, ErrorCode>> = {
+  '28P01': 'unauthenticated',
+  '42501': 'forbidden',
+}
+
 function parseError(body: Buffer): ZenithError {
   const fields = new Map<string, string>()
   for (const field of body.toString('utf8').split('\0')) {
@@ -288,7 +326,8 @@ function parseError(body: Buffer): ZenithError {
   }
   const hint = fields.get('H')
   const text = fields.get('M') ?? 'the server sent an error without a message'
-  return new ZenithError('unavailable', `${text} (SQLSTATE ${fields.get('C') ?? 'XX000'})`, {
+  const state = fields.get('C') ?? 'XX000'
+  return new ZenithError(CODE_OF_STATE[state] ?? 'unavailable', `${text} (SQLSTATE ${state})`, {
     ...(hint === undefined ? {} : { hint }),
   })
 }

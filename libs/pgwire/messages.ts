@@ -14,6 +14,7 @@ export const TAG = {
   error: 0x45, // E
   notice: 0x4e, // N
   parameterStatus: 0x53, // S
+  password: 0x70, // p
   query: 0x51, // Q
   readyForQuery: 0x5a, // Z
   rowDescription: 0x54, // T

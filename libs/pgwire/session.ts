@@ -17,6 +17,8 @@ export interface Column {
 const SQLSTATE: Record<ErrorCode, string> = {
   invalid_argument: '22023',
   out_of_range: '22003',
+  unauthenticated: '28P01',
+  forbidden: '42501',
   not_found: '42704',
   already_exists: '42710',
   conflict: '55000',

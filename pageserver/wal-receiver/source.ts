@@ -5,7 +5,7 @@ import { ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
-import { targetOptions } from '#libs/pgwire/session-target.ts'
+import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
 import type { Candidate } from './choice.ts'
 
 const STATUS_TIMEOUT_MS = 2000
@@ -29,16 +29,11 @@ export function describeSource(source: WalSource): string {
 
 /** Opens a replication connection. Throws `unavailable`. */
 export function connectToSource(target: SourceTarget, source: WalSource): Promise<PgClient> {
-  return connectPgWire({
-    host: source.host,
-    port: source.pgPort,
-    applicationName: 'pageserver',
-    replication: true,
-    connectTimeoutMs: CONNECT_TIMEOUT_MS,
-    ...(isPostgres(source)
-      ? { ...(source.user === undefined ? {} : { user: source.user }) }
-      : { options: targetOptions(target) }),
-  })
+  const { host, pgPort } = source
+  const common = { host, applicationName: 'pageserver', connectTimeoutMs: CONNECT_TIMEOUT_MS }
+  if (!isPostgres(source)) return connectSafekeeper({ ...common, pgPort, target })
+  const user = source.user === undefined ? {} : { user: source.user }
+  return connectPgWire({ ...common, port: pgPort, replication: true, ...user })
 }
 
 /** Asks how far the source is. Throws when it does not answer in time. */

@@ -25,7 +25,12 @@ import { ControlFile } from './store/control-file.ts'
 import type { ControlState } from './control-state.ts'
 import { fatalDiskError, syncDirectory } from './store/files.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
-import { segmentPath } from './store/segment-files.ts'
+import {
+  type LocalSegment,
+  listLocalSegments,
+  removeSegmentsBelow,
+  segmentPath,
+} from './store/segment-files.ts'
 import type { SpareSegments } from './store/spare-segments.ts'
 import { createFirstSegment, recoverWal } from './store/wal-recovery.ts'
 import { WalStore } from './store/wal-store.ts'
@@ -56,6 +61,7 @@ export class Timeline {
   readonly #listeners = new Set<() => void>()
   readonly #durableListeners = new Set<() => void>()
   readonly #context: TimelineContext
+  readonly #holds = new Set<{ lsn: Lsn }>()
   #queue: AcceptorEffect[] = []
   /** WAL in writes that wait for an earlier effect. */
   #queuedBytes = 0
@@ -73,14 +79,15 @@ export class Timeline {
 
   private constructor(
     directory: string,
-    control: ControlState,
+    controlFile: ControlFile,
     flushLsn: Lsn,
     context: TimelineContext,
   ) {
+    const control = controlFile.stored
     this.directory = directory
     this.#context = context
     this.#log = context.log.child({ timeline: control.timelineId })
-    this.#controlFile = new ControlFile(directory)
+    this.#controlFile = controlFile
     const { nodeId, incarnation } = context
     this.#acceptor = new Acceptor({ nodeId, incarnation, control, flushLsn })
     this.#store = new WalStore({
@@ -111,10 +118,12 @@ export class Timeline {
     await rm(building, { recursive: true, force: true })
     await mkdir(building)
     await createFirstSegment(building, control, context.spares)
-    await new ControlFile(building).write(control)
+    const controlFile = new ControlFile(building)
+    await controlFile.write(control)
     await rename(building, directory)
     await syncDirectory(parent)
-    return new Timeline(directory, control, control.startLsn, context)
+    controlFile.moved(directory)
+    return new Timeline(directory, controlFile, control.startLsn, context)
   }
 
   /** Opens a timeline from disk. Throws `corrupt` when its files cannot be trusted. */
@@ -123,7 +132,8 @@ export class Timeline {
     context: TimelineContext,
     afterCleanStop: boolean,
   ): Promise<Timeline> {
-    const control = await new ControlFile(directory).read()
+    const controlFile = new ControlFile(directory)
+    const control = await controlFile.read()
     const flushLsn = await recoverWal(directory, control, afterCleanStop)
     context.log.info(
       {
@@ -134,7 +144,7 @@ export class Timeline {
       },
       'timeline opened',
     )
-    return new Timeline(directory, control, flushLsn, context)
+    return new Timeline(directory, controlFile, flushLsn, context)
   }
 
   /** Durable state with the current positions folded in. */
@@ -300,6 +310,39 @@ export class Timeline {
     } finally {
       await handle.close()
     }
+  }
+
+  /** Segments that are on this disk, oldest first. */
+  localSegments(): Promise<LocalSegment[]> {
+    return listLocalSegments(this.directory)
+  }
+
+  /**
+   * Keeps WAL at and above `lsn` on this disk until the returned function runs (twice is fine). Who
+   * holds looks afterwards whether the WAL was still there.
+   */
+  holdWal(lsn: Lsn): () => void {
+    const hold = { lsn }
+    this.#holds.add(hold)
+    return () => this.#holds.delete(hold)
+  }
+
+  /**
+   * Removes segments that lie wholly below `lsn`, the oldest first, and none that the stored
+   * positions (page server, object storage, commit), the end of the log or a hold still need. Returns
+   * where the WAL on this disk begins afterwards.
+   */
+  async removeWalBelow(lsn: Lsn): Promise<Lsn> {
+    const stored = this.#controlFile.stored
+    const bound = Math.min(
+      lsn,
+      stored.remoteConsistentLsn,
+      stored.backupLsn,
+      stored.commitLsn,
+      this.flushLsn,
+      ...[...this.#holds].map((hold) => hold.lsn),
+    )
+    return removeSegmentsBelow(this.directory, bound, this.control.startLsn)
   }
 
   /** Stores lagging positions and lets memory go; called now and then. */

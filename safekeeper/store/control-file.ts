@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ZenithError } from '#libs/errors.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
 import { type ControlState, decodeControlState, encodeControlState } from '../control-state.ts'
 import { removeFile, replaceFile } from './files.ts'
 
@@ -10,10 +10,22 @@ export const CONTROL_FILE_NAME = 'safekeeper.control'
 const RETRY_MS = 1_000
 
 export class ControlFile {
-  readonly #path: string
+  #path: string
   #tail: Promise<void> = Promise.resolve()
+  #stored: ControlState | null = null
 
   constructor(directory: string) {
+    this.#path = join(directory, CONTROL_FILE_NAME)
+  }
+
+  /** The newest state known to be on disk, after the first read or write. */
+  get stored(): ControlState {
+    assert(this.#stored !== null, 'a control file is read or written before it is used')
+    return this.#stored
+  }
+
+  /** The folder has another name now. */
+  moved(directory: string): void {
     this.#path = join(directory, CONTROL_FILE_NAME)
   }
 
@@ -22,7 +34,8 @@ export class ControlFile {
     await removeFile(`${this.#path}.tmp`)
     const bytes = await readFile(this.#path)
     try {
-      return decodeControlState(bytes)
+      this.#stored = decodeControlState(bytes)
+      return this.#stored
     } catch (error) {
       if (!(error instanceof ZenithError)) throw error
       throw new ZenithError(error.code, `${this.#path}: ${error.message}`, {
@@ -37,7 +50,10 @@ export class ControlFile {
    */
   write(state: ControlState): Promise<void> {
     const bytes = encodeControlState(state)
-    const done = this.#tail.then(() => this.#replace(bytes))
+    const done = this.#tail.then(async () => {
+      await this.#replace(bytes)
+      this.#stored = state
+    })
     // The chain goes on after a failure; the caller of this write sees it.
     this.#tail = done.catch(() => {})
     return done

@@ -5,7 +5,14 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
-import { type Lsn, parseSegmentFileName, segmentFileName, segmentNumber } from '#libs/lsn.ts'
+import {
+  type Lsn,
+  parseSegmentFileName,
+  segmentFileName,
+  segmentNumber,
+  WAL_SEGMENT_SIZE,
+} from '#libs/lsn.ts'
+import { removeFile, syncDirectory } from './files.ts'
 
 /** Postgres' own timeline number: Zenith branches by ids of its own, so it never changes. */
 const WAL_TIMELINE = 1
@@ -44,4 +51,37 @@ export async function listSegments(directory: string): Promise<SegmentFile[]> {
 export function fileOf(files: readonly SegmentFile[], lsn: Lsn): SegmentFile | undefined {
   const segment = segmentNumber(lsn)
   return files.find((file) => file.segment === segment)
+}
+
+/** A segment of a timeline as others see it: [startLsn, endLsn), whole when all of it was written. */
+export interface LocalSegment {
+  segment: number
+  startLsn: Lsn
+  endLsn: Lsn
+  full: boolean
+}
+
+export async function listLocalSegments(directory: string): Promise<LocalSegment[]> {
+  return (await listSegments(directory)).map((file) => ({
+    segment: file.segment,
+    startLsn: file.segment * WAL_SEGMENT_SIZE,
+    endLsn: (file.segment + 1) * WAL_SEGMENT_SIZE,
+    full: !file.partial,
+  }))
+}
+
+/** Removes full segments wholly below `lsn`, oldest first; returns where WAL begins afterwards. */
+export async function removeSegmentsBelow(
+  directory: string,
+  lsn: Lsn,
+  startLsn: Lsn,
+): Promise<Lsn> {
+  let first: Lsn | null = null
+  for (const file of await listSegments(directory)) {
+    const begin = file.segment * WAL_SEGMENT_SIZE
+    if (!file.partial && begin + WAL_SEGMENT_SIZE <= lsn) await removeFile(file.path)
+    else first ??= begin
+  }
+  await syncDirectory(directory)
+  return Math.max(startLsn, first ?? lsn)
 }

@@ -131,6 +131,39 @@ describe('acceptor', () => {
     expect(append(3, 1, START, end)).toMatchObject([{ kind: 'close' }])
   })
 
+  it('passes on what page servers say, once, and stores how far the slowest is', () => {
+    lead()
+    const end = wal.appendNoop(100).endLsn
+    append(1, 1, START, end, end)
+    flushed(end)
+    const feedback = {
+      currentTimelineSizeBytes: 0,
+      lastReceivedLsn: end,
+      diskConsistentLsn: end,
+      remoteConsistentLsn: end,
+      replyTimeUs: 1n,
+      shardNumber: 0,
+      shardCount: 1,
+      incarnation: 1,
+    }
+    const told = acceptor.step({ kind: 'pageserver-feedback', feedback })
+    expect(told).toMatchObject([{ kind: 'send', message: { kind: 'ack', feedback: [feedback] } }])
+    expect(acceptor.control.remoteConsistentLsn).toBe(end)
+    const next = wal.appendNoop(100).endLsn
+    append(1, 1, end, next, end)
+    expect(flushed(next)).toMatchObject([{ message: { flushLsn: next, feedback: [] } }])
+    const foreign = { ...feedback, shardCount: 4, lastReceivedLsn: next }
+    expect(acceptor.step({ kind: 'pageserver-feedback', feedback: foreign })).toEqual([])
+    // A page server that starts again says less: object storage has what it had.
+    const again = { ...feedback, incarnation: 2, replyTimeUs: 2n, remoteConsistentLsn: START }
+    acceptor.step({ kind: 'pageserver-feedback', feedback: again })
+    expect(acceptor.control.remoteConsistentLsn).toBe(end)
+    greet(2)
+    expect(elect(2, 1, next, [...CONTROL.history, { term: 1, startLsn: START }])).toMatchObject([
+      { message: { kind: 'ack', feedback: [{ incarnation: 2, remoteConsistentLsn: end }] } },
+    ])
+  })
+
   it('tells the old leader at once, and a late message of it again, that it is deposed', () => {
     lead()
     greet(2)

@@ -26,6 +26,7 @@ import {
   type ProposerMessage,
   type VoteRequest,
 } from '#libs/protocol/wal-push.ts'
+import { ShardFeedbacks } from '#libs/protocol/shard-feedbacks.ts'
 import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
 import { RecordScanner } from '#libs/wal/record-scanner.ts'
 import type { ControlState } from './control-state.ts'
@@ -118,7 +119,9 @@ export class Acceptor {
   #scanner: RecordScanner
   readonly #greeted = new Map<number, Greeted>()
   #streaming: Streaming | null = null
-  #feedback: PageserverFeedback | null = null
+  readonly #shards: ShardFeedbacks
+  /** The proposer that streams knows what the page servers said last. */
+  #feedbackTold = false
   #hotStandby: HotStandbyFeedback = NO_HOT_STANDBY
 
   constructor(options: AcceptorOptions) {
@@ -133,6 +136,7 @@ export class Acceptor {
     this.#commit = options.control.commitLsn
     this.#leaderCommit = options.control.commitLsn
     this.#scanner = new RecordScanner(options.flushLsn)
+    this.#shards = new ShardFeedbacks(1, options.control.remoteConsistentLsn)
     this.#check()
   }
 
@@ -159,6 +163,11 @@ export class Acceptor {
   /** The connection that appends at present, or null. */
   get streamingConnection(): number | null {
     return this.#streaming?.connection ?? null
+  }
+
+  /** What the page servers said last, by shard. */
+  get shards(): readonly PageserverFeedback[] {
+    return this.#shards.latest
   }
 
   step(event: AcceptorEvent): AcceptorEffect[] {
@@ -427,6 +436,7 @@ export class Acceptor {
     this.#control = { ...control, term: elected.term, history: elected.history }
     if (!unchanged) this.#persist(effects, false)
     this.#streaming = { ...greeted, connection, termStartLsn: last.startLsn }
+    this.#feedbackTold = false
     if (!unchanged) this.#leaderCommit = this.#commit
     this.#ack(connection, effects)
   }
@@ -507,8 +517,9 @@ export class Acceptor {
   }
 
   #onFeedback(feedback: PageserverFeedback, effects: AcceptorEffect[]): void {
-    this.#feedback = feedback
-    this.#raise('remoteConsistentLsn', feedback.remoteConsistentLsn)
+    if (!this.#shards.heard(feedback)) return
+    this.#raise('remoteConsistentLsn', this.#shards.remoteConsistentLsn)
+    this.#feedbackTold = false
     if (this.#streaming) this.#ack(this.#streaming.connection, effects)
   }
 
@@ -522,8 +533,9 @@ export class Acceptor {
       hotStandby: this.#hotStandby,
       heldUs: 0,
       syncUs: 0,
-      feedback: this.#feedback,
+      feedback: this.#feedbackTold ? [] : this.#shards.latest,
     }
+    this.#feedbackTold = true
     effects.push({ kind: 'send', connection, message })
   }
 
@@ -537,7 +549,7 @@ export class Acceptor {
       hotStandby: NO_HOT_STANDBY,
       heldUs: 0,
       syncUs: 0,
-      feedback: null,
+      feedback: [],
     }
     effects.push({ kind: 'send', connection, message })
   }

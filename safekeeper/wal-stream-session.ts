@@ -15,6 +15,7 @@ import {
   writeWalDataHeader,
 } from '#libs/protocol/wal-stream.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
+import { StreamEnd } from './stream-end.ts'
 import { segmentEnd, type Timeline } from './timeline.ts'
 
 const MAX_SEND_BYTES = 128 * 1024
@@ -40,6 +41,9 @@ export class WalStreamSession {
   #wake: () => void = () => {}
   #segment: { number: number; handle: FileHandle } | null = null
   #lastHeardMs = performance.now()
+  readonly #streamEnd = new StreamEnd()
+  /** What the page server at the other end has in object storage; null for other clients. */
+  #remoteConsistentLsn: Lsn | null = null
 
   constructor(
     session: PgSession,
@@ -135,12 +139,13 @@ export class WalStreamSession {
     }
     const chunkEnd = this.#chunkEnd(endLsn)
     const wal = this.#timeline.recentWal(this.#sent, chunkEnd) ?? (await this.#read(chunkEnd))
-    // The read may have taken a while: with a pinned term the bytes count only if it still holds.
-    if (this.#term !== null) this.#endLsn()
     if (this.#ended) return
+    // The read may have taken a while: with a pinned term the bytes count only if it still holds.
+    // Where the WAL ends by now is what receivers measure their lag by.
+    const walEndLsn = this.#endLsn()
     const header = Buffer.allocUnsafe(WAL_DATA_HEADER_SIZE)
     const sentAtUs = postgresTimeUs(Date.now())
-    writeWalDataHeader(header, { startLsn: this.#sent, walEndLsn: endLsn, sentAtUs })
+    writeWalDataHeader(header, { startLsn: this.#sent, walEndLsn, sentAtUs })
     this.#session.sendCopyData(header, wal)
     this.#metrics.sentBytes.inc(wal.length)
     this.#sent += wal.length
@@ -187,16 +192,34 @@ export class WalStreamSession {
       this.#wake()
       return
     }
+    if (this.#hasServed()) {
+      this.#ended = true
+      this.#wake()
+      return
+    }
     if (this.#sent < endLsn) return
     const askForReply = performance.now() - this.#lastHeardMs > SILENCE_MS / 4
     this.#session.sendCopyData(encodeKeepalive(endLsn, postgresTimeUs(Date.now()), askForReply))
   }
 
+  #hasServed(): boolean {
+    const { commitLsn, computeConnected } = this.#timeline
+    return this.#streamEnd.isDue({
+      nowMs: performance.now(),
+      computeConnected,
+      commitLsn,
+      sentLsn: this.#sent,
+      remoteConsistentLsn: this.#remoteConsistentLsn,
+    })
+  }
+
   #receive(payload: Buffer): void {
     this.#lastHeardMs = performance.now()
     const message = decodeReceiverMessage(payload)
-    if (message.kind === 'pageserver-feedback') this.#timeline.pageserverFeedback(message.feedback)
-    else if (message.kind === 'standby-status' && message.replyRequested) {
+    if (message.kind === 'pageserver-feedback') {
+      this.#remoteConsistentLsn = message.feedback.remoteConsistentLsn
+      this.#timeline.pageserverFeedback(message.feedback)
+    } else if (message.kind === 'standby-status' && message.replyRequested) {
       const endLsn = this.#timeline.commitLsn
       this.#session.sendCopyData(encodeKeepalive(endLsn, postgresTimeUs(Date.now()), false))
     } else if (message.kind === 'hot-standby-feedback') {

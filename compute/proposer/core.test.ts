@@ -66,7 +66,7 @@ class Play {
       hotStandby: NO_HOT_STANDBY,
       heldUs: 0,
       syncUs: 0,
-      feedback: null,
+      feedback: [],
     })
   }
 }

@@ -14,6 +14,7 @@ import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import type { AcceptorMessage, Member } from '#libs/protocol/wal-push.ts'
+import { type ShardPositions, ShardFeedbacks } from '#libs/protocol/shard-feedbacks.ts'
 import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
 import { ProposerCore, type ProposerEffect, type ProposerEvent } from './core.ts'
 import { DonorReader } from './donor-reader.ts'
@@ -54,8 +55,8 @@ export interface WalProposerStatus {
   commitLsn: Lsn
   /** End of the WAL taken from Postgres. */
   receivedLsn: Lsn
-  /** What the page server has durably in object storage, as the safekeepers heard last; 0 at first. */
-  remoteConsistentLsn: Lsn
+  /** What all shards of the page server have, as the safekeepers heard last; null at first. */
+  pageserver: ShardPositions | null
   postgresConnected: boolean
   safekeepers: { id: number; state: string; sentLsn: Lsn; ackedLsn: Lsn }[]
 }
@@ -73,7 +74,7 @@ export class WalProposer {
   #postgresPaused = false
   #timer: NodeJS.Timeout | undefined
   #newsTimer: NodeJS.Timeout | undefined
-  #feedback: PageserverFeedback | null = null
+  readonly #shards = new ShardFeedbacks(1, 0)
   readonly #horizon = new StandbyHorizon()
   #fencedReason: string | null = null
   #stopped = false
@@ -139,7 +140,7 @@ export class WalProposer {
       nextLsn: () => this.#window.endLsn,
       positions: () => ({
         commitLsn: this.#core.commitLsn,
-        appliedLsn: this.#feedback?.remoteConsistentLsn ?? 0,
+        appliedLsn: this.#shards.remoteConsistentLsn,
       }),
       standbyXmins: () => this.#horizon.at(nowMs()),
       onWal: (wal) => this.#guard(() => this.#onWal(wal)),
@@ -159,7 +160,7 @@ export class WalProposer {
       term: this.#core.term,
       commitLsn: this.#core.commitLsn,
       receivedLsn: this.#window.endLsn,
-      remoteConsistentLsn: this.#feedback?.remoteConsistentLsn ?? 0,
+      pageserver: this.#shards.lowest,
       postgresConnected: this.#postgres?.isConnected ?? false,
       safekeepers: this.#core.nodes(),
     }
@@ -310,17 +311,15 @@ export class WalProposer {
 
   #onMessage(link: SafekeeperLink, message: AcceptorMessage): void {
     if (message.kind === 'ack') {
-      if (message.feedback !== null) this.#onFeedback(message.feedback)
+      if (message.feedback.length > 0) this.#onFeedback(message.feedback)
       this.#horizon.heard(link.member.id, message.hotStandby, nowMs())
       this.#postgres?.reportXmins()
     }
     this.#fromLink(link, { kind: 'message', node: link.member.id, message, nowMs: nowMs() })
   }
 
-  #onFeedback(feedback: PageserverFeedback): void {
-    const before = this.#feedback?.remoteConsistentLsn ?? 0
-    if (feedback.remoteConsistentLsn < before) return
-    this.#feedback = feedback
+  #onFeedback(feedbacks: readonly PageserverFeedback[]): void {
+    for (const feedback of feedbacks) this.#shards.heard(feedback)
   }
 
   #onWal(wal: Buffer): void {

@@ -110,9 +110,9 @@ const GOLDEN: { message: ProposerMessage | AcceptorMessage; acceptor: boolean; h
       hotStandby: NO_HOT_STANDBY,
       heldUs: 10,
       syncUs: 9,
-      feedback: null,
+      feedback: [],
     },
-    hex: `610000000300000000000000050000000001609688000000000160961${'0'.repeat(49)}0000000a0000000900`,
+    hex: `610000000300000000000000050000000001609688000000000160961${'0'.repeat(49)}0000000a000000090000`,
   },
 ]
 
@@ -171,14 +171,16 @@ describe('WAL push codec', () => {
   it('carries page server feedback in an ack', () => {
     const ack: Ack = {
       ...(GOLDEN[6]?.message as Ack),
-      feedback: {
+      feedback: [0, 1].map((shardNumber) => ({
         currentTimelineSizeBytes: 1 << 30,
         lastReceivedLsn: 3,
         diskConsistentLsn: 2,
         remoteConsistentLsn: 1,
         replyTimeUs: -5n,
-        shardNumber: 0,
-      },
+        shardNumber,
+        shardCount: 2,
+        incarnation: 7,
+      })),
     }
     expect(decodeAcceptorMessage(encodeAcceptorMessage(ack))).toEqual(ack)
   })

@@ -15,7 +15,8 @@
  *  'g' greeting: node_id u64 | incarnation 16 bytes | conf | term u64
  *  'v' vote: generation u32 | term u64 | given u8 | flush u64 | truncate u64 | n u32 | n x (term, lsn)
  *  'a' ack: generation u32 | term u64 | flush u64 | commit u64 | hs_ts i64 | hs_xmin u64
- *           | hs_catalog_xmin u64 | held_us u32 | sync_us u32 | feedback (see wal-stream.ts)
+ *           | hs_catalog_xmin u64 | held_us u32 | sync_us u32
+ *           | n u16 | n x feedback (see wal-stream.ts), one per shard
  * conf: generation u32 | n u32 | n x member | m u32 | m x member      (m = 0: not a joint one)
  * member: node_id u64 | host cstr | pg_port u16 | http_port u16
  * ```
@@ -25,7 +26,7 @@ import { type Lsn, readLsnBE, writeLsnBE } from '../lsn.ts'
 import { crc32c } from '../wal/crc32c.ts'
 import { ByteReader, ByteWriter } from './byte-reader.ts'
 import { isTermHistory, type TermEntry } from './term-history.ts'
-import { type PageserverFeedback, readFeedback, writeFeedback } from './wal-stream.ts'
+import { type PageserverFeedback, readFeedbacks, writeFeedbacks } from './wal-stream.ts'
 
 export const WAL_PUSH_VERSION = 4
 export const START_WAL_PUSH = `START_WAL_PUSH (proto_version '${WAL_PUSH_VERSION}')`
@@ -133,7 +134,8 @@ export interface Ack {
   /** Microseconds from reading the newest covered append to this ack, and those of them in the disk. */
   heldUs: number
   syncUs: number
-  feedback: PageserverFeedback | null
+  /** Of each shard, the newest; empty when nothing changed since the ack before on this connection. */
+  feedback: readonly PageserverFeedback[]
 }
 
 export type AcceptorMessage = AcceptorGreeting | VoteReply | Ack
@@ -333,7 +335,7 @@ export function encodeAcceptorMessage(message: AcceptorMessage): Buffer {
       out.bigI64(message.hotStandby.timestampUs)
       out.bigU64(message.hotStandby.xmin).bigU64(message.hotStandby.catalogXmin)
       out.u32(message.heldUs).u32(message.syncUs)
-      writeFeedback(out, message.feedback)
+      writeFeedbacks(out, message.feedback)
   }
   return out.finish()
 }
@@ -357,7 +359,7 @@ export function decodeAcceptorMessage(payload: Buffer): AcceptorMessage {
       },
       heldUs: reader.u32(),
       syncUs: reader.u32(),
-      feedback: readFeedback(reader),
+      feedback: readFeedbacks(reader),
     }
   } else if (tag === TAG_VOTE) {
     message = {

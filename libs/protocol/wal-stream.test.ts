@@ -55,17 +55,43 @@ describe('WAL stream codec', () => {
       diskConsistentLsn: 2,
       remoteConsistentLsn: 1,
       replyTimeUs: 4n,
-      shardNumber: 0,
+      shardNumber: 1,
+      shardCount: 2,
+      incarnation: 0xffff_ffff_ffff,
     }
     const bytes = encodePageserverFeedback(feedback)
     expect(decodeReceiverMessage(bytes)).toEqual({ kind: 'pageserver-feedback', feedback })
     const more = Buffer.concat([bytes, Buffer.from('new\0\0\0\0\x02zz', 'latin1')])
-    more[9] = 7
+    more[9] = 9
     more.writeBigInt64BE(BigInt(more.length - 9), 1)
     expect(decodeReceiverMessage(more)).toEqual({ kind: 'pageserver-feedback', feedback })
     for (let length = 0; length < bytes.length; length += 1) {
       expect(() => decodeReceiverMessage(bytes.subarray(0, length))).toThrow()
     }
+  })
+
+  it('refuses feedback that contradicts itself', () => {
+    const feedback = {
+      currentTimelineSizeBytes: 0,
+      lastReceivedLsn: 3,
+      diskConsistentLsn: 2,
+      remoteConsistentLsn: 1,
+      replyTimeUs: 4n,
+      shardNumber: 0,
+      shardCount: 1,
+      incarnation: 1,
+    }
+    const decoded = (change: Partial<typeof feedback>) =>
+      decodeReceiverMessage(encodePageserverFeedback({ ...feedback, ...change }))
+    expect(() => decoded({})).not.toThrow()
+    expect(() => decoded({ diskConsistentLsn: 4 })).toThrow('received WAL up to 0/3')
+    expect(() => decoded({ remoteConsistentLsn: 3 })).toThrow('in object storage up to 0/3')
+    expect(() => decoded({ shardNumber: 1 })).toThrow('no shard 1 of 1')
+    expect(() => decoded({ shardNumber: 300, shardCount: 1000 })).toThrow('no shard')
+  })
+
+  it('never tells an end of 0', () => {
+    expect(() => encodeKeepalive(0, 0, false)).toThrow('where the WAL ends')
   })
 
   it('counts time from 2000-01-01', () => {

@@ -13,11 +13,12 @@
  * feedback: n u8 | n x (key cstr | length u32 | value); unknown keys are skipped
  *   current_timeline_size u64 | ps_writelsn u64 (last received) | ps_flushlsn u64 (durable on its disk)
  *   | ps_applylsn u64 (durable in object storage) | ps_replytime i64 | shard_number u32
+ *   | shard_count u32 | ps_incarnation u64
  * ```
  * Times are microseconds since 2000-01-01 UTC, as everywhere in Postgres.
  */
-import { ZenithError } from '../errors.ts'
-import { type Lsn, readLsnBE, writeLsnBE } from '../lsn.ts'
+import { assert, ZenithError } from '../errors.ts'
+import { formatLsn, type Lsn, readLsnBE, writeLsnBE } from '../lsn.ts'
 import { ByteReader, ByteWriter } from './byte-reader.ts'
 import type { StandbyXmins } from './standby-xmins.ts'
 
@@ -31,17 +32,24 @@ export const TAG_PAGESERVER_FEEDBACK = 0x7a
 const POSTGRES_EPOCH_MS = 946_684_800_000
 const TWO_32 = 4294967296
 const MAX_VALUE_BYTES = 1024
+/** Shards that one timeline may be spread over. */
+export const MAX_SHARDS = 256
 
+/** How far one shard of a timeline is on its page server. Decoded ones hold to the order of the three. */
 export interface PageserverFeedback {
   currentTimelineSizeBytes: number
   /** End of the WAL that the page server has taken in (memory). */
   lastReceivedLsn: Lsn
-  /** Durable on the page server's own disk. */
+  /** Durable on the page server's own disk; at most `lastReceivedLsn`. */
   diskConsistentLsn: Lsn
-  /** Durable in object storage: the only one that frees WAL. */
+  /** Durable in object storage, the only one that frees WAL; at most `diskConsistentLsn`. */
   remoteConsistentLsn: Lsn
   replyTimeUs: bigint
   shardNumber: number
+  /** Shards of the timeline; 1 when the sender does not say. */
+  shardCount: number
+  /** Random per stream: within one, positions only rise; another may begin lower. 0 when not told. */
+  incarnation: number
 }
 
 export interface WalData {
@@ -101,7 +109,9 @@ export function writeWalDataHeader(
   writeTime(target, data.sentAtUs, 17)
 }
 
+/** `walEndLsn` is the sender's end of WAL as of now; receivers take 0 for a sender that lost it all. */
 export function encodeKeepalive(walEndLsn: Lsn, sentAtUs: number, replyRequested: boolean): Buffer {
+  assert(walEndLsn > 0, 'a keepalive tells where the WAL ends')
   const target = Buffer.alloc(18)
   target[0] = TAG_KEEPALIVE
   writeLsnBE(target, walEndLsn, 1)
@@ -200,21 +210,23 @@ export function encodePageserverFeedback(feedback: PageserverFeedback): Buffer {
   return new ByteWriter().u8(TAG_PAGESERVER_FEEDBACK).u64(bytes.length).bytes(bytes).finish()
 }
 
-export function writeFeedback(out: ByteWriter, feedback: PageserverFeedback | null): void {
-  if (feedback === null) {
-    out.u8(0)
-    return
-  }
-  out.u8(6)
+/** One feedback with all its keys. */
+export function writeFeedback(out: ByteWriter, feedback: PageserverFeedback): void {
+  out.u8(8)
   out.cstring('current_timeline_size').u32(8).u64(feedback.currentTimelineSizeBytes)
   out.cstring('ps_writelsn').u32(8).u64(feedback.lastReceivedLsn)
   out.cstring('ps_flushlsn').u32(8).u64(feedback.diskConsistentLsn)
   out.cstring('ps_applylsn').u32(8).u64(feedback.remoteConsistentLsn)
   out.cstring('ps_replytime').u32(8).bigI64(feedback.replyTimeUs)
   out.cstring('shard_number').u32(4).u32(feedback.shardNumber)
+  out.cstring('shard_count').u32(4).u32(feedback.shardCount)
+  out.cstring('ps_incarnation').u32(8).u64(feedback.incarnation)
 }
 
-/** Reads feedback; null when it has no key. Unknown keys are skipped by their length. */
+/**
+ * Reads one feedback; null when it has no key. Unknown keys are skipped by their length. Throws
+ * `invalid_argument` for a shard that cannot be and for positions out of order.
+ */
 export function readFeedback(reader: ByteReader): PageserverFeedback | null {
   const count = reader.u8()
   if (count === 0) return null
@@ -225,6 +237,8 @@ export function readFeedback(reader: ByteReader): PageserverFeedback | null {
     remoteConsistentLsn: 0,
     replyTimeUs: 0n,
     shardNumber: 0,
+    shardCount: 1,
+    incarnation: 0,
   }
   for (let left = count; left > 0; left -= 1) {
     const key = reader.cstring(64)
@@ -239,6 +253,45 @@ export function readFeedback(reader: ByteReader): PageserverFeedback | null {
     else if (key === 'ps_applylsn') feedback.remoteConsistentLsn = value.u64()
     else if (key === 'ps_replytime') feedback.replyTimeUs = value.bigI64()
     else if (key === 'shard_number') feedback.shardNumber = value.u32()
+    else if (key === 'shard_count') feedback.shardCount = value.u32()
+    else if (key === 'ps_incarnation') feedback.incarnation = value.u64()
   }
+  checkFeedback(feedback)
   return feedback
+}
+
+/** Positions that contradict one another come from a fault, and no WAL may be removed on their word. */
+function checkFeedback(feedback: PageserverFeedback): void {
+  const { shardNumber, shardCount } = feedback
+  if (shardCount > MAX_SHARDS || shardNumber >= shardCount) {
+    throw new ZenithError('invalid_argument', `there is no shard ${shardNumber} of ${shardCount}`)
+  }
+  const { lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn } = feedback
+  if (lastReceivedLsn >= diskConsistentLsn && diskConsistentLsn >= remoteConsistentLsn) return
+  const [received, disk, remote] = [lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn]
+  throw new ZenithError(
+    'invalid_argument',
+    `a page server has received WAL up to ${formatLsn(received)}, and yet says that it has it ` +
+      `on disk up to ${formatLsn(disk)} and in object storage up to ${formatLsn(remote)}`,
+  )
+}
+
+/** As acks carry it: `n u16 | n x feedback`. */
+export function writeFeedbacks(out: ByteWriter, feedbacks: readonly PageserverFeedback[]): void {
+  out.u16(feedbacks.length)
+  for (const feedback of feedbacks) writeFeedback(out, feedback)
+}
+
+/** Throws `invalid_argument` for more than there can be, and as `readFeedback`. */
+export function readFeedbacks(reader: ByteReader): PageserverFeedback[] {
+  const count = reader.u16()
+  if (count > MAX_SHARDS) {
+    throw new ZenithError('invalid_argument', `feedback of ${count} shards`)
+  }
+  const feedbacks: PageserverFeedback[] = []
+  for (let left = count; left > 0; left -= 1) {
+    const feedback = readFeedback(reader)
+    if (feedback !== null) feedbacks.push(feedback)
+  }
+  return feedbacks
 }

@@ -128,6 +128,7 @@ class ModelTimeline {
 
   flush = (): Promise<void> => {
     this.flushes += 1
+    this.diskConsistentLsn = this.lastRecordLsn
     this.remoteConsistentLsn = this.lastRecordLsn
     return Promise.resolve()
   }
@@ -202,6 +203,7 @@ describe('WAL receiver', () => {
     await until(got(timeline, WAL.length), 'all WAL')
     expect(timeline.received.equals(WAL)).toBe(true)
     expect(receiver.info()).toMatchObject({ state: 'streaming', safekeeperId: 2, reconnects: 0 })
+    timeline.diskConsistentLsn = START + 5000
     timeline.remoteConsistentLsn = START + 5000
     await until(() => ahead.feedback.at(-1)?.remoteConsistentLsn === START + 5000, 'feedback')
     expect(ahead.feedback.at(-1)?.lastReceivedLsn).toBe(timeline.lastRecordLsn)
@@ -299,6 +301,8 @@ describe('WAL receiver', () => {
     const timeline = new ModelTimeline()
     const { receiver } = receive(timeline, [only])
     await until(() => receiver.info().state === 'waiting', 'waiting')
+    timeline.lastRecordLsn = START + 8
+    timeline.diskConsistentLsn = START + 8
     timeline.remoteConsistentLsn = START + 8
     receiver.nudge()
     await until(() => only.feedback.at(-1)?.remoteConsistentLsn === START + 8, 'feedback')

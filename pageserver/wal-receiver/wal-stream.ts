@@ -7,6 +7,7 @@
  * server that stops asks for a reply until everything it sent is flushed: such a question makes us
  * flush.
  */
+import { randomInt } from 'node:crypto'
 import type { WalSource } from '#libs/api/control.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
@@ -67,6 +68,8 @@ export class WalStream {
   #flushing: Promise<void> | null = null
   #feedbackAt = 0
   #feedbackLsns = ''
+  /** Positions only rise within one stream; the next may begin lower, after a start. */
+  readonly #incarnation = randomInt(1, 2 ** 48 - 1)
   #end!: (error: Error | null) => void
   #ended = false
   /** Resolves when the stream is over: null for a regular end. */
@@ -162,6 +165,8 @@ export class WalStream {
         remoteConsistentLsn,
         replyTimeUs: BigInt(timeUs),
         shardNumber: 0,
+        shardCount: 1,
+        incarnation: this.#incarnation,
       }),
     )
   }

@@ -11,6 +11,8 @@ export const PURE_FILES: readonly string[] = [
   'libs/wal/**/*.ts',
   'safekeeper/acceptor*.ts',
   'safekeeper/acceptor/**/*.ts',
+  'safekeeper/peers/peer-table.ts',
+  'safekeeper/peers/peer-recovery.ts',
   'compute/proposer/core*.ts',
   'compute/proposer/core/**/*.ts',
   'pageserver/layers/layer-map*.ts',

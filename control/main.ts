@@ -1,10 +1,12 @@
 /** The control plane: `node control/main.ts --config control.toml`. */
 import { configPath, loadConfig } from '#libs/config.ts'
+import { DiscoveryHub } from '#libs/discovery/hub.ts'
 import { createHttp } from '#libs/http/server.ts'
 import { createMetrics } from '#libs/metrics.ts'
 import { runProcess } from '#libs/service.ts'
 import { Branches } from './branches.ts'
 import { ControlConfig } from './config.ts'
+import { addDiscoveryRoutes } from './discovery/http.ts'
 import { EndpointSettings } from './endpoint-settings.ts'
 import { Endpoints } from './endpoints.ts'
 import { addRoutes } from './http.ts'
@@ -45,6 +47,7 @@ runProcess('control', async (self) => {
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
   addRoutes(app, { registry, tenants, branches, endpoints, settings })
+  addDiscoveryRoutes(app, new DiscoveryHub())
   await app.listen({ host, port })
   self.onStop(() => app.close())
   port = (app.server.address() as { port: number }).port

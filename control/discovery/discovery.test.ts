@@ -1,0 +1,146 @@
+/** The hub over real HTTP: the driver on one side, the control plane's routes on the other. */
+import { afterEach, expect, test, vi } from 'vitest'
+import { createHttp, type HttpServer } from '#libs/http/server.ts'
+import { EmbeddedDiscovery } from '#libs/discovery/embedded-discovery.ts'
+import { DiscoveryHub } from '#libs/discovery/hub.ts'
+import { type DiscoveryFrame, type DiscoveryMessage, encodeFrame } from '#libs/discovery/message.ts'
+import { newTenantId, newTimelineId } from '#libs/ids.ts'
+import { createLogger } from '#libs/log.ts'
+import { createMetrics } from '#libs/metrics.ts'
+import { addDiscoveryRoutes } from './http.ts'
+
+const closers: (() => Promise<unknown>)[] = []
+afterEach(async () => {
+  for (const close of closers.splice(0).reverse()) await close()
+})
+
+const log = createLogger('test')
+log.level = 'fatal'
+const key = { tenantId: newTenantId(), timelineId: newTimelineId() }
+
+async function startHub(port = 0): Promise<{ app: HttpServer; url: string; hub: DiscoveryHub }> {
+  const app = await createHttp({ service: 'control', log, metrics: createMetrics('test') })
+  const hub = new DiscoveryHub()
+  addDiscoveryRoutes(app, hub)
+  const url = await app.listen({ host: '127.0.0.1', port })
+  closers.push(() => app.close())
+  return { app, url, hub }
+}
+
+function connect(url: string): { discovery: EmbeddedDiscovery; heard: DiscoveryFrame[] } {
+  const discovery = new EmbeddedDiscovery({ url, log })
+  closers.push(() => discovery.close())
+  const heard: DiscoveryFrame[] = []
+  discovery.subscribe(null, (frame) => heard.push(frame))
+  return { discovery, heard }
+}
+
+function message(nodeId: number, flushLsn: number): DiscoveryMessage {
+  return {
+    ...key,
+    nodeId,
+    generation: 1,
+    term: 1,
+    lastLogTerm: 1,
+    flushLsn,
+    commitLsn: 8,
+    backupLsn: 8,
+    remoteConsistentLsn: 8,
+    peerHorizonLsn: 8,
+    localStartLsn: 8,
+    standbyHorizonLsn: 16,
+    host: 'h',
+    pgPort: 1,
+    httpPort: 1,
+    computeConnected: true,
+    sentAtMs: 1,
+  }
+}
+
+test('news and requests of one process reach all, the sender among them', async () => {
+  const { url } = await startHub()
+  const [a, b] = [connect(url), connect(url)]
+  await vi.waitFor(() => expect(a.discovery.connected && b.discovery.connected).toBe(true))
+  a.discovery.publish([message(1, 100), message(2, 200)])
+  b.discovery.request(key)
+  const all = [
+    { kind: 'message', ...message(1, 100) },
+    { kind: 'message', ...message(2, 200) },
+    { kind: 'request', ...key },
+  ]
+  for (const { heard } of [a, b]) {
+    await vi.waitFor(() => expect(heard).toHaveLength(3))
+    expect(heard).toEqual(expect.arrayContaining(all))
+  }
+  const late = connect(url)
+  await vi.waitFor(() => expect(late.heard).toHaveLength(2))
+})
+
+test('a thousand messages at once arrive; of one timeline and node at least the last does', async () => {
+  const { url } = await startHub()
+  const { discovery, heard } = connect(url)
+  await vi.waitFor(() => expect(discovery.connected).toBe(true))
+  for (let flush = 1; flush <= 1000; flush += 1) discovery.publish([message(1, flush)])
+  discovery.publish(Array.from({ length: 1500 }, (_, id) => message(id + 2, 8)))
+  await vi.waitFor(() => expect(new Set(nodes(heard)).size).toBe(1501))
+  const ofFirst = heard.filter((frame) => frame.kind === 'message' && frame.nodeId === 1)
+  expect(ofFirst.at(-1)).toMatchObject({ flushLsn: 1000 })
+})
+
+const nodes = (frames: DiscoveryFrame[]) =>
+  frames.map((frame) => (frame.kind === 'message' ? frame.nodeId : 0))
+
+test('the control plane goes and comes back: so does discovery, by itself', async () => {
+  const first = await startHub()
+  const { port } = new URL(first.url)
+  const { discovery, heard } = connect(first.url)
+  await vi.waitFor(() => expect(discovery.connected).toBe(true))
+  await first.app.close()
+  await vi.waitFor(() => expect(discovery.connected).toBe(false))
+  discovery.publish([message(1, 100)])
+  await startHub(Number(port))
+  await vi.waitFor(() => expect(discovery.connected).toBe(true), { timeout: 10_000 })
+  discovery.publish([message(1, 300)])
+  await vi.waitFor(() => expect(heard.at(-1)).toMatchObject({ flushLsn: 300 }), { timeout: 10_000 })
+})
+
+test('the hub takes whole frames only, and names of timelines that are some', async () => {
+  const { url, hub } = await startHub()
+  const post = (body: Buffer) =>
+    fetch(`${url}/v1/discovery/publish`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/octet-stream' },
+      body,
+    })
+  const frame = encodeFrame({ kind: 'message', ...message(1, 100) })
+  expect((await post(frame.subarray(0, -1))).status).toBe(400)
+  expect((await post(Buffer.concat([frame, Buffer.from('junk')]))).status).toBe(400)
+  expect((await post(Buffer.alloc(2 << 20))).status).toBe(400)
+  expect((await post(frame)).status).toBe(204)
+  expect((await fetch(`${url}/v1/discovery/subscribe?tenant=../x&timeline=y`)).status).toBe(400)
+  expect((await fetch(`${url}/v1/discovery/subscribe?tenant=${key.tenantId}`)).status).toBe(400)
+  expect(hub.subscribers).toBe(0)
+})
+
+test('a subscriber that hangs costs the others nothing', async () => {
+  const { url, hub } = await startHub()
+  // Opens the stream and never reads it.
+  const stuck = await fetch(`${url}/v1/discovery/subscribe`)
+  closers.push(async () => await stuck.body?.cancel())
+  const { discovery, heard } = connect(url)
+  await vi.waitFor(() => expect(discovery.connected).toBe(true))
+  const frames = Array.from({ length: 1000 }, (_, id) => ({
+    kind: 'message' as const,
+    ...message(id + 1, 8),
+    host: 'h'.repeat(200),
+  }))
+  for (let round = 0; round < 200 && hub.dropped === 0; round += 1) {
+    hub.publish(frames, performance.now())
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  expect(hub.dropped).toBeGreaterThan(0)
+  const before = heard.length
+  hub.publish([{ kind: 'message', ...message(7, 4711) }], performance.now())
+  await vi.waitFor(() => expect(heard.at(-1)).toMatchObject({ flushLsn: 4711 }))
+  expect(before).toBeGreaterThan(10_000)
+})

@@ -42,6 +42,9 @@ interface Write {
   startLsn: Lsn
 }
 
+/** What takes time and is answered. */
+type Task = Exclude<OffloadEffect, { kind: 'store' | 'awake' | 'asleep' }>
+
 /** One safekeeper: its log, its control file, its plan, and effects under way. */
 class Member {
   readonly id: number
@@ -68,7 +71,7 @@ class Member {
     remoteConsistentLsn: START,
   }
   saves: OffloadView['durable'][] = []
-  flying: { effect: OffloadEffect; body: string; cuts: number }[] = []
+  flying: { effect: Task; body: string; cuts: number }[] = []
   inUse = true
   remoteConsistentLsn: Lsn = START
   plan: OffloadPlan
@@ -155,7 +158,7 @@ class Member {
     else this.flying.push({ effect, body: this.#read(effect), cuts: this.cuts })
   }
 
-  #read(effect: OffloadEffect): string {
+  #read(effect: Task): string {
     if (effect.kind === 'upload-segment' || effect.kind === 'verify-segment') {
       const from = effect.segment * WAL_SEGMENT_SIZE
       expect(from).toBeGreaterThanOrEqual(this.diskStart)

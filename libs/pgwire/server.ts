@@ -1,18 +1,22 @@
 /**
- * Server side of the Postgres protocol, as far as storage services need it: start-up, simple query,
- * COPY in both directions. Follows the message formats of the Postgres manual, chapter 53.7.
+ * Server side of the Postgres protocol, as far as storage services need it: start-up, TLS, a token
+ * as password, simple query, COPY in both directions. Follows the message formats of the Postgres
+ * manual, chapter 53.7.
  */
 import { createServer, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { SecureContext } from 'node:tls'
+import type { Claims } from '../auth/claims.ts'
+import { FailedLogins } from '../auth/failed-logins.ts'
 import { errorMessage, ZenithError } from '../errors.ts'
 import type { Logger } from '../log.ts'
-import { PgSession } from './session.ts'
+import { PendingConnections } from './pending-connections.ts'
+import { errorFrame, PgSession } from './session.ts'
+import { readPassword, readStartup, type Startup } from './startup.ts'
 
-const SSL_REQUEST = 80877103
-const GSS_REQUEST = 80877104
-const CANCEL_REQUEST = 80877102
-const PROTOCOL_3 = 196608
-const MAX_STARTUP_BYTES = 10_000
+/** From connecting to the end of authentication. */
 const STARTUP_TIMEOUT_MS = 10_000
+const MAX_PENDING = 256
 
 export interface PgWireOptions {
   host: string
@@ -22,6 +26,12 @@ export interface PgWireOptions {
   onSession: (session: PgSession) => Promise<void>
   /** Largest message accepted from a client. */
   maxMessageBytes?: number
+  /** The certificate for the next connection; without it TLS is refused, with it plaintext is. */
+  tls?: (() => SecureContext) | undefined
+  /** Asks for a token as the password, and throws when it does not take it; else everybody is let in. */
+  authenticate?: ((token: string) => Promise<Claims>) | undefined
+  /** Default 10 s. */
+  startupTimeoutMs?: number
 }
 
 export interface PgWireServer {
@@ -30,14 +40,24 @@ export interface PgWireServer {
   close(): Promise<void>
 }
 
+interface ServerState {
+  pending: PendingConnections
+  failures: FailedLogins
+}
+
 /** Listens and runs `onSession` for each client that finished its start-up. */
 export async function servePgWire(options: PgWireOptions): Promise<PgWireServer> {
   const sockets = new Set<Socket>()
+  const state = { pending: new PendingConnections(MAX_PENDING), failures: new FailedLogins() }
   const server = createServer({ noDelay: true }, (socket) => {
     sockets.add(socket)
-    socket.on('close', () => sockets.delete(socket))
+    state.pending.add(socket)
+    socket.on('close', () => {
+      sockets.delete(socket)
+      state.pending.remove(socket)
+    })
     socket.on('error', () => socket.destroy())
-    runConnection(socket, options).catch((error: unknown) => {
+    runConnection(socket, options, state).catch((error: unknown) => {
       options.log.warn({ err: error }, 'connection ended with an error')
       socket.destroy()
     })
@@ -57,15 +77,28 @@ export async function servePgWire(options: PgWireOptions): Promise<PgWireServer>
   }
 }
 
-async function runConnection(socket: Socket, options: PgWireOptions): Promise<void> {
-  const startup = await readStartup(socket)
+async function runConnection(
+  raw: Socket,
+  options: PgWireOptions,
+  state: ServerState,
+): Promise<void> {
+  const timer = setTimeout(() => raw.destroy(), options.startupTimeoutMs ?? STARTUP_TIMEOUT_MS)
+  let startup: Authenticated | null
+  try {
+    startup = await admit(raw, options, state)
+  } finally {
+    clearTimeout(timer)
+    state.pending.remove(raw)
+  }
   if (startup === null) {
-    socket.destroy()
+    raw.destroy()
     return
   }
-  const session = new PgSession(socket, startup.parameters, options.maxMessageBytes ?? 4 << 20)
+  const { socket, parameters, claims, rest } = startup
+  const maxMessageBytes = options.maxMessageBytes ?? 4 << 20
+  const session = new PgSession(socket, parameters, maxMessageBytes, claims)
   session.begin()
-  if (startup.rest.length > 0) session.feed(startup.rest)
+  if (rest.length > 0) session.feed(rest)
   try {
     await options.onSession(session)
   } catch (error) {
@@ -76,61 +109,36 @@ async function runConnection(socket: Socket, options: PgWireOptions): Promise<vo
   socket.end()
 }
 
-interface Startup {
-  parameters: Map<string, string>
-  rest: Buffer
+interface Authenticated extends Startup {
+  claims: Claims | null
 }
 
-/** Answers encryption requests with a refusal and reads the start-up packet; null = no session. */
-function readStartup(socket: Socket): Promise<Startup | null> {
-  return new Promise((resolve, reject) => {
-    let pending: Buffer = Buffer.alloc(0)
-    const timer = setTimeout(() => finish(null), STARTUP_TIMEOUT_MS)
-    const finish = (result: Startup | null, error?: Error) => {
-      clearTimeout(timer)
-      socket.off('data', onData)
-      socket.off('close', onClose)
-      socket.pause()
-      if (error) reject(error)
-      else resolve(result)
-    }
-    const onClose = () => finish(null)
-    const onData = (chunk: Buffer) => {
-      pending = pending.length === 0 ? chunk : Buffer.concat([pending, chunk])
-      while (pending.length >= 8) {
-        const length = pending.readUInt32BE(0)
-        if (length < 8 || length > MAX_STARTUP_BYTES) {
-          finish(null, new ZenithError('invalid_argument', `start-up packet of ${length} bytes`))
-          return
-        }
-        if (pending.length < length) return
-        const code = pending.readUInt32BE(4)
-        const body = pending.subarray(8, length)
-        pending = pending.subarray(length)
-        if (code === SSL_REQUEST || code === GSS_REQUEST) {
-          socket.write('N')
-        } else if (code === CANCEL_REQUEST) {
-          finish(null)
-          return
-        } else if (code >>> 16 === PROTOCOL_3 >>> 16) {
-          finish({ parameters: parseParameters(body), rest: pending })
-          return
-        } else {
-          finish(null, new ZenithError('unsupported', `protocol version ${code >>> 16} is not 3`))
-          return
-        }
-      }
-    }
-    socket.on('data', onData)
-    socket.on('close', onClose)
-  })
-}
-
-function parseParameters(body: Buffer): Map<string, string> {
-  const words = body.toString('utf8').split('\0')
-  const parameters = new Map<string, string>()
-  for (let index = 0; index + 1 < words.length && words[index] !== ''; index += 2) {
-    parameters.set(words[index] as string, words[index + 1] as string)
+/** Brings a connection to where a session may begin; null when it is not to be let in. */
+async function admit(
+  raw: Socket,
+  options: PgWireOptions,
+  { failures }: ServerState,
+): Promise<Authenticated | null> {
+  const address = raw.remoteAddress ?? ''
+  let socket = raw
+  try {
+    const startup = await readStartup(raw, options.tls?.() ?? null)
+    if (startup === null) return null
+    socket = startup.socket
+    if (options.authenticate === undefined) return { ...startup, claims: null }
+    const answer = await readPassword(socket, startup.rest)
+    if (answer === null) return null
+    const claims = await options.authenticate(answer.password)
+    return { ...startup, rest: answer.rest, claims }
+  } catch (error) {
+    if (!(error instanceof ZenithError)) throw error
+    if (error.code === 'unauthenticated') await sleep(failures.failed(address, performance.now()))
+    options.log.info({ address, code: error.code }, `connection refused: ${error.message}`)
+    if (socket.destroyed) return null
+    socket.end(errorFrame(error, 'FATAL'))
+    // What else it sends is of no interest, but unread bytes would turn the end into a reset.
+    socket.resume()
+    await new Promise<void>((resolve) => socket.once('close', () => resolve()))
+    return null
   }
-  return parameters
 }

@@ -3,6 +3,7 @@
  * a copy mode, where each CopyData payload goes to a callback at once, with no promise per message.
  */
 import type { Socket } from 'node:net'
+import type { Claims } from '../auth/claims.ts'
 import { errorMessage, type ErrorCode, ZenithError } from '../errors.ts'
 import { socketDrained, writeCopyData } from './copy-data.ts'
 import { FrameReader } from './frame-reader.ts'
@@ -13,6 +14,9 @@ export interface Column {
   /** Type oid; 25 (text) when absent. */
   oid?: number
 }
+
+/** Clients of ours send one at a time. */
+const MAX_WAITING_QUERIES = 4
 
 const SQLSTATE: Record<ErrorCode, string> = {
   invalid_argument: '22023',
@@ -36,9 +40,19 @@ export function sqlStateOf(error: unknown): string {
   return error instanceof ZenithError ? SQLSTATE[error.code] : 'XX000'
 }
 
+/** An ErrorResponse with our sentence, its hint and a SQLSTATE. */
+export function errorFrame(error: unknown, severity: 'ERROR' | 'FATAL'): Buffer {
+  const code = sqlStateOf(error)
+  const fields = [`S${severity}`, `V${severity}`, `C${code}`, `M${errorMessage(error)}`]
+  if (error instanceof ZenithError && error.hint !== undefined) fields.push(`H${error.hint}`)
+  return message(TAG.error, Buffer.from(`${fields.join('\0')}\0\0`))
+}
+
 export class PgSession {
   readonly startup: ReadonlyMap<string, string>
   readonly socket: Socket
+  /** What the client's token says; null where nobody is asked for one. */
+  readonly claims: Claims | null
   /** Resolves when the connection is gone. */
   readonly closed: Promise<void>
   readonly #reader: FrameReader
@@ -48,9 +62,15 @@ export class PgSession {
     null
   #ended = false
 
-  constructor(socket: Socket, startup: ReadonlyMap<string, string>, maxMessageBytes: number) {
+  constructor(
+    socket: Socket,
+    startup: ReadonlyMap<string, string>,
+    maxMessageBytes: number,
+    claims: Claims | null = null,
+  ) {
     this.socket = socket
     this.startup = startup
+    this.claims = claims
     this.#reader = new FrameReader(maxMessageBytes, (tag, body) => this.#onMessage(tag, body))
     this.closed = new Promise((resolve) => socket.once('close', () => resolve()))
     socket.on('data', (chunk) => this.feed(chunk as Buffer))
@@ -137,10 +157,7 @@ export class PgSession {
 
   /** Sends an ErrorResponse with our sentence, its hint and a SQLSTATE; the session may go on. */
   sendError(error: unknown): void {
-    if (this.socket.destroyed) return
-    const fields = [`SERROR`, `VERROR`, `C${sqlStateOf(error)}`, `M${errorMessage(error)}`]
-    if (error instanceof ZenithError && error.hint !== undefined) fields.push(`H${error.hint}`)
-    this.socket.write(message(TAG.error, Buffer.from(`${fields.join('\0')}\0\0`)))
+    if (!this.socket.destroyed) this.socket.write(errorFrame(error, 'ERROR'))
   }
 
   /**
@@ -195,7 +212,8 @@ export class PgSession {
       const waiter = this.#waiter
       this.#waiter = null
       if (waiter) waiter(text)
-      else this.#queries.push(text)
+      else if (this.#queries.length < MAX_WAITING_QUERIES) this.#queries.push(text)
+      else throw new ZenithError('invalid_argument', 'too many queries before the first is done')
     } else if (tag === TAG.terminate) {
       this.#end()
     } else {

@@ -1,9 +1,11 @@
 /** One compute: `node compute/main.ts --spec spec.json`. Exit codes: 0 stopped, 1 crashed, 3 fenced. */
+import { useCredentials } from '#libs/auth/credentials.ts'
 import { runProcess } from '#libs/service.ts'
 import { SupervisorHttp } from './http.ts'
 import { PhaseClock } from './phase-clock.ts'
 import { Reporter } from './reporter.ts'
 import { roleOf } from './role.ts'
+import { computeCredentials } from './safekeeper-access.ts'
 import { loadSpec, specPath } from './spec.ts'
 import { Supervisor } from './supervisor.ts'
 
@@ -11,6 +13,7 @@ runProcess('compute', async (self) => {
   const clock = new PhaseClock('loading')
   const { spec, place } = loadSpec(specPath())
   const log = self.log.child({ endpoint: spec.endpoint, timelineId: spec.timelineId })
+  useCredentials(computeCredentials(spec, log))
   const reporter = new Reporter(spec, log)
   const supervisor = new Supervisor({
     spec,

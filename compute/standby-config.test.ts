@@ -3,6 +3,7 @@ import type { ComputeSpec } from '#libs/api/control.ts'
 import type { ControlFile } from '#libs/pg/control-file.ts'
 import { standbySettings } from './standby-config.ts'
 
+const DATA = '/data folder'
 const node = (id: number) => ({ id, host: '127.0.0.1', pgPort: 5453 + id, httpPort: 7675 + id })
 const spec: ComputeSpec = {
   tenantId: '0'.repeat(32),
@@ -30,19 +31,29 @@ const control = {
 
 describe('settings of a standby', () => {
   it('name every safekeeper, and the branch', () => {
-    const { primary_conninfo: conninfo } = standbySettings(spec, control)
+    const { primary_conninfo: conninfo } = standbySettings(spec, control, DATA)
     expect(conninfo).toContain('host=127.0.0.1,127.0.0.1 port=5454,5455 ')
     expect(conninfo).toContain(`-c timeline_id=${spec.timelineId}`)
   })
 
+  it('name the files of the token and of the authorities, where there are any', () => {
+    const safekeeperAccess = { token: 'secret', expiresInMs: 1000, ca: 'PEM' }
+    const settings = standbySettings({ ...spec, safekeeperAccess }, control, DATA)
+    expect(settings['primary_conninfo']).toContain("passfile='/data folder/safekeeper.pass'")
+    expect(settings['primary_conninfo']).toContain(
+      "sslmode=verify-full sslrootcert='/data folder/safekeeper-ca.pem'",
+    )
+    expect(settings['primary_conninfo']).not.toContain('secret')
+  })
+
   it('of a static compute name no source of WAL', () => {
-    expect(standbySettings({ ...spec, mode: 'static' }, control)['primary_conninfo']).toBe('')
+    expect(standbySettings({ ...spec, mode: 'static' }, control, DATA)['primary_conninfo']).toBe('')
   })
 
   it('are never below those of the primary, and above when the owner says so', () => {
     const low = { ...spec, settings: { max_connections: '20' } }
-    expect(standbySettings(low, control)['max_connections']).toBe('200')
+    expect(standbySettings(low, control, DATA)['max_connections']).toBe('200')
     const high = { ...low, systemSettings: { max_connections: '300' } }
-    expect(standbySettings(high, control)['max_connections']).toBe('300')
+    expect(standbySettings(high, control, DATA)['max_connections']).toBe('300')
   })
 })

@@ -3,6 +3,7 @@ import type { ComputeSpec } from '#libs/api/control.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { ControlFile } from '#libs/pg/control-file.ts'
 import { targetOptions } from '#libs/pgwire/session-target.ts'
+import { accessConninfo } from './safekeeper-access.ts'
 
 /** How soon a replica whose safekeeper is gone turns to another one. */
 const RETRY_INTERVAL = '200ms'
@@ -15,11 +16,12 @@ const RETRY_INTERVAL = '200ms'
 export function standbySettings(
   spec: ComputeSpec,
   control: ControlFile,
+  dataFolder: string,
 ): Readonly<Record<string, string>> {
   const following = spec.mode === 'replica'
   return {
     hot_standby: 'on',
-    primary_conninfo: following ? safekeeperConninfo(spec) : '',
+    primary_conninfo: following ? safekeeperConninfo(spec, dataFolder) : '',
     primary_slot_name: '',
     restore_command: '',
     recovery_target_timeline: 'current',
@@ -41,7 +43,7 @@ function atLeast(spec: ComputeSpec, name: string, needed: number): string {
  * Any of the safekeepers will do, since all serve committed WAL only; libpq tries them in random
  * order until one answers.
  */
-export function safekeeperConninfo(spec: ComputeSpec): string {
+export function safekeeperConninfo(spec: ComputeSpec, dataFolder: string): string {
   const { safekeepers, endpoint } = spec
   const options = targetOptions({
     tenantId: parseTenantId(spec.tenantId),
@@ -55,5 +57,6 @@ export function safekeeperConninfo(spec: ComputeSpec): string {
     'user=standby',
     `application_name=${endpoint}`,
     `options='${options}'`,
+    ...accessConninfo(spec, dataFolder),
   ].join(' ')
 }

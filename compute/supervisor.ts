@@ -4,6 +4,7 @@
  */
 import type { ComputeStatus } from '#libs/api/compute.ts'
 import type { ComputeSpec, EndpointReport, EndpointStatus } from '#libs/api/control.ts'
+import { ownCredentials } from '#libs/auth/credentials.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
@@ -33,6 +34,7 @@ import { LiveSettings } from './live-settings.ts'
 import { protectedSettings } from './postgres-config.ts'
 import { logTail, Postgres } from './postgres.ts'
 import type { Role } from './role.ts'
+import { keepAccessFiles } from './safekeeper-access.ts'
 import { oldestRestartLsn, restoreSlots } from './slot-files.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
@@ -64,6 +66,7 @@ export class Supervisor {
   #socketFolder: string | null = null
   #postgres: Postgres | null = null
   #streamsAlready = false
+  #endAccessFiles: () => void = () => {}
   #stopTimer: NodeJS.Timeout | undefined
   #reported: Promise<void> = Promise.resolve()
   #resolveEnded: (exitCode: number) => void = () => {}
@@ -253,6 +256,7 @@ export class Supervisor {
       this.#dataFolder !== null && this.#control !== null && startLsn !== null,
       'Postgres needs a data folder',
     )
+    if (spec.mode === 'replica') await this.#keepAccessFiles(this.#dataFolder)
     const postgres = Postgres.start({
       prefix: spec.postgresPrefix,
       dataFolder: this.#dataFolder,
@@ -263,7 +267,7 @@ export class Supervisor {
           socketFolder: this.#socketFolder,
           supervisorAddress: this.httpPort === null ? null : `${spec.host}:${this.httpPort}`,
         }),
-        ...(spec.mode === 'primary' ? {} : standbySettings(spec, this.#control)),
+        ...(spec.mode === 'primary' ? {} : standbySettings(spec, this.#control, this.#dataFolder)),
       },
       self: { host: this.#socketFolder ?? spec.host, user: SUPERUSER },
       logFile: place.postgresLog,
@@ -276,6 +280,12 @@ export class Supervisor {
     if (!(await postgres.ready())) return null
     if (spec.dropSubscriptions === true) await this.#dropSubscriptions(this.#dataFolder)
     return { kind: 'ready' }
+  }
+
+  async #keepAccessFiles(dataFolder: string): Promise<void> {
+    this.#endAccessFiles()
+    const { spec, log } = this.#options
+    this.#endAccessFiles = await keepAccessFiles(spec, ownCredentials(), dataFolder, log)
   }
 
   /** Once per branch, so the control plane has to know before anybody can make new ones. */
@@ -325,8 +335,8 @@ export class Supervisor {
   #checkLimits(): void {
     if (this.#dataFolder === null || this.#control === null) return
     const { spec } = this.#options
-    const needed = standbySettings(spec, controlOf(this.#dataFolder))
-    if (isDeepStrictEqual(needed, standbySettings(spec, this.#control))) return
+    const needed = standbySettings(spec, controlOf(this.#dataFolder), this.#dataFolder)
+    if (isDeepStrictEqual(needed, standbySettings(spec, this.#control, this.#dataFolder))) return
     this.#log.warn({ needed }, 'the primary has larger limits now')
     this.#handle({ kind: 'outgrown' })
   }
@@ -351,6 +361,7 @@ export class Supervisor {
 
   #exit(): void {
     clearTimeout(this.#stopTimer)
+    this.#endAccessFiles()
     removeSocketFolder(this.#socketFolder)
     const { outcome } = this.#state
     assert(outcome !== null, 'an ended compute has an outcome')

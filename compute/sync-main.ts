@@ -4,14 +4,18 @@
  * It fences a compute that still writes.
  */
 import { readFileSync } from 'node:fs'
+import type { ComputeSpec } from '#libs/api/control.ts'
+import { useCredentials } from '#libs/auth/credentials.ts'
 import { createLogger } from '#libs/log.ts'
 import { formatLsn } from '#libs/lsn.ts'
 import { specPath } from './spec.ts'
-import { createProposer, type ProposerSpec } from './proposer-of-spec.ts'
+import { createProposer } from './proposer-of-spec.ts'
+import { computeCredentials } from './safekeeper-access.ts'
 
 const log = createLogger('sync')
 try {
-  const spec = JSON.parse(readFileSync(specPath(), 'utf8')) as ProposerSpec
+  const spec = JSON.parse(readFileSync(specPath(), 'utf8')) as ComputeSpec
+  useCredentials(computeCredentials(spec, log))
   const proposer = createProposer(spec, log)
   const { startLsn, term } = await proposer.elect()
   log.info({ timelineId: spec.timelineId, term, lsn: formatLsn(startLsn) }, 'safekeepers synced')

@@ -1,5 +1,6 @@
 /** Settings of the control plane (`control.toml`; its folder holds the store). */
-import { Type } from 'typebox'
+import { SignerSettings } from '#libs/auth/auth-settings.ts'
+import { type Static, Type } from 'typebox'
 
 const Port = Type.Integer({ minimum: 0, maximum: 65535 })
 
@@ -10,9 +11,16 @@ export const ControlConfig = Type.Object(
     listen_http_port: Port,
     /** First Postgres port to try for an endpoint whose owner named none. */
     first_endpoint_port: Type.Optional(Port),
+    /** Tokens are given out; without it there are none. */
+    auth: Type.Optional(SignerSettings),
+    /** File with the authorities of safekeepers' certificates; with it they are reached by TLS. */
+    safekeeper_ca: Type.Optional(Type.String({ minLength: 1 })),
+    /** Let everybody in from other machines too. */
+    insecure: Type.Optional(Type.Boolean()),
     // The control plane speaks HTTP alone; the keys are common to all services.
     listen_pg_host: Type.Optional(Type.String()),
     listen_pg_port: Type.Optional(Port),
   },
   { additionalProperties: false },
 )
+export type ControlConfig = Static<typeof ControlConfig>

@@ -16,6 +16,7 @@ import { MemoryStore } from './store/memory-store.ts'
 import { Tenants } from './tenants.ts'
 import { Timelines } from './timelines.ts'
 import { TipFinder } from './tip.ts'
+import { Tokens } from './tokens.ts'
 
 const START = '0/1500000'
 const open: Server[] = []
@@ -93,6 +94,7 @@ async function world(options: { safekeepers?: number; store?: MemoryStore } = {}
     endpoints: new Endpoints({
       registry,
       tips,
+      tokens: new Tokens({ auth: null, caFile: null, log }),
       log,
       controlPlaneUrl: () => 'http://127.0.0.1:9090',
       firstPort: 56_000 + Math.floor(Math.random() * 4_000),

@@ -13,9 +13,12 @@ import type {
   EndpointReport,
   Settings,
 } from '#libs/api/control.ts'
+import type { IssuedToken } from '#libs/auth/renewing-token.ts'
 import { ZenithError } from '#libs/errors.ts'
+import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { isActive, modeOf, reported, startIsOverdue, started, vanished } from './endpoint-state.ts'
 import { portIsFree } from './free-port.ts'
 import { checkName } from './names.ts'
@@ -31,6 +34,7 @@ import { computeApi } from './remote.ts'
 import { checkSettings } from './setting-check.ts'
 import { TimeSearch } from './time-search.ts'
 import type { TipFinder } from './tip.ts'
+import type { Tokens } from './tokens.ts'
 
 const HOST = '127.0.0.1'
 /** A clean stop streams and commits the shutdown checkpoint; safekeepers may be slow. */
@@ -57,6 +61,7 @@ export class Endpoints {
   readonly #registry: Registry
   readonly #tips: TipFinder
   readonly #times: TimeSearch
+  readonly #tokens: Tokens
   readonly #log: Logger
   readonly #controlPlaneUrl: () => string
   readonly #firstPort: number
@@ -66,12 +71,14 @@ export class Endpoints {
   constructor(options: {
     registry: Registry
     tips: TipFinder
+    tokens: Tokens
     log: Logger
     controlPlaneUrl: () => string
     firstPort: number
   }) {
     this.#registry = options.registry
     this.#tips = options.tips
+    this.#tokens = options.tokens
     this.#times = new TimeSearch(options)
     this.#log = options.log
     this.#controlPlaneUrl = options.controlPlaneUrl
@@ -224,6 +231,7 @@ export class Endpoints {
       pageserver: await this.#registry.node('pageserver', tenant.pageserverId),
       safekeepers: await this.#registry.members(timeline),
       membershipGeneration: timeline.membershipGeneration,
+      safekeeperAccess: await this.#tokens.forCompute(name, modeOf(next), targetOf(next)),
       ...versionOf(timeline),
       settings: next.settings ?? {},
       systemSettings: next.systemSettings ?? {},
@@ -280,6 +288,19 @@ export class Endpoints {
     })
     this.#log.info({ endpoint: name, mode: next.mode }, 'endpoint changed its mode')
     return infoOf(next)
+  }
+
+  /** For a compute that runs on: a token like its own. Throws `fenced` when it is not the current one. */
+  async renewToken(
+    tenantId: string,
+    name: string,
+    { attempt, token }: { attempt: number; token: string },
+  ): Promise<IssuedToken> {
+    const record = await this.#registry.endpoint(tenantId, name)
+    if (record.attempt !== attempt || !isActive(record.status)) {
+      throw new ZenithError('fenced', `Endpoint "${name}" has stopped, or been started anew.`)
+    }
+    return this.#tokens.renew(name, targetOf(record), token)
   }
 
   /** A report of a compute about itself. */
@@ -412,6 +433,13 @@ export class Endpoints {
         isActive(other.status) || other.requestedPort !== null ? [other.port ?? 0] : [],
       ),
     )
+  }
+}
+
+function targetOf(record: EndpointRecord): SessionTarget {
+  return {
+    tenantId: parseTenantId(record.tenantId),
+    timelineId: parseTimelineId(record.timelineId),
   }
 }
 

@@ -8,6 +8,7 @@ import type { Endpoints } from './endpoints.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
 import type { Tenants } from './tenants.ts'
+import type { Tokens } from './tokens.ts'
 
 type Handlers = RouteHandlers<ControlRoutes>
 
@@ -17,6 +18,7 @@ export interface ControlParts {
   branches: Branches
   endpoints: Endpoints
   settings: EndpointSettings
+  tokens: Tokens
 }
 
 /** Adds all routes. */
@@ -24,7 +26,8 @@ export function addRoutes(app: HttpServer, parts: ControlParts): void {
   serveRoutes(app, controlRoutes, handlersOf(parts))
 }
 
-function handlersOf({ registry, tenants, branches, endpoints, settings }: ControlParts): Handlers {
+function handlersOf(parts: ControlParts): Handlers {
+  const { registry, tenants, branches, endpoints, settings, tokens } = parts
   return {
     listNodes: async () => ({
       pageservers: await registry.nodes('pageserver'),
@@ -35,6 +38,7 @@ function handlersOf({ registry, tenants, branches, endpoints, settings }: Contro
     registerSafekeeper: ({ params, body }) =>
       registerNode(registry, 'safekeeper', { id: params.id, ...body }),
     reAttach: ({ body }) => tenants.reAttach(body.pageserverId),
+    issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),
     listTenants: () => tenants.list(),
     createTenant: ({ body }) => tenants.create(body.tenantId),
     getTenant: ({ params }) => tenants.get(params.tenantId),
@@ -46,6 +50,7 @@ function handlersOf({ registry, tenants, branches, endpoints, settings }: Contro
     getEndpoint: ({ params }) => endpoints.get(params.tenantId, params.name),
     startEndpoint: ({ params, body }) => endpoints.start(params.tenantId, params.name, body),
     reportEndpoint: ({ params, body }) => endpoints.report(params.tenantId, params.name, body),
+    renewToken: ({ params, body }) => endpoints.renewToken(params.tenantId, params.name, body),
     promoteEndpoint: ({ params, body }) => endpoints.promote(params.tenantId, params.name, body),
     stopEndpoint: ({ params }) => endpoints.stop(params.tenantId, params.name),
     changeSettings: ({ params, body }) => settings.change(params.tenantId, params.name, body),

@@ -1,4 +1,6 @@
 /** The control plane: `node control/main.ts --config control.toml`. */
+import { useCredentials } from '#libs/auth/credentials.ts'
+import { checkListenAddress } from '#libs/auth/listen-rule.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
 import { DiscoveryHub } from '#libs/discovery/hub.ts'
 import { createHttp } from '#libs/http/server.ts'
@@ -17,12 +19,20 @@ import { LmdbStore } from './store/lmdb-store.ts'
 import { Tenants } from './tenants.ts'
 import { Timelines } from './timelines.ts'
 import { TipFinder } from './tip.ts'
+import { openTokens } from './tokens.ts'
 
 const DEFAULT_FIRST_ENDPOINT_PORT = 55432
 
 runProcess('control', async (self) => {
   const config = loadConfig(ControlConfig, configPath())
   const { log } = self
+  checkListenAddress('control plane', [config.listen_http_host], {
+    auth: false,
+    insecure: config.insecure === true,
+  })
+  const tokens = openTokens(config, log)
+  self.onStop(() => tokens.close())
+  useCredentials(tokens.credentials)
   const store = LmdbStore.open(config.dataDir)
   self.onStop(() => store.close())
 
@@ -37,6 +47,7 @@ runProcess('control', async (self) => {
   const endpoints = new Endpoints({
     registry,
     tips,
+    tokens,
     log,
     controlPlaneUrl: () => `http://${reachable}:${port}`,
     firstPort: config.first_endpoint_port ?? DEFAULT_FIRST_ENDPOINT_PORT,
@@ -46,7 +57,7 @@ runProcess('control', async (self) => {
   countRecords(metrics, registry)
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
-  addRoutes(app, { registry, tenants, branches, endpoints, settings })
+  addRoutes(app, { registry, tenants, branches, endpoints, settings, tokens })
   addDiscoveryRoutes(app, new DiscoveryHub())
   await app.listen({ host, port })
   self.onStop(() => app.close())

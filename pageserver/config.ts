@@ -1,4 +1,5 @@
 /** Settings of the pageserver, in pageserver.toml. Its folder is the data folder. */
+import { NodeSettings } from '#libs/auth/auth-settings.ts'
 import { type Static, Type } from 'typebox'
 
 const Port = Type.Integer({ minimum: 0, maximum: 65535 })
@@ -15,6 +16,12 @@ export const PageserverConfig = Type.Object(
       { kind: Type.Literal('local_fs'), path: Type.String({ minLength: 1 }) },
       { additionalProperties: false },
     ),
+    /** How it shows safekeepers who it is; without it, not at all. */
+    auth: Type.Optional(NodeSettings),
+    /** File with the authorities of safekeepers' certificates; with it they are reached by TLS. */
+    safekeeper_ca: Type.Optional(Type.String({ minLength: 1 })),
+    /** Let everybody in from other machines too. */
+    insecure: Type.Optional(Type.Boolean()),
     /** Install prefix of the patched Postgres, for initdb and redo; default: what set-up built. */
     postgres_prefix: Type.Optional(Type.String({ minLength: 1 })),
     /** Redo processes at most; default: one per processor, at most 4. */

@@ -1,6 +1,9 @@
 /** The pageserver: `node pageserver/main.ts --config pageserver.toml`. */
 import { availableParallelism } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import { useCredentials } from '#libs/auth/credentials.ts'
+import { checkListenAddress } from '#libs/auth/listen-rule.ts'
+import { nodeCredentials } from '#libs/auth/node-credentials.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
 import { errorMessage } from '#libs/errors.ts'
 import { createHttp } from '#libs/http/server.ts'
@@ -25,6 +28,20 @@ runProcess('pageserver', async (self) => {
   const config = loadConfig(PageserverConfig, configPath())
   const { log } = self
   const { dataDir } = config
+  checkListenAddress('pageserver', [config.listen_pg_host, config.listen_http_host], {
+    auth: false,
+    insecure: config.insecure === true,
+  })
+  useCredentials(
+    nodeCredentials({
+      kind: 'pageserver',
+      id: config.id,
+      controlPlaneUrl: config.control_plane_url,
+      secretFile: config.auth === undefined ? null : resolve(dataDir, config.auth.node_secret),
+      caFile: config.safekeeper_ca === undefined ? null : resolve(dataDir, config.safekeeper_ca),
+      log,
+    }),
+  )
   const postgres = findPostgres(config.postgres_prefix)
   const metrics = createMetrics('pageserver')
 

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { TlsSettings, VerifierSettings } from '#libs/auth/auth-settings.ts'
 import { ObjectStoreConfig } from '#libs/object-store/open-store.ts'
 
 /** Settings of a safekeeper, from `safekeeper.toml` in its data folder. */
@@ -14,6 +15,12 @@ export const SafekeeperConfig = Type.Object(
     control_plane_url: Type.Optional(Type.String({ minLength: 1 })),
     /** Where WAL is copied to; without it everything stays here. */
     object_store: Type.Optional(ObjectStoreConfig),
+    /** Tokens are asked for and checked; without it everybody is let in. */
+    auth: Type.Optional(VerifierSettings),
+    /** Default off. */
+    tls: Type.Optional(TlsSettings),
+    /** Let everybody in from other machines too. */
+    insecure: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },
 )

@@ -6,10 +6,12 @@ import {
   safekeeperRoutes,
 } from '#libs/api/safekeeper.ts'
 import { ZenithError } from '#libs/errors.ts'
+import { guardRoutes } from '#libs/http/guard.ts'
 import { createHttp, type HttpServer } from '#libs/http/server.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
+import { type Access, routeGuard } from './access.ts'
 import { type ControlState, newControlState } from './control-state.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
 import { segmentEnd, type Timeline } from './timeline.ts'
@@ -24,11 +26,14 @@ export interface SafekeeperHttpOptions {
   log: Logger
   metrics: SafekeeperMetrics
   timelines: Timelines
+  access: Access
 }
 
 export async function createSafekeeperHttp(options: SafekeeperHttpOptions): Promise<HttpServer> {
   const { timelines, log, metrics } = options
-  const app = await createHttp({ service: 'safekeeper', log, metrics: metrics.registry })
+  const { tls, verifier } = options.access
+  const app = await createHttp({ service: 'safekeeper', log, metrics: metrics.registry, tls })
+  if (verifier !== null) guardRoutes(app, { log, ...routeGuard(verifier) })
   const find = (params: { tenantId: string; timelineId: string }) =>
     timelines.get(parseTenantId(params.tenantId), parseTimelineId(params.timelineId))
 

@@ -1,7 +1,9 @@
 /** The safekeeper process: `main.ts --config safekeeper.toml`; data lies beside the file. */
 import './thread-pool.ts'
+import { useCredentials } from '#libs/auth/credentials.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
 import { runProcess } from '#libs/service.ts'
+import { openAccess } from './access.ts'
 import { SafekeeperConfig } from './config.ts'
 import { createSafekeeperHttp } from './http.ts'
 import { createSafekeeperMetrics } from './metrics.ts'
@@ -11,6 +13,9 @@ import { serveWal } from './wal-service.ts'
 runProcess('safekeeper', async (service) => {
   const { log } = service
   const config = loadConfig(SafekeeperConfig, configPath())
+  const access = openAccess(config, log)
+  service.onStop(() => access.close())
+  useCredentials(access.credentials)
   const metrics = createSafekeeperMetrics()
   const timelines = await Timelines.open(config.dataDir, { nodeId: config.id, log, metrics })
   service.onStop(() => timelines.close())
@@ -21,6 +26,7 @@ runProcess('safekeeper', async (service) => {
     log,
     timelines,
     metrics,
+    access,
   })
   service.onStop(() => wal.close())
 
@@ -30,6 +36,7 @@ runProcess('safekeeper', async (service) => {
     log,
     metrics,
     timelines,
+    access,
   })
   await http.listen({ host: config.listen_http_host, port: config.listen_http_port })
   service.onStop(() => http.close())

@@ -1,5 +1,6 @@
 /** One connection of a proposer: frames in, acceptor messages out, with back-pressure by bytes. */
 import { errorMessage } from '#libs/errors.ts'
+import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import type { PgSession } from '#libs/pgwire/session.ts'
 import {
@@ -8,11 +9,14 @@ import {
   encodeAcceptorMessage,
 } from '#libs/protocol/wal-push.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
+import { checkWalAction } from './permissions.ts'
 import type { ProposerConnection, Timeline } from './timeline.ts'
 
 /** Queued WAL at which reading from the socket stops, and at which it goes on. */
 const BACKLOG_HIGH_BYTES = 16 * 1024 * 1024
 const BACKLOG_LOW_BYTES = 8 * 1024 * 1024
+/** Acks that a proposer has not read; a fraction of this is never seen from an honest one. */
+const MAX_UNREAD_BYTES = 4 * 1024 * 1024
 /** A proposer sends a heartbeat each second; one that is silent so long is gone. */
 const SILENCE_MS = 30_000
 
@@ -31,7 +35,16 @@ class PushConnection implements ProposerConnection {
   }
 
   send(message: AcceptorMessage): void {
-    if (!this.closing) this.#session.sendCopyData(encodeAcceptorMessage(message))
+    if (this.closing) return
+    this.#session.sendCopyData(encodeAcceptorMessage(message))
+    if (this.#session.socket.writableLength > MAX_UNREAD_BYTES) this.#abandon()
+  }
+
+  /** Closing in order would wait for it to read. */
+  #abandon(): void {
+    this.closing = true
+    this.#log.warn({ connection: this.id }, 'a proposer does not read what it is sent')
+    this.#session.socket.destroy()
   }
 
   close(reason: string): void {
@@ -41,6 +54,21 @@ class PushConnection implements ProposerConnection {
     this.#session.sendError(new Error(reason))
     this.#session.socket.destroySoon()
   }
+}
+
+/**
+ * The token must cover the timeline that the greeting names, whatever the connection named before,
+ * and must be valid then. Later messages are not looked at: a push that was let in goes on, since
+ * cutting it when its token ends would stop commits and protect nothing, as terms do the fencing.
+ */
+function checkGreeting(
+  session: PgSession,
+  greeting: { tenantId: string; timelineId: string },
+): void {
+  checkWalAction(session.claims, 'push', {
+    tenantId: parseTenantId(greeting.tenantId),
+    timelineId: parseTimelineId(greeting.timelineId),
+  })
 }
 
 /** Serves START_WAL_PUSH until the connection ends. */
@@ -59,7 +87,9 @@ export async function runWalPush(
       const onFrame = (payload: Buffer) => {
         if (connection.closing) return
         try {
-          timeline.receive(connection.id, decodeProposerMessage(payload))
+          const message = decodeProposerMessage(payload)
+          if (message.kind === 'greeting') checkGreeting(session, message)
+          timeline.receive(connection.id, message)
         } catch (error) {
           connection.close(errorMessage(error))
           return

@@ -9,7 +9,9 @@ import { type PgWireServer, servePgWire } from '#libs/pgwire/server.ts'
 import { sessionTarget } from '#libs/pgwire/session-target.ts'
 import type { PgSession } from '#libs/pgwire/session.ts'
 import { WAL_PUSH_VERSION } from '#libs/protocol/wal-push.ts'
+import type { Access } from './access.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
+import { checkWalAction, type WalAction } from './permissions.ts'
 import type { Timeline } from './timeline.ts'
 import type { Timelines } from './timelines.ts'
 import { runWalPush } from './wal-push-session.ts'
@@ -28,13 +30,17 @@ export interface WalServiceOptions {
   log: Logger
   timelines: Timelines
   metrics: SafekeeperMetrics
+  access: Access
 }
 
 export function serveWal(options: WalServiceOptions): Promise<PgWireServer> {
+  const { tls, verifier } = options.access
   return servePgWire({
     host: options.host,
     port: options.port,
     log: options.log,
+    tls: tls === null ? undefined : () => tls.context,
+    authenticate: verifier === null ? undefined : (token) => verifier.verify(token),
     onSession: (session) => runSession(session, options),
   })
 }
@@ -46,21 +52,31 @@ async function runSession(session: PgSession, options: WalServiceOptions): Promi
       hint: "Set options='-c tenant_id=<32 hex> -c timeline_id=<32 hex>' in the connection string.",
     })
   }
+  // Before anything is told of the timeline, even whether it is there.
+  checkWalAction(session.claims, 'read', target)
   const timeline = options.timelines.get(target.tenantId, target.timelineId)
   for (let query = await session.nextQuery(); query !== null; query = await session.nextQuery()) {
     const text = query.trim()
     if (START_PUSH.test(text)) {
+      checkWalAction(session.claims, 'push', target)
       await startPush(session, timeline, text, options)
       return
     }
     try {
+      checkWalAction(session.claims, actionOf(text), target)
       await runCommand(session, timeline, text, options)
     } catch (error) {
       if (!(error instanceof ZenithError)) throw error
       session.sendError(error)
     }
     session.sendReadyForQuery()
+    // A client that asks on and on without reading must not fill our memory with answers.
+    await session.drained()
   }
+}
+
+function actionOf(text: string): WalAction {
+  return START_REPLICATION.exec(text)?.[3] === undefined ? 'read' : 'readUncommitted'
 }
 
 async function startPush(

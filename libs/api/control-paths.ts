@@ -7,6 +7,7 @@ export const controlPaths = {
   registerPageserver: { method: 'PUT', path: '/v1/pageserver/:id' },
   registerSafekeeper: { method: 'PUT', path: '/v1/safekeeper/:id' },
   reAttach: { method: 'POST', path: '/v1/re-attach' },
+  issueNodeToken: { method: 'POST', path: '/v1/node-token' },
   listTenants: { method: 'GET', path: '/v1/tenant' },
   createTenant: { method: 'POST', path: '/v1/tenant' },
   getTenant: { method: 'GET', path: '/v1/tenant/:tenantId' },
@@ -20,6 +21,7 @@ export const controlPaths = {
   reportEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/status' },
   stopEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/stop' },
   promoteEndpoint: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/promote' },
+  renewToken: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/token' },
   changeSettings: { method: 'POST', path: '/v1/tenant/:tenantId/endpoint/:name/settings' },
   storeSystemSettings: {
     method: 'PUT',

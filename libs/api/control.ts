@@ -156,6 +156,21 @@ export type EndpointInfo = Static<typeof EndpointInfo>
  * All that a compute process needs; written to `spec.json` beside its data folder. For a primary it
  * names no LSN: where it starts is decided by the election among the safekeepers.
  */
+/** A token to show to safekeepers, and how long it is valid from when it was given out. */
+export const IssuedToken = Type.Object({
+  token: Type.String({ maxLength: 4096 }),
+  expiresInMs: Type.Integer({ minimum: 0 }),
+})
+
+/** How a compute reaches its safekeepers: each part is left out where it is not needed. */
+export const SafekeeperAccess = Type.Object({
+  token: Type.Optional(Type.String()),
+  expiresInMs: Type.Optional(Type.Integer({ minimum: 0 })),
+  /** Authorities (PEM) of the safekeepers' certificates; with it connections are encrypted. */
+  ca: Type.Optional(Type.String()),
+})
+export type SafekeeperAccess = Static<typeof SafekeeperAccess>
+
 export const ComputeSpec = Type.Object({
   tenantId: IdText,
   timelineId: IdText,
@@ -171,6 +186,7 @@ export const ComputeSpec = Type.Object({
   pageserver: NodeInfo,
   safekeepers: Type.Array(NodeInfo, { minItems: 1 }),
   membershipGeneration: Type.Integer(),
+  safekeeperAccess: Type.Optional(SafekeeperAccess),
   pgVersion: Type.Integer(),
   systemId: Type.String({ description: 'system identifier, decimal' }),
   /** Postgres install prefix; filled by whoever starts the process when it knows better. */
@@ -264,6 +280,17 @@ export const controlRoutes = routes({
     body: Type.Object({ pageserverId: Type.Integer({ minimum: 1 }) }),
     response: ReAttachResponse,
   },
+  issueNodeToken: {
+    ...controlPaths.issueNodeToken,
+    summary: 'A pageserver or safekeeper gets its token for its secret',
+    params: None,
+    body: Type.Object({
+      kind: Type.Union([Type.Literal('pageserver'), Type.Literal('safekeeper')]),
+      id: Type.Integer({ minimum: 1 }),
+      secret: Type.String({ maxLength: 200 }),
+    }),
+    response: IssuedToken,
+  },
   listTenants: {
     ...controlPaths.listTenants,
     summary: 'Tenants, oldest first',
@@ -351,6 +378,16 @@ export const controlRoutes = routes({
     params: NameParams,
     body: EndpointReport,
     response: EndpointInfo,
+  },
+  renewToken: {
+    ...controlPaths.renewToken,
+    summary: 'A compute exchanges its token for one that lives longer, while it is the current one',
+    params: NameParams,
+    body: Type.Object({
+      attempt: Type.Integer(),
+      token: Type.String({ maxLength: 4096 }),
+    }),
+    response: IssuedToken,
   },
   promoteEndpoint: {
     ...controlPaths.promoteEndpoint,

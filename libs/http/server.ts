@@ -2,8 +2,10 @@
 import swagger from '@fastify/swagger'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import { type FastifyInstance, type FastifyBaseLogger, fastify } from 'fastify'
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer as createSecureServer } from 'node:https'
 import { Type } from 'typebox'
+import type { ServerTls } from '../auth/tls-files.ts'
 import { ZenithError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
@@ -23,14 +25,22 @@ export interface HttpOptions {
   metrics: Metrics
   /** Says why the service is not ready yet, or null when it is; shown by `/healthz`. */
   notReady?: () => string | null
+  /** Speak HTTPS alone, with this certificate. */
+  tls?: ServerTls | null
 }
+
+/** A request that takes longer to arrive is given up; so does nobody hold a connection for nothing. */
+const HEADERS_TIMEOUT_MS = 10_000
+const REQUEST_TIMEOUT_MS = 60_000
 
 /** Builds the server with the common routes; the caller adds its own and listens. */
 export async function createHttp(options: HttpOptions): Promise<HttpServer> {
   const app = fastify({
     loggerInstance: options.log.child({ part: 'http' }, { level: 'warn' }) as FastifyBaseLogger,
     bodyLimit: 1024 * 1024,
+    requestTimeout: REQUEST_TIMEOUT_MS,
     forceCloseConnections: true,
+    serverFactory: (handler) => makeServer(handler, options.tls ?? null),
   }).withTypeProvider<TypeBoxTypeProvider>()
   app.setValidatorCompiler(TypeBoxValidatorCompiler)
 
@@ -73,6 +83,18 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
   )
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   return app
+}
+
+function makeServer(
+  handler: (request: IncomingMessage, reply: ServerResponse) => void,
+  tls: ServerTls | null,
+): Server {
+  const limits = { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS }
+  if (tls === null) return createServer(limits, handler)
+  const server = createSecureServer({ ...limits, ...tls.pair, minVersion: 'TLSv1.3' }, handler)
+  tls.onChange((pair) => server.setSecureContext({ ...pair, minVersion: 'TLSv1.3' }))
+  // The two have what fastify uses in common; its types know one of them at a time.
+  return server as unknown as Server
 }
 
 const Health = Type.Object({ status: Type.String(), service: Type.String() })

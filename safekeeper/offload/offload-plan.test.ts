@@ -61,7 +61,6 @@ class Member {
   everCommitted: Lsn = START
   record: OffloadRecord = {
     backupLsn: START,
-    localStartLsn: START,
     partialBackups: [],
     eviction: null,
   }
@@ -104,6 +103,7 @@ class Member {
       flushLsn,
       lastLogTerm,
       cuts,
+      localStartLsn: Math.max(START, this.diskStart),
       members,
       durable,
       heldLsn: null,
@@ -129,8 +129,8 @@ class Member {
   crash(): void {
     this.saves = []
     this.flying = []
-    const { backupLsn, localStartLsn, partialBackups, eviction } = this.durable
-    this.record = { backupLsn, localStartLsn, partialBackups, eviction }
+    const { backupLsn, partialBackups, eviction } = this.durable
+    this.record = { backupLsn, partialBackups, eviction }
     // The end of the log is found by reading it, or told by the control file.
     if (eviction) expect(eviction.flushLsn).toBe(this.flushLsn)
     else expect(this.tailOnDisk).toBe(true)
@@ -260,7 +260,7 @@ class Member {
         Math.floor(bound / WAL_SEGMENT_SIZE),
       )
     }
-    this.diskStart = Math.max(this.diskStart, lsn)
+    this.diskStart = Math.max(this.diskStart, lsn - segmentOffset(lsn))
   }
 
   #restore(flushLsn: Lsn, name: string | null, fault: boolean): void {

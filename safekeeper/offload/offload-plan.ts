@@ -17,7 +17,7 @@
  * that the timeline is back.
  */
 import { assert } from '#libs/errors.ts'
-import { type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { type Lsn, segmentNumber, segmentOffset } from '#libs/lsn.ts'
 import type { TimelineId } from '#libs/ids.ts'
 import type { PartialBackup } from '../control-state.ts'
 import { Backoff } from './backoff.ts'
@@ -29,6 +29,9 @@ import {
 } from './segment-uploads.ts'
 import { TailBackups, type TailEffect } from './tail-backups.ts'
 import { chooseUploader, type UploaderCandidate } from './uploader-choice.ts'
+
+/** So that a removal which a hold has stopped is not asked for again at once. */
+const REMOVAL_PAUSE_MS = 500
 
 export interface OffloadSettings {
   /** Full segments in flight. */
@@ -44,8 +47,6 @@ export interface OffloadSettings {
 /** The part of the control file that the plan owns. */
 export interface OffloadRecord {
   backupLsn: Lsn
-  /** Oldest WAL on this disk. */
-  localStartLsn: Lsn
   partialBackups: readonly PartialBackup[]
   /** Set: there is no WAL on this disk, and the log ends there. */
   eviction: { flushLsn: Lsn } | null
@@ -58,6 +59,8 @@ export interface OffloadView {
   lastLogTerm: number
   /** How often this process has cut the log. */
   cuts: number
+  /** Oldest WAL on this disk. */
+  localStartLsn: Lsn
   /** Ids of the members, of both lists when the configuration is joint. */
   members: readonly number[]
   /** From the newest durable control file. */
@@ -127,13 +130,12 @@ export class OffloadPlan {
   #peers: readonly UploaderCandidate[] = []
   #residence: Residence
   #eviction: { flushLsn: Lsn } | null
-  #localStart: Lsn
   #wakeWanted = false
   /** Tail whose object is being compared before the timeline leaves. */
   #checking: string | null = null
-  /** Removal of local WAL: in flight, and up to where it is done; null before the first. */
+  /** Local WAL is being removed; the next removal is not before then. */
   #removing = false
-  #removedLsn: Lsn | null = null
+  #removeAtMs = 0
   #stored: OffloadRecord
   #quietSinceMs: number | null = null
   #unusedSinceMs: number | null = null
@@ -152,7 +154,6 @@ export class OffloadPlan {
     this.#tails = new TailBackups(durable.partialBackups, nodeId, this.#backoff)
     this.#view = view
     this.#eviction = durable.eviction
-    this.#localStart = durable.localStartLsn
     // A crash may have left files behind: remove them once more.
     this.#residence = durable.eviction === null ? 'present' : 'removing'
     this.#stored = this.#record
@@ -171,7 +172,6 @@ export class OffloadPlan {
   get #record(): OffloadRecord {
     return {
       backupLsn: this.#segments.backupLsn,
-      localStartLsn: this.#localStart,
       partialBackups: this.#tails.entries,
       eviction: this.#eviction,
     }
@@ -183,7 +183,7 @@ export class OffloadPlan {
     this.#take(nowMs, event, effects)
     this.#planSegments(nowMs, effects)
     this.#planTail(nowMs, effects)
-    this.#planRemoval(effects)
+    this.#planRemoval(nowMs, effects)
     this.#planResidence(nowMs, effects)
     this.#store(effects)
     return effects
@@ -214,6 +214,7 @@ export class OffloadPlan {
         break
       case 'wal-removed':
         this.#removing = false
+        this.#removeAtMs = nowMs + REMOVAL_PAUSE_MS
         break
       case 'all-wal-removed':
         if (this.#residence === 'removing') this.#residence = 'evicted'
@@ -242,21 +243,21 @@ export class OffloadPlan {
 
   #planSegments(nowMs: number, effects: OffloadEffect[]): void {
     const { nodeId, timelineId, settings } = this.#options
-    const { commitLsn, startLsn, members } = this.#view
+    const { commitLsn, startLsn, localStartLsn, members } = this.#view
     const { backupLsn } = this.#segments
     const moved = backupLsn > this.#stored.backupLsn
     if (moved || this.#progressAtMs === null || !this.#segments.hasWork(commitLsn)) {
       this.#progressAtMs = nowMs
     }
     const misses = Math.floor((nowMs - this.#progressAtMs) / settings.takeoverMs)
-    const own = { nodeId, commitLsn, backupLsn, localStartLsn: this.#localStart }
+    const own = { nodeId, commitLsn, backupLsn, localStartLsn }
     const peers = this.#peers
     const uploader = chooseUploader({ timelineId, own, members, peers, misses })
     effects.push(
       ...this.#segments.plan(nowMs, {
         commitLsn,
         startLsn,
-        localStartLsn: this.#localStart,
+        localStartLsn,
         isUploader: uploader === nodeId,
         peerBackupLsn: Math.max(0, ...peers.map((peer) => peer.backupLsn)),
       }),
@@ -266,9 +267,10 @@ export class OffloadPlan {
   #planTail(nowMs: number, effects: OffloadEffect[]): void {
     if (this.#residence !== 'present' && this.#residence !== 'evicted') return
     const { settings } = this.#options
-    const { durable, flushLsn } = this.#view
+    const { durable, startLsn, flushLsn } = this.#view
     const wanted =
       this.#residence === 'present' &&
+      flushLsn > startLsn &&
       this.#quietSinceMs !== null &&
       nowMs - this.#quietSinceMs >= settings.tailAfterMs &&
       this.conflict === null &&
@@ -291,17 +293,13 @@ export class OffloadPlan {
     )
   }
 
-  #planRemoval(effects: OffloadEffect[]): void {
+  #planRemoval(nowMs: number, effects: OffloadEffect[]): void {
     if (this.#residence !== 'present' || this.conflict !== null) return
-    const bound = segmentNumber(this.#removalBound()) * WAL_SEGMENT_SIZE
-    this.#localStart = Math.max(this.#localStart, bound)
-    // The control file says first what goes, so it never names WAL that is not here.
-    const lsn = Math.min(this.#view.durable.localStartLsn, this.#removalBound())
-    const from = segmentNumber(lsn) * WAL_SEGMENT_SIZE
-    if (this.#removing || (this.#removedLsn !== null && from <= this.#removedLsn)) return
+    if (this.#removing || nowMs < this.#removeAtMs) return
+    const lsn = this.#removalBound()
+    if (segmentNumber(lsn) <= segmentNumber(this.#view.localStartLsn)) return
     this.#removing = true
-    this.#removedLsn = from
-    effects.push({ kind: 'remove-wal', lsn: from })
+    effects.push({ kind: 'remove-wal', lsn })
   }
 
   #planResidence(nowMs: number, effects: OffloadEffect[]): void {
@@ -339,7 +337,8 @@ export class OffloadPlan {
   /** Nobody uses it, and all of it is in object storage. */
   #mayLeave(nowMs: number): boolean {
     const { evictAfterMs } = this.#options.settings
-    const { commitLsn, flushLsn, lastLogTerm, durable, inUse, heldLsn } = this.#view
+    const { startLsn, commitLsn, flushLsn, lastLogTerm, durable, inUse, heldLsn } = this.#view
+    if (flushLsn === startLsn) return false
     if (evictAfterMs === null || inUse || heldLsn !== null || this.conflict !== null) return false
     if (this.#unusedSinceMs === null || nowMs - this.#unusedSinceMs < evictAfterMs) return false
     if (commitLsn !== flushLsn || durable.commitLsn !== flushLsn) return false
@@ -381,16 +380,11 @@ export class OffloadPlan {
     const { flushLsn } = this.#view
     this.#residence = 'leaving'
     this.#eviction = { flushLsn }
-    this.#localStart = flushLsn
   }
 
   #comeBack(): void {
-    const { flushLsn, startLsn } = this.#view
     this.#residence = 'returning'
     this.#eviction = null
-    this.#localStart = Math.max(startLsn, flushLsn - segmentOffset(flushLsn))
-    // Older segments that an interrupted removal left are removed again.
-    this.#removedLsn = null
   }
 
   #restore(effects: OffloadEffect[]): void {
@@ -426,7 +420,6 @@ export class OffloadPlan {
     assert(record.backupLsn <= this.#view.commitLsn, 'nothing uncommitted is called backed up')
     if (
       record.backupLsn === before.backupLsn &&
-      record.localStartLsn === before.localStartLsn &&
       record.partialBackups === before.partialBackups &&
       record.eviction === before.eviction
     ) {

@@ -6,7 +6,13 @@ import { WalProposer } from './proposer/wal-proposer.ts'
 
 export type ProposerSpec = Pick<
   ComputeSpec,
-  'tenantId' | 'timelineId' | 'safekeepers' | 'membershipGeneration' | 'pgVersion' | 'systemId'
+  | 'tenantId'
+  | 'timelineId'
+  | 'safekeepers'
+  | 'newSafekeepers'
+  | 'membershipGeneration'
+  | 'pgVersion'
+  | 'systemId'
 >
 
 export function createProposer(spec: ProposerSpec & { endpoint?: string }, log: Logger) {
@@ -14,8 +20,11 @@ export function createProposer(spec: ProposerSpec & { endpoint?: string }, log: 
     tenantId: parseTenantId(spec.tenantId),
     timelineId: parseTimelineId(spec.timelineId),
     endpointName: spec.endpoint ?? 'sync',
-    safekeepers: spec.safekeepers,
-    generation: spec.membershipGeneration,
+    configuration: {
+      generation: spec.membershipGeneration,
+      members: spec.safekeepers,
+      newMembers: spec.newSafekeepers ?? null,
+    },
     pgVersion: spec.pgVersion,
     systemId: spec.systemId,
     log,

@@ -13,6 +13,8 @@ import { ReplicaRole } from './replica-role.ts'
 export interface Role {
   /** What clients are promised: quorum-durable WAL, or the state that is shown; 0 at first. */
   readonly commitLsn: Lsn
+  /** The present term of one that writes; it may rise after `elect`. */
+  readonly term?: number
   /** Bytes of WAL that are known here and not shown yet; null where that says nothing. */
   readonly lagBytes: number | null
   /**

@@ -119,7 +119,7 @@ export class Supervisor {
       phase: this.#state.phase,
       commitLsn: this.#elected === null ? null : lsnText(role.commitLsn),
       startLsn: lsnText(this.#startLsn),
-      term: this.#elected?.term ?? null,
+      term: this.#elected === null ? null : (role.term ?? this.#elected.term),
       lagBytes: role.lagBytes,
       postgresPid: this.#postgres?.pid ?? null,
       host: spec.host,

@@ -264,6 +264,8 @@ export class Acceptor {
         incarnation: this.#incarnation,
         configuration: this.#control.configuration,
         term: this.#control.term,
+        lastLogTerm: this.lastLogTerm,
+        flushLsn: this.#flush,
       },
     })
   }

@@ -3,35 +3,41 @@
  * effects; time comes in with events, randomness through `random`, WAL bytes stay outside.
  *
  * Life: collecting (greet everybody) -> campaign (ask for votes) -> elected (recover and stream), or
- * fenced (another proposer has a higher term; final). A lost campaign starts over with a higher term.
- * Once a quorum has the log up to the start of the term, what is elected stays elected until fenced:
- * the proposer never campaigns again, since its Postgres begins at the position this election fixed.
+ * fenced (another proposer leads; final). A lost campaign starts over with a higher term.
+ *
+ * Once a quorum has the log up to the start of the term, a Postgres relies on it: the tenure begins.
+ * A higher term or newer members then send the proposer back to collecting, its Postgres alive. It
+ * goes on only with its own log: when the best log of a quorum ends in a term of somebody else, it
+ * is fenced. Why no commit is lost on the way: docs/wal-service/consensus.md.
  *
  * Positions: the log of this term begins at `termStartLsn`, the end of the best voter's log. The
- * window [windowStartLsn, windowEndLsn) is the WAL that the shell can send; what a safekeeper lacks
- * below it is fetched from another safekeeper. Nothing is committed until a quorum has acknowledged
- * `termStartLsn` or more in this term; then everything up to there is, at once.
+ * window [windowStartLsn, windowEndLsn) is the WAL that the shell can send, all that is not committed
+ * at least; what a safekeeper lacks below it is fetched from another safekeeper. Nothing is committed
+ * until a quorum has acknowledged `termStartLsn` or more in this term; then everything up to there
+ * is, at once.
  */
 import { assert } from '#libs/errors.ts'
 import { formatLsn, type Lsn, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import {
-  commonPoint,
-  cutHistory,
-  lastLogTerm,
-  type TermEntry,
-} from '#libs/protocol/term-history.ts'
+  allMembers,
+  configurationProblem,
+  isQuorum,
+  quorumLsn,
+  sameMembers,
+} from '#libs/protocol/quorum.ts'
+import { commonPoint, cutHistory, type TermEntry } from '#libs/protocol/term-history.ts'
 import {
   type AcceptorGreeting,
   type AcceptorMessage,
   type Ack,
-  type Append,
   MAX_APPEND_BYTES,
   type Member,
   type MemberConfiguration,
-  type ProposerMessage,
   type VoteReply,
 } from '#libs/protocol/wal-push.ts'
-import { isQuorum, quorumLsn } from '#libs/protocol/quorum.ts'
+import type { AppendHeader, ProposerEffect, ProposerEvent } from './events.ts'
+import { isBetterLog, type LogEnd, logEndOf, newNode, type Node } from './node.ts'
+import { Tenure } from './tenure.ts'
 
 export const HEARTBEAT_MS = 1_000
 export const SILENCE_MS = 10_000
@@ -41,53 +47,10 @@ export const ABANDON_MS = 3_000
 /** A lost campaign is repeated after a random wait up to this, so that rivals do not stay in step. */
 export const CAMPAIGN_BACKOFF_MS = 300
 
-export type ProposerEvent =
-  | { kind: 'start'; nowMs: number }
-  | { kind: 'tick'; nowMs: number }
-  /** The connection asked for by `connect` is ready for messages. */
-  | { kind: 'connected'; node: number; nowMs: number }
-  | { kind: 'disconnected'; node: number; nowMs: number }
-  | { kind: 'message'; node: number; message: AcceptorMessage; nowMs: number }
-  /** The shell holds WAL of this term in [startLsn, endLsn). */
-  | { kind: 'window'; startLsn: Lsn; endLsn: Lsn }
-  /** A fetch ended: complete, or broken off. The shell itself ends those of a lost connection. */
-  | { kind: 'fetch-ended'; node: number; complete: boolean }
-
-export type ProposerEffect =
-  | { kind: 'connect'; node: number }
-  | { kind: 'disconnect'; node: number; reason: string }
-  | { kind: 'send'; node: number; message: ProposerMessage }
-  /** From `wantedFetches`: read WAL [beginLsn, endLsn) from the safekeeper `donor` and pass it to `relay`. */
-  | { kind: 'fetch'; node: number; donor: number; beginLsn: Lsn; endLsn: Lsn }
-  /** The election is won; the log ends at `startLsn`, not yet committed. */
-  | { kind: 'elected'; term: number; startLsn: Lsn }
-  | { kind: 'committed'; lsn: Lsn }
-  | { kind: 'fenced'; reason: string }
-
-export type AppendHeader = Omit<Append, 'kind' | 'wal'>
+/** A deposed proposer looks at the logs this often until it may ask for votes. */
+export const LOOK_MS = 250
 
 type Phase = 'collecting' | 'campaign' | 'elected' | 'fenced'
-
-interface Node {
-  readonly member: Member
-  /** waiting: to reconnect. greeting, voting: for that reply. greeted: until there is a campaign. */
-  state: 'waiting' | 'connecting' | 'greeting' | 'greeted' | 'voting' | 'active'
-  ordinal: number
-  incarnation: string | null
-  vote: VoteReply | null
-  sentLsn: Lsn
-  /** Highest flush position acknowledged in this term. */
-  ackedLsn: Lsn
-  commitSent: Lsn
-  heartbeatDue: boolean
-  fetching: boolean
-  fetchAtMs: number
-  reconnectAtMs: number
-  heardAtMs: number
-  /** Last time it was heard of while active. */
-  activeAtMs: number
-  sentAtMs: number
-}
 
 export interface ProposerCoreOptions {
   tenantId: string
@@ -105,6 +68,7 @@ export class ProposerCore {
   readonly #options: ProposerCoreOptions
   #configuration: MemberConfiguration
   readonly #nodes = new Map<number, Node>()
+  readonly #tenure = new Tenure()
   #phase: Phase = 'collecting'
   #nowMs = 0
   #highestTerm = 0
@@ -120,6 +84,8 @@ export class ProposerCore {
   constructor(options: ProposerCoreOptions) {
     this.#options = options
     this.#configuration = options.configuration
+    const problem = configurationProblem(options.configuration)
+    assert(problem === null, `the members are sound: ${problem}`)
     this.#syncNodes()
   }
 
@@ -148,6 +114,11 @@ export class ProposerCore {
     return this.#configuration
   }
 
+  /** A member of the configuration in force, or undefined. */
+  member(id: number): Member | undefined {
+    return this.#nodes.get(id)?.member
+  }
+
   /** The lowest position that a streaming safekeeper still has to be sent; null when none streams. */
   get lowestSentLsn(): Lsn | null {
     let lowest: Lsn | null = null
@@ -170,31 +141,37 @@ export class ProposerCore {
     const effects: ProposerEffect[] = []
     if (this.#phase === 'fenced') return effects
     if ('nowMs' in event) this.#nowMs = event.nowMs
+    if ('node' in event) {
+      // Something late of a safekeeper that is no member any more says nothing.
+      const node = this.#nodes.get(event.node)
+      if (node !== undefined) this.#onNode(node, event, effects)
+    } else if (event.kind === 'window') {
+      this.#windowStart = event.startLsn
+      this.#windowEnd = event.endLsn
+    } else if (event.kind === 'tick') this.#onTick(effects)
+    else for (const node of this.#nodes.values()) this.#connect(node, effects)
+    return effects
+  }
+
+  #onNode(
+    node: Node,
+    event: Extract<ProposerEvent, { node: number }>,
+    effects: ProposerEffect[],
+  ): void {
     switch (event.kind) {
-      case 'start':
-        for (const node of this.#nodes.values()) this.#connect(node, effects)
-        break
-      case 'tick':
-        this.#onTick(effects)
-        break
       case 'connected':
-        this.#onConnected(this.#node(event.node), effects)
+        this.#onConnected(node, effects)
         break
       case 'disconnected':
-        this.#leave(this.#node(event.node), RECONNECT_MS)
+        this.#leave(node, RECONNECT_MS)
         break
       case 'message':
-        this.#onMessage(this.#node(event.node), event.message, effects)
-        break
-      case 'window':
-        this.#windowStart = event.startLsn
-        this.#windowEnd = event.endLsn
+        this.#onMessage(node, event.message, effects)
         break
       case 'fetch-ended':
-        this.#node(event.node).fetching = false
-        if (!event.complete) this.#node(event.node).fetchAtMs = this.#nowMs + RECONNECT_MS
+        node.fetching = false
+        if (!event.complete) node.fetchAtMs = this.#nowMs + RECONNECT_MS
     }
-    return effects
   }
 
   /**
@@ -203,8 +180,8 @@ export class ProposerCore {
    * tells of a commit.
    */
   nextAppend(id: number, withNews = true): AppendHeader | null {
-    const node = this.#node(id)
-    if (node.state !== 'active' || this.#phase !== 'elected') return null
+    const node = this.#nodes.get(id)
+    if (node?.state !== 'active' || this.#phase !== 'elected') return null
     const begin = node.sentLsn
     const inWindow = begin >= this.#windowStart && begin < this.#windowEnd && !node.fetching
     if (inWindow) return this.#header(node, Math.min(this.#windowEnd, begin + MAX_APPEND_BYTES))
@@ -216,8 +193,8 @@ export class ProposerCore {
 
   /** What a safekeeper lacks below the window is being fetched: the header for the next piece of it. */
   relay(id: number, beginLsn: Lsn, endLsn: Lsn): AppendHeader | null {
-    const node = this.#node(id)
-    if (node.state !== 'active' || !node.fetching || node.sentLsn !== beginLsn) return null
+    const node = this.#nodes.get(id)
+    if (node?.state !== 'active' || !node.fetching || node.sentLsn !== beginLsn) return null
     assert(endLsn - beginLsn <= MAX_APPEND_BYTES, 'a relayed piece fits an append')
     return this.#header(node, endLsn)
   }
@@ -256,34 +233,14 @@ export class ProposerCore {
     return best
   }
 
-  #node(id: number): Node {
-    const node = this.#nodes.get(id)
-    assert(node !== undefined, `safekeeper ${id} is a member`)
-    return node
-  }
-
-  /** Nodes follow the configuration; one that is not a member any more keeps its entry, unused. */
+  /** Nodes follow the configuration; addresses too. */
   #syncNodes(): void {
-    const all = [...this.#configuration.members, ...(this.#configuration.newMembers ?? [])]
-    for (const member of all) {
-      if (this.#nodes.has(member.id)) continue
-      this.#nodes.set(member.id, {
-        member,
-        state: 'waiting',
-        ordinal: 0,
-        incarnation: null,
-        vote: null,
-        sentLsn: 0,
-        ackedLsn: 0,
-        commitSent: 0,
-        heartbeatDue: false,
-        fetching: false,
-        fetchAtMs: 0,
-        reconnectAtMs: this.#nowMs,
-        heardAtMs: 0,
-        activeAtMs: 0,
-        sentAtMs: 0,
-      })
+    const members = new Map(allMembers(this.#configuration).map((member) => [member.id, member]))
+    for (const id of [...this.#nodes.keys()]) if (!members.has(id)) this.#nodes.delete(id)
+    for (const [id, member] of members) {
+      const node = this.#nodes.get(id)
+      if (node === undefined) this.#nodes.set(id, newNode(member, this.#nowMs))
+      else node.member = member
     }
   }
 
@@ -291,11 +248,12 @@ export class ProposerCore {
     node.state = 'connecting'
     node.ordinal += 1
     node.heardAtMs = this.#nowMs
-    effects.push({ kind: 'connect', node: node.member.id })
+    effects.push({ kind: 'connect', node: node.member.id, member: node.member })
   }
 
   #leave(node: Node, delayMs: number): void {
     node.state = 'waiting'
+    node.greeting = null
     node.vote = null
     node.heartbeatDue = false
     node.fetching = false
@@ -317,7 +275,9 @@ export class ProposerCore {
         node.heartbeatDue = true
       }
     }
-    this.#abandonHopeless(effects)
+    if (this.#phase !== 'elected') return
+    if (!this.#tenure.hasBegun) this.#abandonHopeless(effects)
+    else if (this.#commit >= this.#termStart) this.#tenure.leads(this.#nowMs)
   }
 
   /**
@@ -325,8 +285,8 @@ export class ProposerCore {
    * another one, without that log, may go on: what only it had was never committed.
    */
   #abandonHopeless(effects: ProposerEffect[]): void {
-    if (this.#phase !== 'elected' || this.#commit >= this.#termStart) return
-    const winner = this.#node(this.#donor)
+    const winner = this.#nodes.get(this.#donor)
+    assert(winner !== undefined, 'the best voter is a member')
     if (winner.state === 'active' || this.#nowMs - winner.activeAtMs < ABANDON_MS) return
     this.#startOver(0, 'the safekeeper with the longest log went away', effects)
   }
@@ -364,8 +324,9 @@ export class ProposerCore {
   }
 
   #onGreeting(node: Node, greeting: AcceptorGreeting, effects: ProposerEffect[]): void {
-    if (greeting.nodeId !== node.member.id) {
-      this.#drop(node, `safekeeper ${greeting.nodeId} answers in its place`, effects)
+    const refusal = this.#refusal(node, greeting)
+    if (refusal !== null) {
+      this.#drop(node, refusal, effects)
       return
     }
     if (node.incarnation !== null && node.incarnation !== greeting.incarnation) {
@@ -374,35 +335,73 @@ export class ProposerCore {
     }
     node.incarnation = greeting.incarnation
     this.#highestTerm = Math.max(this.#highestTerm, greeting.term)
-    const offered = greeting.configuration
-    if (offered.generation > this.#configuration.generation) {
-      this.#adopt(offered, effects)
+    if (greeting.configuration.generation > this.#configuration.generation) {
+      this.#adopt(greeting.configuration, effects)
       return
     }
     if (this.#phase === 'elected' && greeting.term > this.#term) {
-      this.#fence(`safekeeper ${node.member.id} follows term ${greeting.term}`, effects)
+      this.#stepDown(`safekeeper ${node.member.id} follows term ${greeting.term}`, effects)
       return
     }
     node.state = 'greeted'
+    node.greeting = greeting
     if (this.#phase !== 'collecting') this.#requestVote(node, effects)
     else if (isQuorum(this.#configuration, (id) => this.#nodes.get(id)?.state === 'greeted')) {
-      this.#phase = 'campaign'
-      this.#term = this.#highestTerm + 1
-      for (const greeted of this.#nodes.values()) {
-        if (greeted.state === 'greeted') this.#requestVote(greeted, effects)
-      }
+      if (this.#mayCampaign(effects)) this.#campaign(effects)
     }
   }
 
-  /** A newer member list: everybody must be greeted with it, and votes of the old one do not count. */
-  #adopt(configuration: MemberConfiguration, effects: ProposerEffect[]): void {
-    if (this.#phase === 'elected' && this.#commit >= this.#termStart) {
-      this.#fence(`members changed to generation ${configuration.generation}`, effects)
-      return
+  #refusal(node: Node, greeting: AcceptorGreeting): string | null {
+    const own = this.#configuration
+    const offered = greeting.configuration
+    if (greeting.nodeId !== node.member.id) {
+      return `safekeeper ${greeting.nodeId} answers in its place`
     }
+    if (offered.generation < own.generation) {
+      return `it stays at generation ${offered.generation} of the members`
+    }
+    if (offered.generation > own.generation) return configurationProblem(offered)
+    return sameMembers(offered, own) ? null : `generation ${own.generation} has other members there`
+  }
+
+  /** Newer members: everybody must be greeted with them, and votes of the old ones do not count. */
+  #adopt(configuration: MemberConfiguration, effects: ProposerEffect[]): void {
+    const reason = `members are at generation ${configuration.generation} now`
+    if (this.#tenure.hasBegun && this.#phase === 'elected') {
+      effects.push({ kind: 'deposed', reason })
+    }
+    this.#startOver(0, reason, effects)
     this.#configuration = configuration
     this.#syncNodes()
-    this.#startOver(0, 'members changed', effects)
+  }
+
+  /**
+   * A proposer whose Postgres lives looks before it asks for votes, since its term would depose
+   * whoever leads now. Until its wait is over it looks again and again.
+   */
+  #mayCampaign(effects: ProposerEffect[]): boolean {
+    if (!this.#tenure.hasBegun) return true
+    let best: LogEnd | null = null
+    for (const { greeting } of this.#nodes.values()) {
+      if (greeting !== null && (best === null || isBetterLog(greeting, best))) best = greeting
+    }
+    assert(best !== null, 'a quorum has greeted')
+    if (!this.#tenure.owns(best.lastLogTerm)) {
+      this.#fence(`the log goes on in term ${best.lastLogTerm} of another proposer`, effects)
+      return false
+    }
+    const waitMs = this.#tenure.waitMs(this.#nowMs)
+    if (waitMs === 0) return true
+    this.#startOver(Math.min(LOOK_MS, waitMs), 'another proposer may be at it', effects)
+    return false
+  }
+
+  #campaign(effects: ProposerEffect[]): void {
+    this.#phase = 'campaign'
+    this.#term = this.#highestTerm + 1
+    for (const node of this.#nodes.values()) {
+      if (node.state === 'greeted') this.#requestVote(node, effects)
+    }
   }
 
   #requestVote(node: Node, effects: ProposerEffect[]): void {
@@ -418,19 +417,33 @@ export class ProposerCore {
     this.#highestTerm = Math.max(this.#highestTerm, vote.term)
     if (this.#phase === 'elected') {
       if (vote.term > this.#term) {
-        this.#fence(`safekeeper ${node.member.id} follows term ${vote.term}`, effects)
+        this.#stepDown(`safekeeper ${node.member.id} follows term ${vote.term}`, effects)
       } else this.#sendElected(node, vote, effects)
       return
     }
     if (!vote.given || vote.term !== this.#term) {
-      const delayMs = this.#options.random() * CAMPAIGN_BACKOFF_MS
-      this.#startOver(delayMs, `safekeeper ${node.member.id} did not vote for us`, effects)
+      this.#stepDown(`safekeeper ${node.member.id} did not vote for us`, effects)
       return
     }
     node.vote = vote
     if (isQuorum(this.#configuration, (id) => this.#nodes.get(id)?.vote?.given === true)) {
       this.#win(effects)
     }
+  }
+
+  /**
+   * Somebody has a higher term. Before the tenure has begun nobody relies on this election: the other
+   * term may be the rest of a campaign that never succeeded, so ask again soon, with a higher one.
+   * Afterwards it may be a new compute, which is to win: leave it the time to.
+   */
+  #stepDown(reason: string, effects: ProposerEffect[]): void {
+    if (!this.#tenure.hasBegun) {
+      this.#startOver(this.#options.random() * CAMPAIGN_BACKOFF_MS, reason, effects)
+      return
+    }
+    this.#tenure.deposed(this.#nowMs, this.#options.random())
+    effects.push({ kind: 'deposed', reason })
+    this.#startOver(0, reason, effects)
   }
 
   /** Votes once asked for cannot be told from new ones on the same connections: make new ones. */
@@ -444,30 +457,37 @@ export class ProposerCore {
   }
 
   #win(effects: ProposerEffect[]): void {
-    let donor: { id: number; vote: VoteReply; term: number } | null = null
+    let donor: { id: number; vote: VoteReply; log: LogEnd } | null = null
     for (const { member, vote } of this.#nodes.values()) {
       if (vote === null) continue
-      const term = lastLogTerm(vote.history, vote.flushLsn)
-      const better =
-        donor === null ||
-        term > donor.term ||
-        (term === donor.term && vote.flushLsn > donor.vote.flushLsn)
-      if (better) donor = { id: member.id, vote, term }
+      const log = logEndOf(vote)
+      if (donor === null || isBetterLog(log, donor.log)) donor = { id: member.id, vote, log }
       this.#truncate = Math.max(this.#truncate, vote.truncateLsn)
     }
     assert(donor !== null, 'somebody voted')
+    assert(donor.log.lastLogTerm < this.#term, 'no voter has a log of this term or a later one')
     const startLsn = donor.vote.flushLsn
-    const history = cutHistory(donor.vote.history, startLsn)
-    assert(donor.term < this.#term, 'no voter has a log of this term or a later one')
+    const again = this.#tenure.hasBegun
+    if (again) {
+      if (!this.#tenure.owns(donor.log.lastLogTerm)) {
+        this.#fence(`the log went on in term ${donor.log.lastLogTerm} of another`, effects)
+        return
+      }
+      assert(startLsn >= this.#commit, 'a quorum of voters has everything that was committed')
+      assert(startLsn <= this.#windowEnd, 'a log of our own terms holds what we wrote')
+      assert(this.#windowStart <= this.#commit, 'the window holds everything from commit on')
+      this.#tenure.won(this.#term)
+    } else {
+      this.#windowStart = startLsn
+      this.#windowEnd = startLsn
+    }
     this.#donor = donor.id
     this.#termStart = startLsn
-    this.#history = [...history, { term: this.#term, startLsn }]
-    this.#windowStart = startLsn
-    this.#windowEnd = startLsn
+    this.#history = [...cutHistory(donor.vote.history, startLsn), { term: this.#term, startLsn }]
     this.#phase = 'elected'
-    // What was acknowledged in an election given up before counts for nothing in this term.
+    // What was acknowledged in an earlier term counts for nothing in this one.
     for (const node of this.#nodes.values()) node.ackedLsn = 0
-    effects.push({ kind: 'elected', term: this.#term, startLsn })
+    effects.push({ kind: again ? 're-elected' : 'elected', term: this.#term, startLsn })
     for (const node of this.#nodes.values()) {
       if (node.vote !== null) this.#sendElected(node, node.vote, effects)
     }
@@ -514,18 +534,26 @@ export class ProposerCore {
   #onAck(node: Node, ack: Ack, effects: ProposerEffect[]): void {
     if (ack.term > this.#term) {
       this.#highestTerm = Math.max(this.#highestTerm, ack.term)
-      this.#fence(`safekeeper ${node.member.id} follows term ${ack.term}`, effects)
+      this.#stepDown(`safekeeper ${node.member.id} follows term ${ack.term}`, effects)
       return
     }
     if (ack.term !== this.#term || node.state !== 'active') return
+    // It follows other members by now, and will say so when it is greeted again.
+    if (ack.generation !== this.#configuration.generation) return
     if (ack.flushLsn <= node.ackedLsn) return
+    if (ack.flushLsn > node.sentLsn) {
+      this.#drop(node, 'it acknowledges what it was not sent', effects)
+      return
+    }
     node.ackedLsn = ack.flushLsn
     this.#advanceCommit(effects)
   }
 
   #advanceCommit(effects: ProposerEffect[]): void {
     const commit = this.quorumCommitLsn()
+    if (commit >= this.#termStart && !this.#tenure.hasBegun) this.#tenure.won(this.#term)
     if (commit <= this.#commit) return
+    assert(commit <= this.#windowEnd, 'what is committed was written')
     this.#commit = commit
     let lowest = commit
     for (const node of this.#nodes.values()) lowest = Math.min(lowest, node.ackedLsn)
@@ -541,15 +569,7 @@ export class ProposerCore {
     })
   }
 
-  /**
-   * Somebody else may lead now. While this election is not yet settled nobody relies on it: the other
-   * term may be the rest of a campaign that never succeeded, so ask again, with a higher one.
-   */
   #fence(reason: string, effects: ProposerEffect[]): void {
-    if (this.#phase === 'elected' && this.#commit < this.#termStart) {
-      this.#startOver(this.#options.random() * CAMPAIGN_BACKOFF_MS, reason, effects)
-      return
-    }
     this.#phase = 'fenced'
     const position = formatLsn(this.#commit)
     effects.push({ kind: 'fenced', reason: `${reason}; ours was ${this.#term}, at ${position}` })

@@ -12,7 +12,7 @@ import {
 import type { PgClient } from '#libs/pgwire/client.ts'
 import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
-import type { AppendHeader } from './core.ts'
+import type { AppendHeader } from './events.ts'
 
 const CONNECT_TIMEOUT_MS = 5_000
 /** Unsent bytes at which a safekeeper is given no more until it has taken them. */

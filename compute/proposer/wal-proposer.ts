@@ -8,16 +8,18 @@
  */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errorMessage, ZenithError } from '#libs/errors.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
-import type { AcceptorMessage, Member } from '#libs/protocol/wal-push.ts'
+import { configurationProblem } from '#libs/protocol/quorum.ts'
 import { type ShardPositions, ShardFeedbacks } from '#libs/protocol/shard-feedbacks.ts'
+import type { AcceptorMessage, Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
-import { ProposerCore, type ProposerEffect, type ProposerEvent } from './core.ts'
+import { ProposerCore } from './core.ts'
 import { DonorReader } from './donor-reader.ts'
+import type { ProposerEffect, ProposerEvent } from './events.ts'
 import { type PostgresAddress, PostgresStream } from './postgres-stream.ts'
 import { SafekeeperLink } from './safekeeper-link.ts'
 import { StandbyHorizon } from './standby-horizon.ts'
@@ -34,9 +36,8 @@ export interface WalProposerOptions {
   timelineId: TimelineId
   /** For logs. */
   endpointName: string
-  safekeepers: readonly Member[]
-  /** Generation of the member list. */
-  generation: number
+  /** The members as known at the start; safekeepers may tell of newer ones. */
+  configuration: MemberConfiguration
   pgVersion: number
   /** Decimal; "0" when there is no Postgres. */
   systemId: string
@@ -65,7 +66,6 @@ export class WalProposer {
   readonly #target: SessionTarget
   readonly #core: ProposerCore
   readonly #log: Logger
-  readonly #members: ReadonlyMap<number, Member>
   readonly #links = new Map<number, SafekeeperLink>()
   readonly #readers = new Map<number, DonorReader>()
   readonly #lostReasons = new Map<number, string>()
@@ -86,20 +86,15 @@ export class WalProposer {
   constructor(options: WalProposerOptions) {
     this.#target = { tenantId: options.tenantId, timelineId: options.timelineId }
     this.#log = options.log.child({ part: 'proposer', endpoint: options.endpointName })
-    this.#members = new Map(options.safekeepers.map((member) => [member.id, member]))
-    if (this.#members.size !== options.safekeepers.length || this.#members.size === 0) {
-      throw new ZenithError(
-        'invalid_argument',
-        'each safekeeper must be listed once, and one at least',
-      )
+    const problem = configurationProblem(options.configuration)
+    if (problem !== null) {
+      throw new ZenithError('invalid_argument', `the list of safekeepers is wrong: ${problem}`, {
+        hint: 'Each safekeeper must be listed once, at an address of its own, and one at least.',
+      })
     }
     this.#core = new ProposerCore({
       ...this.#target,
-      configuration: {
-        generation: options.generation,
-        members: [...this.#members.values()],
-        newMembers: null,
-      },
+      configuration: options.configuration,
       pgVersion: options.pgVersion,
       systemId: BigInt(options.systemId),
       proposerId: randomBytes(16).toString('hex'),
@@ -108,6 +103,11 @@ export class WalProposer {
   }
 
   readonly lagBytes = null
+
+  /** Term of the newest election; it rises when the election is held again. */
+  get term(): number {
+    return this.#core.term
+  }
 
   /** End of the WAL that a quorum has durably; 0 before the election. */
   get commitLsn(): Lsn {
@@ -245,7 +245,7 @@ export class WalProposer {
   #perform(effect: ProposerEffect): void {
     switch (effect.kind) {
       case 'connect':
-        this.#connect(effect.node)
+        this.#connect(effect.member)
         break
       case 'disconnect':
         this.#log.info({ safekeeper: effect.node, reason: effect.reason }, 'dropping a connection')
@@ -261,6 +261,15 @@ export class WalProposer {
         this.#window = new WalWindow(effect.startLsn)
         this.#log.info({ term: effect.term, lsn: formatLsn(effect.startLsn) }, 'election won')
         break
+      case 're-elected':
+        this.#log.info(
+          { term: effect.term, lsn: formatLsn(effect.startLsn) },
+          'election won again; Postgres went on meanwhile',
+        )
+        break
+      case 'deposed':
+        this.#log.warn({ reason: effect.reason }, 'holding the election again; commits wait')
+        break
       case 'committed':
         this.#onCommitted(effect.lsn)
         break
@@ -269,9 +278,8 @@ export class WalProposer {
     }
   }
 
-  #connect(id: number): void {
-    const member = this.#members.get(id)
-    if (member === undefined) return
+  #connect(member: Member): void {
+    const { id } = member
     this.#unlink(id)
     const link: SafekeeperLink = new SafekeeperLink(member, this.#target, {
       onConnected: () => {
@@ -399,7 +407,8 @@ export class WalProposer {
 
   #fetch(fetch: Extract<ProposerEffect, { kind: 'fetch' }>): void {
     const { node, beginLsn, endLsn } = fetch
-    const donor = this.#members.get(fetch.donor) as Member
+    const donor = this.#core.member(fetch.donor)
+    assert(donor !== undefined, 'a donor is a member')
     this.#log.info(
       { safekeeper: node, donor: donor.id, from: formatLsn(beginLsn), to: formatLsn(endLsn) },
       'bringing a safekeeper up to date from another',

@@ -185,6 +185,8 @@ export const ComputeSpec = Type.Object({
   controlPlaneUrl: Type.String(),
   pageserver: NodeInfo,
   safekeepers: Type.Array(NodeInfo, { minItems: 1 }),
+  /** Set while the members change: those that come after, of whom a majority must agree too. */
+  newSafekeepers: Type.Optional(Type.Array(NodeInfo, { minItems: 1 })),
   membershipGeneration: Type.Integer(),
   safekeeperAccess: Type.Optional(SafekeeperAccess),
   pgVersion: Type.Integer(),

@@ -81,10 +81,13 @@ const GOLDEN: { message: ProposerMessage | AcceptorMessage; acceptor: boolean; h
       incarnation: 'ff'.repeat(16),
       configuration: CONFIGURATION,
       term: 4,
+      lastLogTerm: 2,
+      flushLsn: 0x1609688,
     },
     hex:
       `670000000000000002${'ff'.repeat(16)}` +
-      '00000003000000010000000000000001736b3100154e1dfc000000000000000000000004',
+      '00000003000000010000000000000001736b3100154e1dfc000000000000000000000004' +
+      '00000000000000020000000001609688',
   },
   {
     acceptor: true,

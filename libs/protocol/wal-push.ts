@@ -1,6 +1,6 @@
 /**
- * WAL push: the proposer (compute) to an acceptor (safekeeper), protocol version 4. One message per
- * CopyData payload inside CopyBoth, after the query `START_WAL_PUSH (proto_version '4')`. Big endian
+ * WAL push: the proposer (compute) to an acceptor (safekeeper), protocol version 5. One message per
+ * CopyData payload inside CopyBoth, after the query `START_WAL_PUSH (proto_version '5')`. Big endian
  * throughout; frames, order and meaning are drawn in `docs/protocols/wal-push.md`.
  *
  * ```
@@ -12,7 +12,7 @@
  *  'a' append: generation u32 | term u64 | begin u64 | end u64 | commit u64 | truncate u64 | flags u8
  *              | crc32c u32 of the 46 bytes before | end - begin WAL bytes
  * acceptor -> proposer
- *  'g' greeting: node_id u64 | incarnation 16 bytes | conf | term u64
+ *  'g' greeting: node_id u64 | incarnation 16 bytes | conf | term u64 | last_log_term u64 | flush u64
  *  'v' vote: generation u32 | term u64 | given u8 | flush u64 | truncate u64 | n u32 | n x (term, lsn)
  *  'a' ack: generation u32 | term u64 | flush u64 | commit u64 | hs_ts i64 | hs_xmin u64
  *           | hs_catalog_xmin u64 | held_us u32 | sync_us u32
@@ -28,7 +28,7 @@ import { ByteReader, ByteWriter } from './byte-reader.ts'
 import { isTermHistory, type TermEntry } from './term-history.ts'
 import { type PageserverFeedback, readFeedbacks, writeFeedbacks } from './wal-stream.ts'
 
-export const WAL_PUSH_VERSION = 4
+export const WAL_PUSH_VERSION = 5
 export const START_WAL_PUSH = `START_WAL_PUSH (proto_version '${WAL_PUSH_VERSION}')`
 /** WAL bytes in one append at most: what a stock walsender sends in one message. */
 export const MAX_APPEND_BYTES = 128 * 1024
@@ -104,6 +104,9 @@ export interface AcceptorGreeting {
   incarnation: string
   configuration: MemberConfiguration
   term: number
+  /** Where the log ends at present, so that a proposer can look before it asks for votes. */
+  lastLogTerm: number
+  flushLsn: Lsn
 }
 
 export interface VoteReply {
@@ -318,7 +321,7 @@ export function encodeAcceptorMessage(message: AcceptorMessage): Buffer {
     case 'greeting':
       out.u8(TAG_GREETING).u64(message.nodeId).bytes(Buffer.from(message.incarnation, 'hex'))
       writeConfiguration(out, message.configuration)
-      out.u64(message.term)
+      out.u64(message.term).u64(message.lastLogTerm).u64(message.flushLsn)
       break
     case 'vote':
       out
@@ -378,6 +381,8 @@ export function decodeAcceptorMessage(payload: Buffer): AcceptorMessage {
       incarnation: reader.bytes(16).toString('hex'),
       configuration: readConfiguration(reader),
       term: reader.u64(),
+      lastLogTerm: reader.u64(),
+      flushLsn: reader.u64(),
     }
   } else {
     throw new ZenithError('invalid_argument', `WAL push reply with unknown tag ${tag}`)

@@ -10,11 +10,8 @@ import {
   type Member,
 } from '#libs/protocol/wal-push.ts'
 import { RMGR, XLOG_INFO } from '#libs/wal/format.ts'
-import {
-  ProposerCore,
-  type ProposerEffect,
-  type ProposerEvent,
-} from '../../compute/proposer/core.ts'
+import { ProposerCore } from '../../compute/proposer/core.ts'
+import type { ProposerEffect, ProposerEvent } from '../../compute/proposer/events.ts'
 import { buildPayload, WalBuilder } from '../fixtures/wal-builder.ts'
 import { Connection, type NetworkOptions } from './network.ts'
 import { DISK_BYTES } from './disk.ts'
@@ -69,6 +66,9 @@ export class SimProposer {
   /** What this compute has written from the start of its term on; null until it may write. */
   #wal: { readonly bytes: Buffer; endLsn: Lsn; previousLsn: Lsn } | null = null
   #windowStart: Lsn = 0
+  /** Where this compute's own WAL begins: the start of the first term that it settled. */
+  #startLsn: Lsn = 0
+  reelections = 0
   alive = true
   fenced = false
 
@@ -96,7 +96,7 @@ export class SimProposer {
   }
 
   get endLsn(): Lsn {
-    return this.#wal?.endLsn ?? this.core.termStartLsn
+    return this.#wal?.endLsn ?? this.#startLsn
   }
 
   crash(): void {
@@ -140,7 +140,14 @@ export class SimProposer {
         this.#options.oracle.elected(this.name, effect.term, effect.startLsn)
         this.#options.oracle.history(this.core.history)
         this.#wal = null
+        this.#startLsn = effect.startLsn
         this.#windowStart = effect.startLsn
+        break
+      case 're-elected':
+        this.#trace(`re-elected term ${effect.term} at ${effect.startLsn}`)
+        this.#options.oracle.elected(this.name, effect.term, effect.startLsn)
+        this.#options.oracle.history(this.core.history)
+        this.reelections += 1
         break
       case 'committed':
         this.#onCommitted(effect.lsn)
@@ -154,7 +161,7 @@ export class SimProposer {
   }
 
   #onCommitted(lsn: Lsn): void {
-    const startLsn = this.core.termStartLsn
+    const startLsn = this.#startLsn
     const bytes = this.#wal?.bytes ?? Buffer.alloc(0)
     this.#trace(`commits ${lsn}`)
     const { oracle, safekeepers } = this.#options
@@ -207,7 +214,7 @@ export class SimProposer {
     if (wal === null) return
     const builder = new WalBuilder(wal.endLsn, { previousLsn: wal.previousLsn })
     build(builder)
-    builder.bytes().copy(wal.bytes, wal.endLsn - this.core.termStartLsn)
+    builder.bytes().copy(wal.bytes, wal.endLsn - this.#startLsn)
     wal.endLsn = builder.lsn
     wal.previousLsn = builder.previousLsn
     this.#share()
@@ -267,7 +274,7 @@ export class SimProposer {
         header;
         header = this.core.nextAppend(id, news)
       ) {
-        const startLsn = this.core.termStartLsn
+        const startLsn = this.#startLsn
         const bytes = this.#wal?.bytes ?? Buffer.alloc(0)
         const wal = bytes.subarray(header.beginLsn - startLsn, header.endLsn - startLsn)
         link.send(0, encodeProposerMessage({ kind: 'append', ...header, wal }))

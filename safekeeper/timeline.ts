@@ -3,7 +3,7 @@
  * in order (see acceptor.ts for why the order matters), and tells readers when more WAL is there.
  */
 import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
-import { basename, dirname } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
@@ -25,15 +25,15 @@ import { ControlFile } from './store/control-file.ts'
 import type { ControlState } from './control-state.ts'
 import { fatalDiskError, syncDirectory } from './store/files.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
-import {
-  type LocalSegment,
-  listLocalSegments,
-  removeSegmentsBelow,
-  segmentPath,
-} from './store/segment-files.ts'
+import type { DiskReserve } from './store/disk-reserve.ts'
+import { type LocalSegment, localSegments, removalBound } from './store/local-segments.ts'
+import { SegmentDisk } from './store/segment-disk.ts'
+import { segmentName } from './store/segment-plan.ts'
 import type { SpareSegments } from './store/spare-segments.ts'
-import { createFirstSegment, recoverWal } from './store/wal-recovery.ts'
+import { leadBytes } from './store/wal-lead.ts'
+import { type RecoveredWal, recoverWal } from './store/wal-recovery.ts'
 import { WalStore } from './store/wal-store.ts'
+import type { WriteSlots } from './store/write-slots.ts'
 
 /** A proposer's connection, as the timeline uses it. */
 export interface ProposerConnection {
@@ -46,6 +46,8 @@ export interface TimelineContext {
   nodeId: number
   incarnation: string
   spares: SpareSegments
+  reserve: DiskReserve
+  slots: WriteSlots
   metrics: SafekeeperMetrics
   log: Logger
 }
@@ -80,9 +82,10 @@ export class Timeline {
   private constructor(
     directory: string,
     controlFile: ControlFile,
-    flushLsn: Lsn,
+    recovered: RecoveredWal,
     context: TimelineContext,
   ) {
+    const { flushLsn, segments } = recovered
     const control = controlFile.stored
     this.directory = directory
     this.#context = context
@@ -91,9 +94,12 @@ export class Timeline {
     const { nodeId, incarnation } = context
     this.#acceptor = new Acceptor({ nodeId, incarnation, control, flushLsn })
     this.#store = new WalStore({
-      directory,
-      spares: context.spares,
+      disk: segmentDisk(directory, controlFile, context),
+      slots: context.slots,
+      startLsn: control.startLsn,
+      localStartLsn: control.localStartLsn,
       endLsn: flushLsn,
+      segments,
       onDurable: (epoch, writeLsn, syncUs) => {
         this.#lastSyncUs = syncUs
         context.metrics.syncSeconds.observe(syncUs / 1e6)
@@ -117,13 +123,17 @@ export class Timeline {
     await syncDirectory(dirname(parent))
     await rm(building, { recursive: true, force: true })
     await mkdir(building)
-    await createFirstSegment(building, control, context.spares)
-    const controlFile = new ControlFile(building)
+    const controlFile = new ControlFile(building, context.reserve)
     await controlFile.write(control)
     await rename(building, directory)
     await syncDirectory(parent)
     controlFile.moved(directory)
-    return new Timeline(directory, controlFile, control.startLsn, context)
+    return new Timeline(
+      directory,
+      controlFile,
+      { flushLsn: control.startLsn, segments: null },
+      context,
+    )
   }
 
   /** Opens a timeline from disk. Throws `corrupt` when its files cannot be trusted. */
@@ -132,24 +142,25 @@ export class Timeline {
     context: TimelineContext,
     afterCleanStop: boolean,
   ): Promise<Timeline> {
-    const controlFile = new ControlFile(directory)
+    const controlFile = new ControlFile(directory, context.reserve)
     const control = await controlFile.read()
-    const flushLsn = await recoverWal(directory, control, afterCleanStop)
+    const disk = segmentDisk(directory, controlFile, context)
+    const recovered = await recoverWal(disk, control, afterCleanStop)
     context.log.info(
       {
         timeline: control.timelineId,
         term: control.term,
         commitLsn: formatLsn(control.commitLsn),
-        flushLsn: formatLsn(flushLsn),
+        flushLsn: formatLsn(recovered.flushLsn),
       },
       'timeline opened',
     )
-    return new Timeline(directory, controlFile, flushLsn, context)
+    return new Timeline(directory, controlFile, recovered, context)
   }
 
   /** Durable state with the current positions folded in. */
   get control(): ControlState {
-    return this.#acceptor.control
+    return { ...this.#acceptor.control, localStartLsn: this.#store.localStartLsn }
   }
 
   get flushLsn(): Lsn {
@@ -280,6 +291,8 @@ export class Timeline {
 
   /** WAL at `lsn` from memory, in one piece up to `endLsn`; null when it is on disk only. */
   recentWal(lsn: Lsn, endLsn: Lsn): Buffer | null {
+    const { startLsn, systemId } = this.control
+    if (lsn < startLsn) return leadBytes({ startLsn, systemId }, lsn, Math.min(endLsn, startLsn))
     return this.#store.tail.view(lsn, endLsn)
   }
 
@@ -288,7 +301,7 @@ export class Timeline {
     const segment = segmentNumber(lsn)
     for (const partial of [false, true, false]) {
       try {
-        return await open(segmentPath(this.directory, segment, partial), 'r')
+        return await open(join(this.directory, segmentName(segment, partial)), 'r')
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
       }
@@ -313,8 +326,14 @@ export class Timeline {
   }
 
   /** Segments that are on this disk, oldest first. */
-  localSegments(): Promise<LocalSegment[]> {
-    return listLocalSegments(this.directory)
+  localSegments(): LocalSegment[] {
+    const { segments, durableLsn } = this.#store
+    return localSegments(segments, durableLsn)
+  }
+
+  /** Where the WAL on this disk begins. */
+  get localStartLsn(): Lsn {
+    return this.#store.localStartLsn
   }
 
   /**
@@ -334,15 +353,8 @@ export class Timeline {
    */
   async removeWalBelow(lsn: Lsn): Promise<Lsn> {
     const stored = this.#controlFile.stored
-    const bound = Math.min(
-      lsn,
-      stored.remoteConsistentLsn,
-      stored.backupLsn,
-      stored.commitLsn,
-      this.flushLsn,
-      ...[...this.#holds].map((hold) => hold.lsn),
-    )
-    return removeSegmentsBelow(this.directory, bound, this.control.startLsn)
+    await this.#store.remove(removalBound(lsn, stored, this.flushLsn, this.#holds))
+    return this.localStartLsn
   }
 
   /** Stores lagging positions and lets memory go; called now and then. */
@@ -351,6 +363,7 @@ export class Timeline {
     this.dispatch({ kind: 'save' })
     if (this.#writtenAtLastTick === this.#store.durableLsn) {
       this.#store.tail.trim(this.#store.durableLsn, 0)
+      this.#store.closeIdleFile()
     }
     this.#writtenAtLastTick = this.#store.durableLsn
   }
@@ -480,6 +493,14 @@ export class Timeline {
   #wakeListeners(): void {
     for (const listener of this.#listeners) listener()
   }
+}
+
+function segmentDisk(
+  directory: string,
+  controlFile: ControlFile,
+  { spares }: TimelineContext,
+): SegmentDisk {
+  return new SegmentDisk(directory, { spares, controlFile, start: controlFile.stored })
 }
 
 /** End of the segment that holds `lsn`. */

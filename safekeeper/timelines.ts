@@ -6,15 +6,21 @@ import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import type { ControlState } from './control-state.ts'
 import { replaceFile, syncDirectory } from './store/files.ts'
+import { DiskReserve } from './store/disk-reserve.ts'
 import { SpareSegments } from './store/spare-segments.ts'
+import { WriteSlots } from './store/write-slots.ts'
 import { Timeline, type TimelineContext } from './timeline.ts'
 
 const SPARE_SEGMENTS = 2
 const TICK_MS = 5_000
 const PARALLEL_LOADS = 4
+/** Synced writes at a time: the pool of threads (thread-pool.ts) without two for all the rest. */
+const CONCURRENT_WRITES = 14
 /** Says that the process before made everything durable. */
 const CLEAN_MARKER = 'clean-stop'
 const ID_NAME = /^[0-9a-f]{32}$/
+
+type OpenOptions = Omit<TimelineContext, 'spares' | 'incarnation' | 'reserve' | 'slots'>
 
 /** A timeline that cannot be opened stays known, so that it is neither created anew nor voted for. */
 type Entry = { kind: 'open'; timeline: Timeline } | { kind: 'broken'; error: ZenithError }
@@ -36,15 +42,14 @@ export class Timelines {
   }
 
   /** Opens every timeline under `dataDir`; one that is damaged is kept as broken and logged. */
-  static async open(
-    dataDir: string,
-    options: Omit<TimelineContext, 'spares' | 'incarnation'>,
-  ): Promise<Timelines> {
+  static async open(dataDir: string, options: OpenOptions): Promise<Timelines> {
     const root = join(dataDir, 'tenants')
     await mkdir(root, { recursive: true })
     const incarnation = await loadIncarnation(dataDir)
     const spares = await SpareSegments.open(join(dataDir, 'spares'), SPARE_SEGMENTS)
-    const timelines = new Timelines(dataDir, { ...options, incarnation, spares })
+    const reserve = await DiskReserve.open(join(dataDir, 'reserve'))
+    const slots = new WriteSlots(CONCURRENT_WRITES)
+    const timelines = new Timelines(dataDir, { ...options, incarnation, spares, reserve, slots })
     const afterCleanStop = await takeMarker(dataDir)
     const loads: (() => Promise<void>)[] = []
     for (const tenant of await readdir(root)) {

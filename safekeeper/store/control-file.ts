@@ -3,7 +3,9 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { assert, ZenithError } from '#libs/errors.ts'
+import type { Lsn } from '#libs/lsn.ts'
 import { type ControlState, decodeControlState, encodeControlState } from '../control-state.ts'
+import type { DiskReserve } from './disk-reserve.ts'
 import { removeFile, replaceFile } from './files.ts'
 
 export const CONTROL_FILE_NAME = 'safekeeper.control'
@@ -13,9 +15,16 @@ export class ControlFile {
   #path: string
   #tail: Promise<void> = Promise.resolve()
   #stored: ControlState | null = null
+  /** The newest state that was asked to be stored. */
+  #newest: ControlState | null = null
+  /** Fields that belong to the WAL store; null until it changed them. */
+  #mark: Pick<ControlState, 'dirtyTail' | 'localStartLsn'> | null = null
+  readonly #reserve: DiskReserve | null
 
-  constructor(directory: string) {
+  /** `reserve` is given up for a write for which there is no space otherwise. */
+  constructor(directory: string, reserve: DiskReserve | null = null) {
     this.#path = join(directory, CONTROL_FILE_NAME)
+    this.#reserve = reserve
   }
 
   /** The newest state known to be on disk, after the first read or write. */
@@ -34,8 +43,10 @@ export class ControlFile {
     await removeFile(`${this.#path}.tmp`)
     const bytes = await readFile(this.#path)
     try {
-      this.#stored = decodeControlState(bytes)
-      return this.#stored
+      const state = decodeControlState(bytes)
+      this.#stored = state
+      this.#newest = state
+      return state
     } catch (error) {
       if (!(error instanceof ZenithError)) throw error
       throw new ZenithError(error.code, `${this.#path}: ${error.message}`, {
@@ -48,7 +59,9 @@ export class ControlFile {
    * Stores a state durably. Writes happen in the order of the calls. Without space on the disk the
    * write is tried again until there is some: whatever waits for it must not go on without.
    */
-  write(state: ControlState): Promise<void> {
+  write(wanted: ControlState): Promise<void> {
+    const state = { ...wanted, ...this.#mark }
+    this.#newest = state
     const bytes = encodeControlState(state)
     const done = this.#tail.then(async () => {
       await this.#replace(bytes)
@@ -59,6 +72,16 @@ export class ControlFile {
     return done
   }
 
+  /**
+   * Stores the fields of the WAL store over the newest state that was asked to be stored: what the
+   * acceptor has decided since, and stores only after the files have changed, must not go with it.
+   */
+  mark(dirtyTail: boolean, localStartLsn: Lsn): Promise<void> {
+    assert(this.#newest !== null, 'a control file is read or written before it is marked')
+    this.#mark = { dirtyTail, localStartLsn }
+    return this.write(this.#newest)
+  }
+
   async #replace(bytes: Buffer): Promise<void> {
     while (true) {
       try {
@@ -67,7 +90,7 @@ export class ControlFile {
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException
         if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error
-        await sleep(RETRY_MS)
+        if (!(await this.#reserve?.release())) await sleep(RETRY_MS)
       }
     }
   }

@@ -1,172 +1,94 @@
 /**
- * Finds the end of the log when a timeline is opened, and makes the disk agree with it.
+ * Finds the end of the log when a timeline is opened, and makes the disk agree with it. What is done
+ * to the files is decided in boot-plan.ts; here the files are read and its effects performed.
  *
  * The scan begins at the stored commit position, a record end, and stops at the first byte that is
- * not a valid record: that is the end of the log. Every segment from there on is then written anew
- * (copy, sync, rename): what was read may have been in the page cache only, for instance after a
- * sync that failed, and must be on disk before a vote names it. Whatever lies behind the end goes.
- * After a clean stop everything read is known to be on disk, so only what lies behind matters.
+ * not a valid record: that is the end of the log.
  */
-import { constants } from 'node:fs'
-import { type FileHandle, open, readdir, rename } from 'node:fs/promises'
-import { join } from 'node:path'
-import { ZenithError } from '#libs/errors.ts'
-import {
-  formatLsn,
-  type Lsn,
-  segmentNumber,
-  segmentOffset,
-  WAL_PAGE_SIZE,
-  WAL_SEGMENT_SIZE,
-  walPageOffset,
-} from '#libs/lsn.ts'
-import { writePageHeader } from '#libs/wal/page-header.ts'
+import { type FileHandle, open } from 'node:fs/promises'
+import { type Lsn, segmentOffset } from '#libs/lsn.ts'
 import { RecordScanner } from '#libs/wal/record-scanner.ts'
-import type { ControlState } from '../control-state.ts'
-import { removeFile, syncDirectory, syncHandle } from './files.ts'
-import { listSegments, type SegmentFile, segmentPath } from './segment-files.ts'
-import type { SpareSegments } from './spare-segments.ts'
+import {
+  type BootControl,
+  type FoundSegment,
+  planBoot,
+  type ScanResult,
+  segmentsToScan,
+  surveyFiles,
+  tailToCheck,
+} from './boot-plan.ts'
+import type { FileEffect, SegmentDisk } from './segment-disk.ts'
+import { type SegmentRange, segmentStart } from './segment-plan.ts'
 
-const READ_BYTES = 1024 * 1024
-const COPY_SUFFIX = '.copy'
+const MIN_READ_BYTES = 64 * 1024
+const MAX_READ_BYTES = 1024 * 1024
+const ZEROS = Buffer.alloc(MAX_READ_BYTES)
 
-/**
- * Returns the end of the log. `afterCleanStop` says that the process before ended in order. Throws
- * `corrupt` when WAL below the stored commit is missing.
- */
-export async function recoverWal(
-  directory: string,
-  control: ControlState,
-  afterCleanStop = false,
-): Promise<Lsn> {
-  for (const name of await readdir(directory)) {
-    if (name.endsWith(COPY_SUFFIX)) await removeFile(join(directory, name))
-  }
-  const files = await listSegments(directory)
-  const flushLsn = await scanFrom(files, control.commitLsn)
-  const firstSegment = segmentNumber(control.commitLsn)
-  for (const file of files.toReversed()) {
-    const start = file.segment * WAL_SEGMENT_SIZE
-    if (start >= flushLsn) await removeFile(file.path)
-    else if (file.segment >= firstSegment || file.partial) {
-      const partial = flushLsn - start < WAL_SEGMENT_SIZE
-      const path = segmentPath(directory, file.segment, partial)
-      if (path !== file.path) await rename(file.path, path)
-      const used = Math.min(flushLsn - start, WAL_SEGMENT_SIZE)
-      if (!afterCleanStop || !(await isZeroAfter(path, used))) await copyForward(path, used)
-    }
-  }
-  await syncDirectory(directory)
-  return flushLsn
+export interface RecoveredWal {
+  flushLsn: Lsn
+  segments: SegmentRange | null
 }
 
-async function scanFrom(files: readonly SegmentFile[], commitLsn: Lsn): Promise<Lsn> {
+/**
+ * Returns the end of the log, and what is on disk of it. `afterCleanStop` says that the process
+ * before ended in order. Throws `corrupt` when WAL below the stored commit is missing.
+ */
+export async function recoverWal(
+  disk: SegmentDisk,
+  control: BootControl,
+  afterCleanStop = false,
+): Promise<RecoveredWal> {
+  const survey = surveyFiles(await disk.list(), control)
+  const scan = await scanRecords(disk, segmentsToScan(survey, control), control.commitLsn)
+  const tail = tailToCheck(survey, control, scan, afterCleanStop)
+  const tailIsZero = tail === null || (await isZero(disk.path(tail.name), tail))
+  const { effects, segments } = planBoot({ survey, control, scan, tailIsZero, afterCleanStop })
+  for (const effect of effects) await disk.perform(effect as FileEffect)
+  return { flushLsn: scan.flushLsn, segments }
+}
+
+async function scanRecords(
+  disk: SegmentDisk,
+  files: readonly FoundSegment[],
+  commitLsn: Lsn,
+): Promise<ScanResult> {
   const scanner = new RecordScanner(commitLsn)
-  const buffer = Buffer.allocUnsafe(READ_BYTES)
-  for (let segment = segmentNumber(commitLsn); scanner.damage === null; segment += 1) {
-    const file = files.find((candidate) => candidate.segment === segment)
-    if (file === undefined) {
-      if (scanner.lsn === commitLsn && segmentOffset(commitLsn) !== 0) {
-        throw new ZenithError('corrupt', `the segment that holds ${formatLsn(commitLsn)} is gone`, {
-          hint: 'The control file says that WAL up to there was stored here. Restore the segment.',
-        })
-      }
-      break
-    }
-    const handle = await open(file.path, 'r')
+  for (const file of files) {
+    const endLsn = segmentStart(file.segment + 1)
+    const handle = await open(disk.path(file.name), 'r')
     try {
-      await scanSegment(handle, scanner, (segment + 1) * WAL_SEGMENT_SIZE, buffer)
+      await scanSegment(handle, scanner, endLsn)
     } finally {
       await handle.close()
     }
-    if (scanner.lsn < (segment + 1) * WAL_SEGMENT_SIZE) break
+    if (scanner.lsn < endLsn) break
   }
-  return scanner.recordEndLsn
+  return { flushLsn: scanner.recordEndLsn, stoppedLsn: scanner.lsn }
 }
 
-async function scanSegment(
-  handle: FileHandle,
-  scanner: RecordScanner,
-  endLsn: Lsn,
-  buffer: Buffer,
-): Promise<void> {
+/** Most timelines have nothing behind their commit position, so the first read is a small one. */
+async function scanSegment(handle: FileHandle, scanner: RecordScanner, endLsn: Lsn): Promise<void> {
+  let buffer = Buffer.allocUnsafe(MIN_READ_BYTES)
   while (scanner.lsn < endLsn) {
     const wanted = Math.min(buffer.length, endLsn - scanner.lsn)
     const { bytesRead } = await handle.read(buffer, 0, wanted, segmentOffset(scanner.lsn))
     if (bytesRead === 0 || !scanner.feed(buffer, 0, bytesRead)) return
+    if (buffer.length < MAX_READ_BYTES) buffer = Buffer.allocUnsafe(MAX_READ_BYTES)
   }
 }
 
-const ZEROS = Buffer.alloc(READ_BYTES)
-
-function isZero(bytes: Buffer): boolean {
-  for (let offset = 0; offset < bytes.length; offset += READ_BYTES) {
-    const end = Math.min(bytes.length, offset + READ_BYTES)
-    if (bytes.compare(ZEROS, 0, end - offset, offset, end) !== 0) return false
-  }
-  return true
-}
-
-async function isZeroAfter(path: string, used: number): Promise<boolean> {
+async function isZero(path: string, range: { startLsn: Lsn; endLsn: Lsn }): Promise<boolean> {
   const handle = await open(path, 'r')
   try {
-    const rest = Buffer.allocUnsafe(WAL_SEGMENT_SIZE - used)
-    const { bytesRead } = await handle.read(rest, 0, rest.length, used)
-    return bytesRead === rest.length && isZero(rest)
-  } finally {
-    await handle.close()
-  }
-}
-
-/** Writes a segment anew: its first `used` bytes, then zeros. A crash leaves the old or the new file. */
-async function copyForward(path: string, used: number): Promise<void> {
-  const copyPath = path + COPY_SUFFIX
-  const source = await open(path, 'r')
-  const copy = await open(copyPath, 'w')
-  try {
-    const bytes = Buffer.alloc(WAL_SEGMENT_SIZE)
-    await source.read(bytes, 0, used, 0)
-    for (let offset = 0; offset < WAL_SEGMENT_SIZE; offset += READ_BYTES) {
-      await copy.write(bytes, offset, READ_BYTES, offset)
+    const buffer = Buffer.allocUnsafe(Math.min(MAX_READ_BYTES, range.endLsn - range.startLsn))
+    for (let lsn = range.startLsn; lsn < range.endLsn; ) {
+      const wanted = Math.min(buffer.length, range.endLsn - lsn)
+      const { bytesRead } = await handle.read(buffer, 0, wanted, segmentOffset(lsn))
+      if (bytesRead === 0) return true
+      if (buffer.compare(ZEROS, 0, bytesRead, 0, bytesRead) !== 0) return false
+      lsn += bytesRead
     }
-    await syncHandle(copy, copyPath)
-  } finally {
-    await source.close()
-    await copy.close()
-  }
-  await rename(copyPath, path)
-}
-
-/**
- * Makes the first segment of a timeline that starts inside it: the long header that every segment
- * has, and on the page of the start a header which says that the bytes up to the start are the rest
- * of an earlier record, so that Postgres' readers find the first real record.
- */
-export async function createFirstSegment(
-  directory: string,
-  control: Pick<ControlState, 'startLsn' | 'systemId'>,
-  spares: SpareSegments,
-): Promise<void> {
-  const { startLsn, systemId } = control
-  if (segmentOffset(startLsn) === 0) return
-  const path = segmentPath(directory, segmentNumber(startLsn), true)
-  await spares.take(path)
-  const handle = await open(path, constants.O_WRONLY)
-  try {
-    const segmentLsn = startLsn - segmentOffset(startLsn)
-    const startPage = startLsn - walPageOffset(startLsn)
-    const header = Buffer.alloc(40)
-    const write = async (pageLsn: Lsn) => {
-      const size = writePageHeader(header, 0, { pageLsn, systemId })
-      const remaining = startLsn - pageLsn - size
-      if (remaining > 0 && remaining < WAL_PAGE_SIZE) {
-        writePageHeader(header, 0, { pageLsn, systemId, remainingLength: remaining })
-      }
-      await handle.write(header, 0, size, segmentOffset(pageLsn))
-    }
-    await write(segmentLsn)
-    if (startPage !== segmentLsn && startPage !== startLsn) await write(startPage)
-    await syncHandle(handle, path)
+    return true
   } finally {
     await handle.close()
   }

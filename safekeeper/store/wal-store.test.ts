@@ -7,10 +7,13 @@ import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import { type Lsn, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { WalBuilder } from '../../test_runner/fixtures/wal-builder.ts'
 import { type ControlState, newControlState } from '../control-state.ts'
-import { listSegments, segmentPath } from './segment-files.ts'
+import { ControlFile } from './control-file.ts'
+import { SegmentDisk } from './segment-disk.ts'
+import { segmentName, type SegmentRange } from './segment-plan.ts'
 import { SpareSegments } from './spare-segments.ts'
-import { createFirstSegment, recoverWal } from './wal-recovery.ts'
+import { recoverWal } from './wal-recovery.ts'
 import { WalStore } from './wal-store.ts'
+import { WriteSlots } from './write-slots.ts'
 
 const SEGMENT = 3
 
@@ -43,11 +46,29 @@ function control(startLsn: Lsn, commitLsn: Lsn = startLsn): ControlState {
   return { ...state, commitLsn }
 }
 
-function openStore(endLsn: Lsn, durable: Lsn[] = []): WalStore {
+/** The disk of a timeline; its control file lies beside the folder, so that this holds WAL only. */
+async function diskOf(state: ControlState): Promise<SegmentDisk> {
+  const controlFile = new ControlFile(root)
+  await controlFile.write(state)
+  return new SegmentDisk(directory, { spares, controlFile, start: state })
+}
+
+async function recover(state: ControlState): Promise<Lsn> {
+  return (await recoverWal(await diskOf(state), state)).flushLsn
+}
+
+async function openStore(
+  state: ControlState,
+  durable: Lsn[] = [],
+  segments: SegmentRange | null = null,
+): Promise<WalStore> {
   return new WalStore({
-    directory,
-    spares,
-    endLsn,
+    disk: await diskOf(state),
+    slots: new WriteSlots(1),
+    startLsn: state.startLsn,
+    localStartLsn: state.startLsn,
+    endLsn: state.startLsn,
+    segments,
     onDurable: (_epoch, lsn) => durable.push(lsn),
     onFull: (error) => {
       throw error
@@ -55,12 +76,14 @@ function openStore(endLsn: Lsn, durable: Lsn[] = []): WalStore {
   })
 }
 
+const pathOf = (segment: number, partial: boolean) => join(directory, segmentName(segment, partial))
+
 /** Bytes [from, to) as they lie in the files. */
-async function stored(from: Lsn, to: Lsn): Promise<Buffer> {
+function stored(from: Lsn, to: Lsn): Buffer {
   const parts: Buffer[] = []
-  for (const file of await listSegments(directory)) {
-    const start = file.segment * WAL_SEGMENT_SIZE
-    const bytes = readFileSync(file.path)
+  for (const name of readdirSync(directory).sort()) {
+    const start = Number.parseInt(name.slice(16, 24), 16) * WAL_SEGMENT_SIZE
+    const bytes = readFileSync(join(directory, name))
     expect(bytes.length).toBe(WAL_SEGMENT_SIZE)
     parts.push(bytes.subarray(Math.max(0, from - start), Math.max(0, to - start)))
   }
@@ -70,12 +93,11 @@ async function stored(from: Lsn, to: Lsn): Promise<Buffer> {
 describe('WAL store', () => {
   it('writes across segments, names them, and finds the end again', async () => {
     const startLsn = (SEGMENT + 1) * WAL_SEGMENT_SIZE - 100_000
-    await createFirstSegment(directory, control(startLsn), spares)
     const wal = new WalBuilder(startLsn)
     while (wal.lsn < startLsn + 300_000) wal.appendNoop(5_000)
     const bytes = wal.bytes()
     const durable: Lsn[] = []
-    const store = openStore(startLsn, durable)
+    const store = await openStore(control(startLsn), durable)
     for (let offset = 0; offset < bytes.length; offset += 9_999) {
       store.write(0, startLsn + offset, bytes.subarray(offset, offset + 9_999))
     }
@@ -87,77 +109,79 @@ describe('WAL store', () => {
       '000000010000000000000003',
       '000000010000000000000004.partial',
     ])
-    expect((await stored(startLsn, wal.lsn)).equals(bytes)).toBe(true)
-    expect(await recoverWal(directory, control(startLsn))).toBe(wal.lsn)
-    expect((await stored(startLsn, wal.lsn)).equals(bytes)).toBe(true)
+    expect(stored(startLsn, wal.lsn).equals(bytes)).toBe(true)
+    expect(await recover(control(startLsn))).toBe(wal.lsn)
+    expect(stored(startLsn, wal.lsn).equals(bytes)).toBe(true)
   })
 
   it('cuts the tail over segments, and goes on writing there', async () => {
     const startLsn = (SEGMENT + 1) * WAL_SEGMENT_SIZE - 50_000
-    await createFirstSegment(directory, control(startLsn), spares)
     const wal = new WalBuilder(startLsn)
     const cut = wal.appendNoop(20_000).endLsn
     while (wal.lsn < startLsn + 200_000) wal.appendNoop(3_000)
-    const store = openStore(startLsn)
+    const store = await openStore(control(startLsn))
     store.write(0, startLsn, wal.bytes())
     await store.flush()
     await store.truncate(cut)
     expect(readdirSync(directory)).toEqual(['000000010000000000000003.partial'])
     const rest = (SEGMENT + 1) * WAL_SEGMENT_SIZE
-    expect((await stored(cut, rest)).equals(Buffer.alloc(rest - cut))).toBe(true)
+    expect(stored(cut, rest).equals(Buffer.alloc(rest - cut))).toBe(true)
     const next = new WalBuilder(cut, { previousLsn: wal.records[0]!.startLsn })
     next.appendNoop(60_000)
     store.write(1, cut, next.bytes())
     await store.flush()
     await store.close()
-    expect(await recoverWal(directory, control(startLsn))).toBe(next.lsn)
+    expect(await recover(control(startLsn))).toBe(next.lsn)
   })
 
   it('recovers up to the first damaged record and clears what is behind', async () => {
     const startLsn = SEGMENT * WAL_SEGMENT_SIZE
     const wal = new WalBuilder(startLsn)
     for (let index = 0; index < 50; index += 1) wal.appendNoop(1_000)
-    const store = openStore(startLsn)
+    const store = await openStore(control(startLsn))
     store.write(0, startLsn, wal.bytes())
     await store.flush()
     await store.close()
-    const path = segmentPath(directory, SEGMENT, true)
+    const path = pathOf(SEGMENT, true)
     const bytes = readFileSync(path)
     const broken = wal.records[30]!
     const at = segmentOffset(broken.startLsn) + 500
     bytes[at] = (bytes[at] as number) ^ 1
     writeFileSync(path, bytes)
-    const flushLsn = await recoverWal(directory, control(startLsn))
+    const flushLsn = await recover(control(startLsn))
     expect(flushLsn).toBe(wal.records[29]!.endLsn)
     const rest = startLsn + WAL_SEGMENT_SIZE - flushLsn
-    expect((await stored(flushLsn, startLsn + WAL_SEGMENT_SIZE)).equals(Buffer.alloc(rest))).toBe(
-      true,
-    )
+    expect(stored(flushLsn, startLsn + WAL_SEGMENT_SIZE).equals(Buffer.alloc(rest))).toBe(true)
   })
 
-  it('finishes the name of a full segment, and refuses both names at once', async () => {
+  it('finishes the name of a full segment; with both names the full one must be full', async () => {
     const startLsn = SEGMENT * WAL_SEGMENT_SIZE
     const wal = new WalBuilder(startLsn)
     wal.appendNoop(1_000)
     wal.appendSwitch()
-    const store = openStore(startLsn)
+    const store = await openStore(control(startLsn))
     store.write(0, startLsn, wal.bytes())
     await store.close()
-    const full = segmentPath(directory, SEGMENT, false)
-    const partial = segmentPath(directory, SEGMENT, true)
+    const full = pathOf(SEGMENT, false)
+    const partial = pathOf(SEGMENT, true)
     expect(readdirSync(directory)).toEqual(['000000010000000000000003'])
+    expect(stored(startLsn, wal.lsn).equals(wal.bytes())).toBe(true)
     writeFileSync(partial, readFileSync(full))
-    await expect(recoverWal(directory, control(startLsn))).rejects.toMatchObject({
-      code: 'corrupt',
-    })
+    expect(await recover(control(startLsn))).toBe(startLsn + WAL_SEGMENT_SIZE)
+    expect(readdirSync(directory)).toEqual(['000000010000000000000003'])
+    const damaged = Buffer.from(readFileSync(full))
+    damaged.fill(0, 500)
+    writeFileSync(partial, readFileSync(full))
+    writeFileSync(full, damaged)
+    await expect(recover(control(startLsn))).rejects.toMatchObject({ code: 'corrupt' })
     rmSync(full)
-    expect(await recoverWal(directory, control(startLsn))).toBe(startLsn + WAL_SEGMENT_SIZE)
+    expect(await recover(control(startLsn))).toBe(startLsn + WAL_SEGMENT_SIZE)
     expect(readdirSync(directory)).toEqual(['000000010000000000000003'])
   })
 
   it('says that a segment is gone', async () => {
     const startLsn = SEGMENT * WAL_SEGMENT_SIZE
-    await expect(recoverWal(directory, control(startLsn, startLsn + 8_000))).rejects.toMatchObject({
+    await expect(recover(control(startLsn, startLsn + 8_000))).rejects.toMatchObject({
       code: 'corrupt',
       message: expect.stringContaining('is gone'),
     })

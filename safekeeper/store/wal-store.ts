@@ -4,30 +4,32 @@
  * gathers for the next, so many small appends share one sync without a timer, and a lone append
  * waits for nothing. (One synced write costs one hop to the thread pool, write and fdatasync two.)
  *
- * Any error from the disk while writing ends the process: see `fatalDiskError`. Segments have their
- * full size before they are written to, so a lack of space shows only when one is begun: then the
- * store tries again each second, with what is queued, and what is queued is bounded by the sessions.
+ * What is done to files, and when, is decided by `SegmentPlan`; this performs it. Any error from the
+ * disk while writing ends the process: see `fatalDiskError`. Segments have their full size before
+ * they are written to, so a lack of space shows only when one is begun: then the store tries again
+ * each second, with what is queued, and what is queued is bounded by the sessions.
  */
 import { close, constants, open, writev } from 'node:fs'
-import { rename } from 'node:fs/promises'
 import { assert } from '#libs/errors.ts'
-import { type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
-import { fatalDiskError, removeFile, syncDirectory } from './files.ts'
-import { listSegments, segmentPath } from './segment-files.ts'
-import type { SpareSegments } from './spare-segments.ts'
+import { type Lsn, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { fatalDiskError } from './files.ts'
+import type { SegmentDisk } from './segment-disk.ts'
+import { SegmentPlan, type SegmentRange, type StoreEffect } from './segment-plan.ts'
 import { WalTail } from './wal-tail.ts'
+import type { WriteSlots } from './write-slots.ts'
 
-const MAX_WRITE_BYTES = 4 * 1024 * 1024
 const OPEN_FLAGS = constants.O_WRONLY | constants.O_DSYNC
 /** How long after a lack of space the next try is. */
 const RETRY_MS = 1_000
-const ZEROS = Buffer.alloc(1024 * 1024)
 
 export interface WalStoreOptions {
-  directory: string
-  spares: SpareSegments
+  disk: SegmentDisk
+  slots: WriteSlots
+  startLsn: Lsn
+  localStartLsn: Lsn
   /** End of the log; nothing lies behind it on disk. */
   endLsn: Lsn
+  segments: SegmentRange | null
   /** Called from the completion of each write. `syncUs` is how long the disk took. */
   onDurable: (epoch: number, durableLsn: Lsn, syncUs: number) => void
   /** A new segment cannot be had for lack of space; nothing is acknowledged until it can. */
@@ -36,37 +38,58 @@ export interface WalStoreOptions {
 
 export class WalStore {
   readonly tail: WalTail
-  readonly #directory: string
-  readonly #spares: SpareSegments
+  readonly #disk: SegmentDisk
+  readonly #slots: WriteSlots
+  readonly #plan: SegmentPlan
   readonly #onDurable: WalStoreOptions['onDurable']
   readonly #onFull: WalStoreOptions['onFull']
-  #durable: Lsn
   #epoch = 0
-  #file: { segment: number; descriptor: number } | null = null
-  /** A write, or the change to another segment, is under way. */
-  #busy = false
+  #file: { name: string; descriptor: number } | null = null
   #scheduled = false
-  #waiters: { lsn: Lsn; resolve: () => void }[] = []
-  #idle: (() => void) | null = null
+  /** Waits for a slot. */
+  #queued = false
+  #flushed: { lsn: Lsn; resolve: () => void }[] = []
+  /** Looked at whenever an effect is done or given up; those that are true are over. */
+  #conditions: { holds: () => boolean; resolve: () => void }[] = []
   #closed = false
   #full = false
 
   constructor(options: WalStoreOptions) {
-    this.#directory = options.directory
-    this.#spares = options.spares
+    this.#disk = options.disk
+    this.#slots = options.slots
+    this.#plan = new SegmentPlan(options)
     this.#onDurable = options.onDurable
     this.#onFull = options.onFull
-    this.#durable = options.endLsn
     this.tail = new WalTail(options.endLsn)
   }
 
   /** Bytes that are queued or in flight. */
   get backlogBytes(): number {
-    return this.tail.endLsn - this.#durable
+    return Math.max(0, this.tail.endLsn - this.#plan.durableLsn)
   }
 
   get durableLsn(): Lsn {
-    return this.#durable
+    return this.#plan.durableLsn
+  }
+
+  /** Where the WAL on this disk begins. */
+  get localStartLsn(): Lsn {
+    return this.#plan.localStartLsn
+  }
+
+  get segments(): SegmentRange | null {
+    return this.#plan.segments
+  }
+
+  /** What the segments of this timeline take on disk. */
+  get diskBytes(): number {
+    const segments = this.#plan.segments
+    return segments === null ? 0 : (segments.newest - segments.first + 1) * WAL_SEGMENT_SIZE
+  }
+
+  /** Segments that bytes up to `endLsn` need and that are not there yet. */
+  missingSegments(endLsn: Lsn): number {
+    return this.#plan.missingSegments(endLsn)
   }
 
   /** Queues bytes that continue the log; they are copied. The write starts when this turn ends. */
@@ -74,165 +97,159 @@ export class WalStore {
     assert(lsn === this.tail.endLsn, 'a write continues the log')
     this.#epoch = epoch
     this.tail.append(wal)
-    if (this.#busy || this.#scheduled) return
+    this.#plan.append(this.tail.endLsn)
+    if (this.#scheduled || this.#plan.busy) return
     this.#scheduled = true
-    process.nextTick(() => {
-      this.#scheduled = false
-      this.#start()
-    })
+    process.nextTick(this.#onTurnEnd)
+  }
+
+  readonly #onTurnEnd = (): void => {
+    this.#scheduled = false
+    this.#start()
   }
 
   /** Resolves when everything queued so far is durable; null when it is already. */
   flush(): Promise<void> | null {
     const lsn = this.tail.endLsn
-    if (this.#durable >= lsn) return null
+    if (this.#plan.durableLsn >= lsn) return null
     return new Promise((resolve) => {
-      this.#waiters.push({ lsn, resolve })
+      this.#flushed.push({ lsn, resolve })
       this.#start()
     })
   }
 
-  /**
-   * Drops all bytes from `lsn` on, durably. Later segments go first, then the tail is overwritten
-   * with zeros, so a crash on the way leaves a shorter log and never a hole with WAL behind it.
-   */
+  /** Drops all bytes from `lsn` on, durably. */
   async truncate(lsn: Lsn): Promise<void> {
-    await this.#becomeIdle()
-    const writtenEnd = this.#durable
-    await this.#closeFile()
-    const files = await listSegments(this.#directory)
-    const keep = segmentOffset(lsn) === 0 ? segmentNumber(lsn) - 1 : segmentNumber(lsn)
-    for (const file of files.toReversed()) {
-      if (file.segment > keep) await removeFile(file.path)
-    }
-    await syncDirectory(this.#directory)
-    const last = files.find((file) => file.segment === keep)
-    if (last && segmentOffset(lsn) !== 0) {
-      const end = Math.min(writtenEnd, (keep + 1) * WAL_SEGMENT_SIZE)
-      if (end > lsn) await this.#zero(last.path, segmentOffset(lsn), end - lsn)
-      if (!last.partial) {
-        await rename(last.path, segmentPath(this.#directory, keep, true))
-        await syncDirectory(this.#directory)
-      }
-    }
     this.tail.cut(lsn)
-    this.#durable = lsn
-    this.#busy = false
-    this.#settle()
+    this.#plan.truncate(lsn)
+    await this.#until(() => !this.#plan.truncating)
+    // Whoever waited for what is gone waits for nothing.
+    this.#resolveFlushed(Infinity)
+  }
+
+  /** Removes whole segments below `lsn`; the caller knows that nobody needs them. */
+  async remove(lsn: Lsn): Promise<void> {
+    this.#plan.remove(lsn)
+    await this.#until(() => !this.#plan.removing)
+  }
+
+  /** Closes the file if nothing is being written: an idle timeline holds none. */
+  closeIdleFile(): void {
+    if (!this.#plan.busy && !this.#queued) void this.#closeFile()
   }
 
   /** Makes what is queued durable and closes the file. False when there is no space to do so. */
   async close(): Promise<boolean> {
-    if (this.#full) {
-      this.#closed = true
-      return false
-    }
-    await this.flush()
-    await this.#becomeIdle()
+    const plan = this.#plan
+    await this.#until(() => plan.settled || (plan.isBlocked && !plan.busy))
     this.#closed = true
     await this.#closeFile()
-    return true
+    return plan.settled
+  }
+
+  async #until(holds: () => boolean): Promise<void> {
+    if (holds()) return
+    await new Promise<void>((resolve) => {
+      this.#conditions.push({ holds, resolve })
+      this.#start()
+    })
   }
 
   #start(): void {
-    if (this.#busy || this.#closed || this.#durable === this.tail.endLsn) return
-    this.#busy = true
-    const segment = segmentNumber(this.#durable)
-    if (this.#file?.segment === segment) this.#writeSome(this.#file.descriptor, segment)
+    if (this.#queued || this.#closed || this.#plan.busy) return
+    this.#queued = true
+    this.#slots.acquire(this.#onSlot)
+  }
+
+  /** What to do is asked only now, so that all that has gathered goes into one write. */
+  readonly #onSlot = (): void => {
+    this.#queued = false
+    const effect = this.#closed ? null : this.#plan.next()
+    if (effect?.kind === 'write') {
+      this.#writeTo(effect)
+      return
+    }
+    this.#slots.release()
+    if (effect === null) this.#tell()
     else {
-      this.#openSegment(segment).then(
-        (descriptor) => this.#writeSome(descriptor, segment),
-        (error: unknown) => this.#onOpenFailed(error as NodeJS.ErrnoException),
+      this.#perform(effect).then(
+        () => this.#done(),
+        (error: unknown) => this.#failed(effect, error as NodeJS.ErrnoException),
       )
     }
   }
 
-  #onOpenFailed(error: NodeJS.ErrnoException): void {
+  async #perform(effect: Exclude<StoreEffect, { kind: 'write' }>): Promise<void> {
+    // Names change: the open file may be another one under the same name afterwards.
+    await this.#closeFile()
+    await this.#disk.perform(effect)
+  }
+
+  #done(): void {
+    this.#plan.done()
+    this.#full = false
+    this.#tell()
+    this.#start()
+  }
+
+  #failed(effect: StoreEffect, error: NodeJS.ErrnoException): void {
     if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') {
-      fatalDiskError(error, `opening a segment in ${this.#directory}`)
+      fatalDiskError(error, `the step ${effect.kind} in ${this.#disk.directory}`)
     }
     if (!this.#full) this.#onFull(error)
     this.#full = true
+    this.#plan.blocked()
+    this.#tell()
+    this.#start()
     setTimeout(() => {
-      this.#busy = false
+      this.#plan.retry()
       this.#start()
     }, RETRY_MS)
   }
 
-  #writeSome(descriptor: number, segment: number): void {
-    this.#full = false
-    const start = this.#durable
-    const segmentEnd = (segment + 1) * WAL_SEGMENT_SIZE
-    const end = Math.min(this.tail.endLsn, segmentEnd, start + MAX_WRITE_BYTES)
-    const epoch = this.#epoch
-    const startedAt = performance.now()
-    const pieces = this.tail.pieces(start, end)
-    writev(descriptor, pieces, segmentOffset(start), (error, written) => {
-      if (error) fatalDiskError(error, `writing WAL in ${this.#directory}`)
-      this.#durable = start + written
-      this.tail.trim(this.#durable)
-      const finished = this.#durable === segmentEnd
-      const next = finished ? this.#finishSegment(segment) : null
-      this.#onDurable(epoch, this.#durable, Math.round((performance.now() - startedAt) * 1000))
-      if (next === null) this.#settle()
-      else {
-        next.then(
-          () => this.#settle(),
-          (failure: unknown) => fatalDiskError(failure, `finishing a segment`),
-        )
-      }
-    })
-  }
-
-  /** A write is done: start the next, or tell those who wait. */
-  #settle(): void {
-    this.#busy = false
-    const durable = this.#durable
-    if (this.#waiters.length > 0) {
-      const done = this.#waiters.filter((waiter) => waiter.lsn <= durable)
-      this.#waiters = this.#waiters.filter((waiter) => waiter.lsn > durable)
-      for (const waiter of done) waiter.resolve()
-    }
-    const idle = this.#idle
-    if (idle) {
-      this.#idle = null
-      this.#busy = true
-      idle()
-    } else this.#start()
-  }
-
-  /** Resolves when nothing is in flight, and holds further writes off until `#settle`. */
-  async #becomeIdle(): Promise<void> {
-    if (!this.#busy) {
-      this.#busy = true
+  #writeTo(effect: Extract<StoreEffect, { kind: 'write' }>): void {
+    const file = this.#file
+    if (file?.name === effect.name) {
+      this.#write(file.descriptor, effect.startLsn, effect.endLsn)
       return
     }
-    await new Promise<void>((resolve) => {
-      this.#idle = resolve
+    void this.#closeFile()
+    open(this.#disk.path(effect.name), OPEN_FLAGS, (error, descriptor) => {
+      if (error) fatalDiskError(error, `opening ${effect.name} in ${this.#disk.directory}`)
+      this.#file = { name: effect.name, descriptor }
+      this.#write(descriptor, effect.startLsn, effect.endLsn)
     })
   }
 
-  async #openSegment(segment: number): Promise<number> {
-    await this.#closeFile()
-    const path = segmentPath(this.#directory, segment, true)
-    if (segmentOffset(this.#durable) === 0) {
-      await this.#spares.take(path)
-      await syncDirectory(this.#directory)
-    }
-    const descriptor = await new Promise<number>((resolve, reject) => {
-      open(path, OPEN_FLAGS, (error, opened) => (error ? reject(error) : resolve(opened)))
+  #write(descriptor: number, startLsn: Lsn, endLsn: Lsn): void {
+    const epoch = this.#epoch
+    const startedAt = performance.now()
+    const pieces = this.tail.pieces(startLsn, endLsn)
+    writev(descriptor, pieces, segmentOffset(startLsn), (error, written) => {
+      if (error) fatalDiskError(error, `writing WAL in ${this.#disk.directory}`)
+      this.#slots.release()
+      this.#plan.done(written)
+      const durable = this.#plan.durableLsn
+      this.tail.trim(durable)
+      this.#onDurable(epoch, durable, Math.round((performance.now() - startedAt) * 1000))
+      this.#tell()
+      this.#start()
     })
-    this.#file = { segment, descriptor }
-    return descriptor
   }
 
-  async #finishSegment(segment: number): Promise<void> {
-    await this.#closeFile()
-    // Made durable together with the name of the next segment; boot accepts either name.
-    await rename(
-      segmentPath(this.#directory, segment, true),
-      segmentPath(this.#directory, segment, false),
-    )
+  /** An effect is over: tells those who wait for what it brought. */
+  #tell(): void {
+    if (this.#flushed.length > 0) this.#resolveFlushed(this.#plan.durableLsn)
+    if (this.#conditions.length === 0) return
+    const over = this.#conditions.filter((condition) => condition.holds())
+    this.#conditions = this.#conditions.filter((condition) => !over.includes(condition))
+    for (const condition of over) condition.resolve()
+  }
+
+  #resolveFlushed(lsn: Lsn): void {
+    const done = this.#flushed.filter((waiter) => waiter.lsn <= lsn)
+    this.#flushed = this.#flushed.filter((waiter) => waiter.lsn > lsn)
+    for (const waiter of done) waiter.resolve()
   }
 
   #closeFile(): Promise<void> {
@@ -240,27 +257,5 @@ export class WalStore {
     this.#file = null
     if (file === null) return Promise.resolve()
     return new Promise((resolve) => close(file.descriptor, () => resolve()))
-  }
-
-  #zero(path: string, offset: number, length: number): Promise<void> {
-    return new Promise((resolve, reject) => {
-      open(path, OPEN_FLAGS, (error, descriptor) => {
-        if (error) {
-          reject(error)
-          return
-        }
-        const next = (at: number, left: number) => {
-          if (left === 0) {
-            close(descriptor, () => resolve())
-            return
-          }
-          writev(descriptor, [ZEROS.subarray(0, left)], at, (failure, written) => {
-            if (failure) fatalDiskError(failure, `clearing the end of ${path}`)
-            next(at + written, left - written)
-          })
-        }
-        next(offset, length)
-      })
-    })
   }
 }

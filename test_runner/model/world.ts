@@ -1,0 +1,695 @@
+/**
+ * The model's states and what can happen in them. Nodes are the production cores (through
+ * transition tables); disks, connections and budgets are small and explicit, so that a state is a
+ * row of integers.
+ *
+ * What is left out, to stay finite: records are whole (the simulation cuts them anywhere), silence
+ * and heartbeats, readers. What is in: every order of messages, disk syncs that end at any later
+ * time, late messages of broken connections, crashes before, after and between the effects of a
+ * step, and campaigns up to a given term.
+ */
+import { assert } from '#libs/errors.ts'
+import type {
+  AcceptorMessage,
+  MemberConfiguration,
+  ProposerMessage,
+} from '#libs/protocol/wal-push.ts'
+import { majority, memberSets } from '../../compute/proposer/quorum.ts'
+import type { AcceptorEffect, AcceptorEvent } from '../../safekeeper/acceptor.ts'
+import type { ControlState } from '../../safekeeper/control-state.ts'
+import { AcceptorNodes } from './acceptor-node.ts'
+import { type ProposerMove, ProposerNodes, type ProposerOutput } from './proposer-node.ts'
+import {
+  endOf,
+  isPrefix,
+  type Log,
+  logBytes,
+  placesBelow,
+  RECORD_BYTES,
+  START_LSN,
+  writersOf,
+} from './records.ts'
+import { fingerprint, Interner } from './snapshot.ts'
+
+export interface ModelOptions {
+  readonly safekeepers: number
+  readonly proposers: number
+  /** States in which a higher term is known are not followed. */
+  readonly maxTerm: number
+  /** Records that each compute may write. */
+  readonly writes: number
+  /** Crashes of safekeepers, and broken connections, in one run. */
+  readonly crashes: number
+  readonly breaks: number
+}
+
+export class ModelViolation extends Error {}
+
+/** End of a connection, in a queue of messages. */
+const EOF = -1
+
+interface Compute {
+  core: number
+  /** Place of its first own record; -1 until it may write. */
+  base: number
+  written: number
+  /** What it reads from one safekeeper for another. */
+  fetches: { node: number; donor: number; beginLsn: number; endLsn: number }[]
+}
+
+interface Disk {
+  node: number
+  control: number
+  log: number
+  durable: number
+  epoch: number
+}
+
+interface Link {
+  readonly id: number
+  readonly compute: number
+  readonly safekeeper: number
+  toSafekeeper: number[]
+  toCompute: number[]
+  /** The compute still uses it, the safekeeper still knows it. */
+  live: boolean
+  known: boolean
+}
+
+export interface State {
+  computes: (Compute | null)[]
+  disks: Disk[]
+  links: Link[]
+  linkCounter: number
+  committed: number
+  /** "term:compute:start" of every leader. */
+  leaders: string[]
+  crashes: number
+  breaks: number
+}
+
+export interface Action {
+  readonly name: string
+  readonly apply: (state: State) => void
+}
+
+export class World {
+  readonly options: ModelOptions
+  readonly acceptors = new AcceptorNodes()
+  readonly proposers = new ProposerNodes()
+  readonly #controls = new Interner<ControlState>()
+  readonly #logs = new Interner<Log>()
+  readonly #messages = new Interner<ProposerMessage | AcceptorMessage>()
+  readonly #configuration: MemberConfiguration
+  /** How often something worth seeing happened, over all states explored. */
+  readonly seen = { elections: 0, commits: 0, truncations: 0, crashes: 0, fetches: 0, fenced: 0 }
+
+  constructor(options: ModelOptions) {
+    this.options = options
+    const members = Array.from({ length: options.safekeepers }, (_, index) => ({
+      id: index + 1,
+      host: `sk${index + 1}`,
+      pgPort: 5454,
+      httpPort: 7676,
+    }))
+    this.#configuration = { generation: 1, members, newMembers: null }
+  }
+
+  initial(control: (configuration: MemberConfiguration, startLsn: number) => ControlState): State {
+    const initial = control(this.#configuration, START_LSN)
+    const disks = this.#configuration.members.map((member) => ({
+      node: this.acceptors.boot(member.id, initial, START_LSN),
+      control: this.#control(initial),
+      log: this.#log([]),
+      durable: 0,
+      epoch: 0,
+    }))
+    return {
+      computes: Array.from({ length: this.options.proposers }, () => null),
+      disks,
+      links: [],
+      linkCounter: 0,
+      committed: this.#log([]),
+      leaders: [],
+      crashes: 0,
+      breaks: 0,
+    }
+  }
+
+  /** Equal for states that behave alike. */
+  key(state: State): string {
+    const computes = state.computes.map((one) =>
+      one === null
+        ? ''
+        : `${one.core}/${one.base}/${one.written}/${one.fetches.map((f) => `${f.node},${f.donor},${f.beginLsn},${f.endLsn}`).join('+')}`,
+    )
+    const disks = state.disks.map((one) => `${one.node}/${one.control}/${one.log}/${one.durable}`)
+    const links = state.links.map(
+      (one) =>
+        `${one.id}/${one.compute}${one.safekeeper}${one.live ? 1 : 0}${one.known ? 1 : 0}` +
+        `${one.toSafekeeper.join()}/${one.toCompute.join()}`,
+    )
+    const rest = `${state.committed}|${state.leaders.join()}|${state.crashes}|${state.breaks}`
+    return `${computes.join(';')}|${disks.join(';')}|${links.join(';')}|${rest}`
+  }
+
+  copy(state: State): State {
+    return {
+      computes: state.computes.map((one) => one && { ...one, fetches: [...one.fetches] }),
+      disks: state.disks.map((one) => ({ ...one })),
+      links: state.links.map((one) => ({
+        ...one,
+        toSafekeeper: [...one.toSafekeeper],
+        toCompute: [...one.toCompute],
+      })),
+      linkCounter: state.linkCounter,
+      committed: state.committed,
+      leaders: [...state.leaders],
+      crashes: state.crashes,
+      breaks: state.breaks,
+    }
+  }
+
+  /** False where the model ends: a term beyond the bound is known. */
+  isWithin(state: State): boolean {
+    const { maxTerm } = this.options
+    return (
+      state.disks.every((disk) => this.acceptors.state(disk.node).control.term <= maxTerm) &&
+      state.computes.every((one) => one === null || this.proposers.state(one.core).term <= maxTerm)
+    )
+  }
+
+  actions(state: State): Action[] {
+    const actions: Action[] = []
+    const add = (name: string, apply: (state: State) => void) => actions.push({ name, apply })
+    for (const [index, compute] of state.computes.entries()) {
+      if (compute === null) {
+        // Computes are alike: the first that has not begun stands for all of them.
+        if (state.computes.indexOf(null) === index) {
+          add(`compute ${index} begins`, (next) => this.#begin(next, index))
+        }
+      } else this.#computeActions(compute, index, add)
+    }
+    for (const link of state.links) this.#linkActions(state, link, add)
+    for (const [index, disk] of state.disks.entries()) {
+      const unsynced = this.#logs.value(disk.log).length > disk.durable
+      if (unsynced) add(`safekeeper ${index + 1} syncs`, (next) => this.#sync(next, index))
+      if (state.crashes < this.options.crashes) {
+        add(`safekeeper ${index + 1} crashes`, (next) => this.#crash(next, index, false))
+        if (unsynced) {
+          add(`safekeeper ${index + 1} crashes, its writes were on disk`, (next) =>
+            this.#crash(next, index, true),
+          )
+        }
+      }
+    }
+    return actions
+  }
+
+  #computeActions(
+    compute: Compute,
+    index: number,
+    add: (name: string, apply: (state: State) => void) => void,
+  ): void {
+    const core = this.proposers.state(compute.core)
+    if (core.phase === 'fenced') return
+    const move = (name: string, key: string, one: ProposerMove) => {
+      const step = this.proposers.step(compute.core, key, one)
+      if (step.next === compute.core && step.outputs.length === 0) return
+      add(`compute ${index} ${name}`, (next) => this.#move(next, index, key, one))
+    }
+    const settled = core.phase === 'elected' && compute.base >= 0
+    if (settled && compute.written < this.options.writes) {
+      add(`compute ${index} writes`, (next) => this.#write(next, index))
+    }
+    move('tells of a commit', 'news', { kind: 'news' })
+    move('tries again', 'time', { kind: 'time' })
+    if (core.phase === 'elected' && compute.base < 0) {
+      move('has waited long', 'long-time', { kind: 'long-time' })
+    }
+    for (const fetch of compute.fetches) {
+      add(`compute ${index} reads from ${fetch.donor} for ${fetch.node}`, (next) =>
+        this.#fetch(next, index, fetch.node),
+      )
+    }
+  }
+
+  #linkActions(
+    state: State,
+    link: Link,
+    add: (name: string, apply: (state: State) => void) => void,
+  ): void {
+    const { id, compute, safekeeper } = link
+    const names = `${compute}-${safekeeper + 1}`
+    const first = link.toSafekeeper[0]
+    if (link.known && first !== undefined) {
+      const what = first === EOF ? 'end' : this.#messages.value(first).kind
+      add(`${what} ${names} arrives`, (next) => this.#toSafekeeper(next, id, null))
+      if (first !== EOF && state.crashes < this.options.crashes) {
+        const event = this.#eventOf(link, first)
+        const disk = state.disks[safekeeper] as Disk
+        const { effects } = this.acceptors.step(disk.node, event.key, event.event)
+        for (let done = 1; done < effects.length; done += 1) {
+          add(`${what} ${names} arrives, crash after effect ${done}`, (next) =>
+            this.#toSafekeeper(next, id, done),
+          )
+        }
+      }
+    }
+    const answer = link.toCompute[0]
+    if (link.live && answer !== undefined) {
+      const what = answer === EOF ? 'end' : this.#messages.value(answer).kind
+      add(`${what} ${names} comes back`, (next) => this.#toCompute(next, id))
+    }
+    if (link.live && link.known && state.breaks < this.options.breaks) {
+      add(`link ${names} breaks`, (next) => {
+        next.breaks += 1
+        this.#breakLink(next, id)
+      })
+    }
+  }
+
+  #begin(state: State, index: number): void {
+    const core = this.proposers.create(index, this.#configuration)
+    state.computes[index] = { core, base: -1, written: 0, fetches: [] }
+    this.#event(state, index, 'start', { kind: 'start', nowMs: 0 })
+  }
+
+  #event(
+    state: State,
+    index: number,
+    key: string,
+    event: Extract<ProposerMove, { kind: 'event' }>['event'],
+  ): void {
+    this.#move(state, index, key, { kind: 'event', event })
+  }
+
+  #move(state: State, index: number, key: string, move: ProposerMove): void {
+    const compute = state.computes[index] as Compute
+    const { next, outputs } = this.proposers.step(compute.core, key, move)
+    compute.core = next
+    for (const output of outputs) this.#perform(state, index, output)
+  }
+
+  #perform(state: State, index: number, output: ProposerOutput): void {
+    const compute = state.computes[index] as Compute
+    switch (output.kind) {
+      case 'connect':
+        this.#unlink(state, index, output.node)
+        state.linkCounter += 1
+        state.links.push({
+          id: state.linkCounter,
+          compute: index,
+          safekeeper: output.node - 1,
+          toSafekeeper: [],
+          toCompute: [],
+          live: true,
+          known: true,
+        })
+        this.#event(state, index, `connected ${output.node}`, {
+          kind: 'connected',
+          node: output.node,
+          nowMs: 0,
+        })
+        break
+      case 'disconnect':
+        this.#unlink(state, index, output.node)
+        break
+      case 'send':
+        this.#send(state, index, output.node, output.message)
+        break
+      case 'append': {
+        const { beginLsn, endLsn } = output.header
+        const wal = this.#walOf(state, compute, output.node, beginLsn, endLsn, output.relayed)
+        if (wal === null) return
+        this.#send(state, index, output.node, { kind: 'append', ...output.header, wal })
+        break
+      }
+      case 'fetch':
+        compute.fetches.push({
+          node: output.node,
+          donor: output.donor,
+          beginLsn: output.beginLsn,
+          endLsn: output.endLsn,
+        })
+        break
+      case 'elected':
+        this.#elected(state, index, output.term, output.startLsn)
+        break
+      case 'committed':
+        this.#committed(state, index, output.lsn)
+        break
+      case 'fenced':
+        this.seen.fenced += 1
+        for (const { id } of this.#configuration.members) this.#unlink(state, index, id)
+    }
+  }
+
+  /** Bytes of an append: its own records, or for a relayed one those of the donor's disk. */
+  #walOf(
+    state: State,
+    compute: Compute,
+    node: number,
+    beginLsn: number,
+    endLsn: number,
+    relayed: boolean,
+  ): Buffer | null {
+    const [from, to] = [placesBelow(beginLsn), placesBelow(endLsn)]
+    if (from === to) return Buffer.alloc(0)
+    if (relayed) {
+      const fetch = compute.fetches.find((one) => one.node === node)
+      assert(fetch !== undefined, 'a relayed append has a fetch')
+      const donor = state.disks[fetch.donor - 1] as Disk
+      return logBytes(this.#logs.value(donor.log), from, to)
+    }
+    const index = state.computes.indexOf(compute)
+    assert(compute.base >= 0 && from >= compute.base, 'the window holds own records only')
+    const own = Array.from({ length: to }, () => index)
+    return logBytes(own, from, to)
+  }
+
+  #fetch(state: State, index: number, node: number): void {
+    const compute = state.computes[index] as Compute
+    const fetch = compute.fetches.find((one) => one.node === node)
+    assert(fetch !== undefined, 'the fetch is there')
+    const donor = state.disks[fetch.donor - 1] as Disk
+    const acceptor = this.acceptors.state(donor.node)
+    const term = this.proposers.state(compute.core).term
+    const usable =
+      acceptor.control.term === term && START_LSN + donor.durable * RECORD_BYTES >= fetch.endLsn
+    this.seen.fetches += 1
+    if (usable) {
+      const { beginLsn, endLsn } = fetch
+      const key = `relay ${node} ${beginLsn} ${endLsn}`
+      const step = this.proposers.step(compute.core, key, { kind: 'relay', node, beginLsn, endLsn })
+      compute.core = step.next
+      for (const output of step.outputs) {
+        const relayed = output.kind === 'append' && output.relayed
+        this.#perform(state, index, output)
+        if (relayed) compute.fetches = compute.fetches.filter((one) => one !== fetch)
+      }
+    } else {
+      this.#event(state, index, `fetch failed ${node}`, {
+        kind: 'fetch-ended',
+        node,
+        complete: false,
+      })
+    }
+    compute.fetches = compute.fetches.filter((one) => one !== fetch)
+  }
+
+  #write(state: State, index: number): void {
+    const compute = state.computes[index] as Compute
+    compute.written += 1
+    const startLsn = START_LSN + compute.base * RECORD_BYTES
+    const endLsn = startLsn + compute.written * RECORD_BYTES
+    this.#event(state, index, `window ${startLsn} ${endLsn}`, { kind: 'window', startLsn, endLsn })
+  }
+
+  #send(state: State, index: number, node: number, message: ProposerMessage): void {
+    const link = state.links.find(
+      (one) => one.live && one.compute === index && one.safekeeper === node - 1,
+    )
+    if (link?.known) link.toSafekeeper.push(this.#message(message))
+  }
+
+  #unlink(state: State, index: number, node: number): void {
+    for (const link of state.links) {
+      if (!link.live || link.compute !== index || link.safekeeper !== node - 1) continue
+      link.live = false
+      link.toCompute = []
+      if (link.known) link.toSafekeeper.push(EOF)
+    }
+    const compute = state.computes[index] as Compute
+    compute.fetches = compute.fetches.filter((one) => one.node !== node)
+    state.links = state.links.filter((one) => one.live || one.known)
+  }
+
+  /** The compute sees the end at once, the safekeeper after what was under way. */
+  #breakLink(state: State, id: number): void {
+    const link = state.links.find((one) => one.id === id) as Link
+    this.#unlink(state, link.compute, link.safekeeper + 1)
+    this.#disconnected(state, link)
+  }
+
+  #disconnected(state: State, link: Link): void {
+    const node = link.safekeeper + 1
+    const compute = state.computes[link.compute] as Compute
+    compute.fetches = compute.fetches.filter((one) => one.node !== node)
+    this.#event(state, link.compute, `disconnected ${node}`, {
+      kind: 'disconnected',
+      node,
+      nowMs: 0,
+    })
+  }
+
+  #toCompute(state: State, id: number): void {
+    const link = state.links.find((one) => one.id === id) as Link
+    const first = link.toCompute.shift() as number
+    if (first === EOF) {
+      link.live = false
+      state.links = state.links.filter((one) => one.live || one.known)
+      this.#disconnected(state, link)
+      return
+    }
+    const node = link.safekeeper + 1
+    const message = this.#messages.value(first) as AcceptorMessage
+    this.#event(state, link.compute, `message ${node} ${first}`, {
+      kind: 'message',
+      node,
+      message,
+      nowMs: 0,
+    })
+  }
+
+  #eventOf(link: Link, message: number): { key: string; event: AcceptorEvent } {
+    return {
+      key: `message ${link.id} ${message}`,
+      event: {
+        kind: 'message',
+        connection: link.id,
+        message: this.#messages.value(message) as ProposerMessage,
+      },
+    }
+  }
+
+  #toSafekeeper(state: State, id: number, crashAfter: number | null): void {
+    const link = state.links.find((one) => one.id === id) as Link
+    const first = link.toSafekeeper.shift() as number
+    if (first === EOF) {
+      link.known = false
+      state.links = state.links.filter((one) => one.live || one.known)
+      const event: AcceptorEvent = { kind: 'disconnected', connection: id }
+      this.#accept(state, link.safekeeper, `disconnected ${id}`, event, null)
+    } else {
+      const { key, event } = this.#eventOf(link, first)
+      this.#accept(state, link.safekeeper, key, event, crashAfter)
+    }
+  }
+
+  #accept(
+    state: State,
+    index: number,
+    key: string,
+    event: AcceptorEvent,
+    crashAfter: number | null,
+  ): void {
+    const disk = state.disks[index] as Disk
+    const later: { key: string; event: AcceptorEvent }[] = []
+    const step = this.acceptors.step(disk.node, key, event)
+    disk.node = step.next
+    for (const [done, effect] of step.effects.entries()) {
+      if (done === crashAfter) {
+        this.#crash(state, index, false)
+        return
+      }
+      this.#effect(state, index, effect, later)
+    }
+    for (const one of later) this.#accept(state, index, one.key, one.event, null)
+    this.#checkDisk(state, index)
+  }
+
+  #effect(
+    state: State,
+    index: number,
+    effect: AcceptorEffect,
+    later: { key: string; event: AcceptorEvent }[],
+  ): void {
+    const disk = state.disks[index] as Disk
+    switch (effect.kind) {
+      case 'send': {
+        const link = state.links.find((one) => one.id === effect.connection)
+        if (link?.live) link.toCompute.push(this.#message(effect.message))
+        break
+      }
+      case 'close': {
+        const link = state.links.find((one) => one.id === effect.connection)
+        if (link === undefined) break
+        link.known = false
+        link.toSafekeeper = []
+        if (link.live) link.toCompute.push(EOF)
+        state.links = state.links.filter((one) => one.live || one.known)
+        break
+      }
+      case 'write': {
+        const log = this.#logs.value(disk.log)
+        assert(endOf(log) === effect.lsn, 'a write continues the log')
+        disk.log = this.#log([...log, ...writersOf(effect.wal, log.length)])
+        disk.epoch = effect.epoch
+        break
+      }
+      case 'flush':
+        if (disk.durable < this.#logs.value(disk.log).length) later.push(this.#flushed(disk))
+        break
+      case 'truncate': {
+        this.seen.truncations += 1
+        const length = placesBelow(effect.lsn)
+        disk.log = this.#log(this.#logs.value(disk.log).slice(0, length))
+        disk.durable = Math.min(disk.durable, length)
+        break
+      }
+      case 'persist':
+        // One in the background may be lost in a crash, and so it always is.
+        if (effect.background) break
+        disk.control = this.#control(effect.control)
+        later.push({
+          key: `persisted ${effect.control.commitLsn}`,
+          event: { kind: 'persisted', commitLsn: effect.control.commitLsn },
+        })
+        break
+      case 'halt':
+        throw new ModelViolation(`I10: safekeeper ${index + 1} halts: ${effect.reason}`)
+      case 'committed':
+    }
+  }
+
+  #flushed(disk: Disk): { key: string; event: AcceptorEvent } {
+    const log = this.#logs.value(disk.log)
+    disk.durable = log.length
+    const writeLsn = endOf(log)
+    return {
+      key: `flushed ${disk.epoch} ${writeLsn}`,
+      event: { kind: 'flushed', epoch: disk.epoch, writeLsn },
+    }
+  }
+
+  #sync(state: State, index: number): void {
+    const { key, event } = this.#flushed(state.disks[index] as Disk)
+    this.#accept(state, index, key, event, null)
+  }
+
+  #crash(state: State, index: number, keepsWrites: boolean): void {
+    this.seen.crashes += 1
+    state.crashes += 1
+    const disk = state.disks[index] as Disk
+    const log = this.#logs.value(disk.log)
+    const kept = keepsWrites ? log : log.slice(0, disk.durable)
+    disk.log = this.#log(kept)
+    disk.durable = kept.length
+    disk.epoch = 0
+    disk.node = this.acceptors.boot(index + 1, this.#controls.value(disk.control), endOf(kept))
+    for (const link of state.links) {
+      if (link.safekeeper !== index || !link.known) continue
+      link.known = false
+      link.toSafekeeper = []
+      if (link.live) link.toCompute.push(EOF)
+    }
+    state.links = state.links.filter((one) => one.live || one.known)
+    this.#checkDisk(state, index)
+  }
+
+  /** I3: one leader in each term. */
+  #elected(state: State, index: number, term: number, startLsn: number): void {
+    this.seen.elections += 1
+    const leader = `${term}:${index}:${startLsn}`
+    const rival = state.leaders.find((one) => one.startsWith(`${term}:`))
+    if (rival !== undefined && rival !== leader) {
+      throw new ModelViolation(`I3: term ${term} has two leaders: ${rival} and ${leader}`)
+    }
+    if (rival === undefined) state.leaders.push(leader)
+  }
+
+  /** I11, I12, I13: what a compute calls committed is on a majority, and extends what was before. */
+  #committed(state: State, index: number, lsn: number): void {
+    this.seen.commits += 1
+    const length = placesBelow(lsn)
+    const compute = state.computes[index] as Compute
+    if (compute.base < 0) {
+      compute.base = length
+      const key = `window ${lsn} ${lsn}`
+      this.#event(state, index, key, { kind: 'window', startLsn: lsn, endLsn: lsn })
+    }
+    const known = this.#logs.value(state.committed)
+    const held = this.#durableLogs(state)
+      .filter((log) => log.length >= length)
+      .map((log) => log.slice(0, length))
+    const log = held.find((one) => this.#isOnMajority(state, one))
+    if (log === undefined) {
+      throw new ModelViolation(
+        `I11: compute ${index} commits ${length} records, no majority has them`,
+      )
+    }
+    if (!isPrefix(known, log) && !isPrefix(log, known)) {
+      throw new ModelViolation(
+        `I12: committed was [${known}], now compute ${index} commits [${log}]`,
+      )
+    }
+    if (log.length > known.length) state.committed = this.#log(log)
+  }
+
+  #checkDisk(state: State, index: number): void {
+    const committed = this.#logs.value(state.committed)
+    if (!this.#isOnMajority(state, committed)) {
+      throw new ModelViolation(`I8: [${committed}] was committed and is no longer on a majority`)
+    }
+    const mine = state.disks[index] as Disk
+    const acceptor = this.acceptors.state(mine.node)
+    const log = this.#logs.value(mine.log)
+    const below = log.slice(0, placesBelow(acceptor.commitLsn))
+    if (!isPrefix(below, committed)) {
+      throw new ModelViolation(
+        `I12: safekeeper ${index + 1} has committed [${below}], the truth is [${committed}]`,
+      )
+    }
+    const flushed = log.slice(0, placesBelow(acceptor.flushLsn))
+    if (acceptor.flushLsn > START_LSN + mine.durable * RECORD_BYTES) {
+      throw new ModelViolation(`I8: safekeeper ${index + 1} calls durable what is not`)
+    }
+    if (this.#controls.value(mine.control).term < acceptor.control.term) {
+      throw new ModelViolation(`I1: safekeeper ${index + 1} has a term that is not stored`)
+    }
+    for (const [other, disk] of state.disks.entries()) {
+      const rival = this.acceptors.state(disk.node)
+      if (other === index || rival.lastLogTerm !== acceptor.lastLogTerm) continue
+      const theirs = this.#logs.value(disk.log).slice(0, placesBelow(rival.flushLsn))
+      if (!isPrefix(theirs, flushed) && !isPrefix(flushed, theirs)) {
+        throw new ModelViolation(
+          `I6: logs of the same last term differ: [${flushed}] on ${index + 1}, [${theirs}] on ${other + 1}`,
+        )
+      }
+    }
+  }
+
+  #durableLogs(state: State): Log[] {
+    return state.disks.map((disk) => this.#logs.value(disk.log).slice(0, disk.durable))
+  }
+
+  #isOnMajority(state: State, log: Log): boolean {
+    const holds = this.#durableLogs(state).map((one) => isPrefix(log, one))
+    return memberSets(this.#configuration).every(
+      (ids) => ids.filter((id) => holds[id - 1]).length >= majority(ids.length),
+    )
+  }
+
+  #message(message: ProposerMessage | AcceptorMessage): number {
+    return this.#messages.id(fingerprint(message, new Set()), message)
+  }
+
+  #log(log: Log): number {
+    return this.#logs.id(log.join(), log)
+  }
+
+  #control(control: ControlState): number {
+    return this.#controls.id(fingerprint(control, new Set()), control)
+  }
+}

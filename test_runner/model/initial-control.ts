@@ -19,5 +19,9 @@ export function initialControl(configuration: MemberConfiguration, startLsn: Lsn
     peerHorizonLsn: startLsn,
     remoteConsistentLsn: startLsn,
     createdAtMs: 0,
+    localStartLsn: startLsn,
+    partialBackups: [],
+    eviction: null,
+    dirtyTail: false,
   }
 }

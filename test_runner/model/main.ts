@@ -13,6 +13,7 @@ const { values } = parseArgs({
     proposers: { type: 'string', default: '2' },
     terms: { type: 'string', default: '2' },
     writes: { type: 'string', default: '1' },
+    reach: { type: 'string' },
     crashes: { type: 'string', default: '0' },
     breaks: { type: 'string', default: '0' },
     mutation: { type: 'string' },
@@ -33,6 +34,7 @@ const world = new World({
   proposers: Number(values.proposers),
   maxTerm: Number(values.terms),
   writes: Number(values.writes),
+  reach: Number(values.reach ?? values.safekeepers),
   crashes: Number(values.crashes),
   breaks: Number(values.breaks),
 })

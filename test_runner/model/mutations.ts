@@ -1,6 +1,6 @@
 /** Rules broken on purpose, each of which the exploration must find out. */
 import { ProposerCore } from '../../compute/proposer/core.ts'
-import { quorumLsn } from '../../compute/proposer/quorum.ts'
+import { quorumLsn } from '#libs/protocol/quorum.ts'
 import { Acceptor, type AcceptorEffect, type AcceptorEvent } from '../../safekeeper/acceptor.ts'
 
 /** Replaces the effects of every step. */

@@ -6,7 +6,7 @@
  */
 import { registerHooks } from 'node:module'
 
-const OPENED = /\/(compute\/proposer|safekeeper|libs\/wal)\/[^/]*\.ts$/
+const OPENED = /\/(compute\/proposer|safekeeper|libs\/(protocol|wal))\/.*\.ts$/
 /** Not behind a quote: `'#libs/...'` is an import. */
 const PRIVATE_NAME = /(?<!['"`\w])#([a-zA-Z]\w*)/g
 

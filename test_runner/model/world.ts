@@ -14,7 +14,7 @@ import type {
   MemberConfiguration,
   ProposerMessage,
 } from '#libs/protocol/wal-push.ts'
-import { majority, memberSets } from '../../compute/proposer/quorum.ts'
+import { majority, memberSets } from '#libs/protocol/quorum.ts'
 import type { AcceptorEffect, AcceptorEvent } from '../../safekeeper/acceptor.ts'
 import type { ControlState } from '../../safekeeper/control-state.ts'
 import { AcceptorNodes } from './acceptor-node.ts'
@@ -38,6 +38,8 @@ export interface ModelOptions {
   readonly maxTerm: number
   /** Records that each compute may write. */
   readonly writes: number
+  /** Safekeepers that each compute can reach; which ones is explored, where it makes a difference. */
+  readonly reach: number
   /** Crashes of safekeepers, and broken connections, in one run. */
   readonly crashes: number
   readonly breaks: number
@@ -50,6 +52,8 @@ const EOF = -1
 
 interface Compute {
   core: number
+  /** Ids of the safekeepers that it can reach; connections to others are never made. */
+  readonly reach: readonly number[]
   /** Place of its first own record; -1 until it may write. */
   base: number
   written: number
@@ -141,7 +145,7 @@ export class World {
     const computes = state.computes.map((one) =>
       one === null
         ? ''
-        : `${one.core}/${one.base}/${one.written}/${one.fetches.map((f) => `${f.node},${f.donor},${f.beginLsn},${f.endLsn}`).join('+')}`,
+        : `${one.core}/${one.reach.join('')}/${one.base}/${one.written}/${one.fetches.map((f) => `${f.node},${f.donor},${f.beginLsn},${f.endLsn}`).join('+')}`,
     )
     const disks = state.disks.map((one) => `${one.node}/${one.control}/${one.log}/${one.durable}`)
     const links = state.links.map(
@@ -185,8 +189,10 @@ export class World {
     for (const [index, compute] of state.computes.entries()) {
       if (compute === null) {
         // Computes are alike: the first that has not begun stands for all of them.
-        if (state.computes.indexOf(null) === index) {
-          add(`compute ${index} begins`, (next) => this.#begin(next, index))
+        if (state.computes.indexOf(null) !== index) continue
+        for (const reach of this.#reaches(index)) {
+          const name = `compute ${index} begins and reaches ${reach.join(', ')}`
+          add(name, (next) => this.#begin(next, index, reach))
         }
       } else this.#computeActions(compute, index, add)
     }
@@ -269,9 +275,16 @@ export class World {
     }
   }
 
-  #begin(state: State, index: number): void {
+  /** Safekeepers are alike before the first compute: one choice stands for all of its. */
+  #reaches(index: number): number[][] {
+    const ids = this.#configuration.members.map(({ id }) => id)
+    const all = subsets(ids, this.options.reach)
+    return index === 0 ? all.slice(0, 1) : all
+  }
+
+  #begin(state: State, index: number, reach: readonly number[]): void {
     const core = this.proposers.create(index, this.#configuration)
-    state.computes[index] = { core, base: -1, written: 0, fetches: [] }
+    state.computes[index] = { core, reach, base: -1, written: 0, fetches: [] }
     this.#event(state, index, 'start', { kind: 'start', nowMs: 0 })
   }
 
@@ -295,6 +308,7 @@ export class World {
     const compute = state.computes[index] as Compute
     switch (output.kind) {
       case 'connect':
+        if (!compute.reach.includes(output.node)) break
         this.#unlink(state, index, output.node)
         state.linkCounter += 1
         state.links.push({
@@ -306,11 +320,7 @@ export class World {
           live: true,
           known: true,
         })
-        this.#event(state, index, `connected ${output.node}`, {
-          kind: 'connected',
-          node: output.node,
-          nowMs: 0,
-        })
+        this.#greet(state, index, output.node, state.linkCounter)
         break
       case 'disconnect':
         this.#unlink(state, index, output.node)
@@ -343,6 +353,17 @@ export class World {
         this.seen.fenced += 1
         for (const { id } of this.#configuration.members) this.#unlink(state, index, id)
     }
+  }
+
+  /**
+   * Connecting and both greetings are one step: a greeting changes nothing but what the compute knows
+   * of terms, and to know less of them only makes its campaign fail.
+   */
+  #greet(state: State, index: number, node: number, id: number): void {
+    this.#event(state, index, `connected ${node}`, { kind: 'connected', node, nowMs: 0 })
+    const isOpen = () => state.links.some((one) => one.id === id && one.live)
+    if (isOpen()) this.#toSafekeeper(state, id, null)
+    if (isOpen()) this.#toCompute(state, id)
   }
 
   /** Bytes of an append: its own records, or for a relayed one those of the donor's disk. */
@@ -506,6 +527,9 @@ export class World {
       this.#effect(state, index, effect, later)
     }
     for (const one of later) this.#accept(state, index, one.key, one.event, null)
+    // Without crashes to come a late sync is nothing but a late ack, which is explored anyway.
+    const pending = disk.durable < this.#logs.value(disk.log).length
+    if (pending && state.crashes >= this.options.crashes) this.#sync(state, index)
     this.#checkDisk(state, index)
   }
 
@@ -692,4 +716,12 @@ export class World {
   #control(control: ControlState): number {
     return this.#controls.id(fingerprint(control, new Set()), control)
   }
+}
+
+/** All ways to take \`size\` of \`ids\`, in order. */
+function subsets(ids: readonly number[], size: number): number[][] {
+  if (size === 0) return [[]]
+  return ids.flatMap((id, index) =>
+    subsets(ids.slice(index + 1), size - 1).map((rest) => [id, ...rest]),
+  )
 }

@@ -19,7 +19,7 @@ import {
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import type { Member } from '#libs/protocol/wal-push.ts'
 import { giveTo } from '#libs/system-user.ts'
-import { DonorReader } from './proposer/donor-reader.ts'
+import { DonorReader } from '#libs/pgwire/donor-reader.ts'
 
 /** A safekeeper that sends nothing for so long is given up for the next one. */
 const STALL_MS = 15_000
@@ -90,6 +90,7 @@ function readFrom(
       term,
       beginLsn,
       endLsn: startLsn,
+      applicationName: 'walproposer-recovery',
       onWal: (lsn, wal) => {
         timer.refresh()
         take(lsn, wal)

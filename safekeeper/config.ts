@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { TlsSettings, VerifierSettings } from '#libs/auth/auth-settings.ts'
+import { DiscoveryConfig } from '#libs/discovery/open-discovery.ts'
 import { ObjectStoreConfig } from '#libs/object-store/open-store.ts'
 
 /** Settings of a safekeeper, from `safekeeper.toml` in its data folder. */
@@ -21,6 +22,8 @@ export const SafekeeperConfig = Type.Object(
     tls: Type.Optional(TlsSettings),
     /** Let everybody in from other machines too. */
     insecure: Type.Optional(Type.Boolean()),
+    /** How it hears of other safekeepers; without it it does not, and catches up by computes only. */
+    discovery: Type.Optional(DiscoveryConfig),
   },
   { additionalProperties: false },
 )

@@ -1,12 +1,17 @@
 /** The safekeeper process: `main.ts --config safekeeper.toml`; data lies beside the file. */
 import './thread-pool.ts'
+import { randomBytes } from 'node:crypto'
 import { useCredentials } from '#libs/auth/credentials.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
+import { openDiscovery } from '#libs/discovery/open-discovery.ts'
 import { runProcess } from '#libs/service.ts'
 import { openAccess } from './access.ts'
 import { SafekeeperConfig } from './config.ts'
 import { createSafekeeperHttp } from './http.ts'
 import { createSafekeeperMetrics } from './metrics.ts'
+import { PeerExchange } from './peers/peer-exchange.ts'
+import { createPeerMetrics } from './peers/peer-metrics.ts'
+import { PeerTables } from './peers/peer-tables.ts'
 import { Timelines } from './timelines.ts'
 import { serveWal } from './wal-service.ts'
 
@@ -40,5 +45,24 @@ runProcess('safekeeper', async (service) => {
   })
   await http.listen({ host: config.listen_http_host, port: config.listen_http_port })
   service.onStop(() => http.close())
+
+  if (config.discovery !== undefined) {
+    const discovery = openDiscovery(config.discovery, { log })
+    service.onStop(() => discovery.close())
+    const exchange = new PeerExchange({
+      nodeId: config.id,
+      proposerId: randomBytes(16).toString('hex'),
+      host: config.listen_pg_host,
+      pgPort: wal.port,
+      httpPort: config.listen_http_port,
+      hasObjectStore: config.object_store !== undefined,
+      timelines,
+      tables: new PeerTables(config.id),
+      discovery,
+      metrics: createPeerMetrics(metrics.registry),
+      log,
+    })
+    service.onStop(() => exchange.close())
+  }
   log.info({ id: config.id, pgPort: wal.port, httpPort: config.listen_http_port }, 'serving')
 })

@@ -175,8 +175,9 @@ export class Timeline {
     return lastLogTerm(this.control.history, this.flushLsn)
   }
 
+  /** A proposer streams; recovery from a peer, whose connections have negative ids, is none. */
   get computeConnected(): boolean {
-    return this.#acceptor.streamingConnection !== null
+    return (this.#acceptor.streamingConnection ?? -1) > 0
   }
 
   get readers(): number {

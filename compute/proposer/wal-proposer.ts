@@ -12,13 +12,13 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
+import { DonorReader } from '#libs/pgwire/donor-reader.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { configurationProblem } from '#libs/protocol/quorum.ts'
 import { type ShardPositions, ShardFeedbacks } from '#libs/protocol/shard-feedbacks.ts'
 import type { AcceptorMessage, Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
 import { ProposerCore } from './core.ts'
-import { DonorReader } from './donor-reader.ts'
 import type { ProposerEffect, ProposerEvent } from './events.ts'
 import { type PostgresAddress, PostgresStream } from './postgres-stream.ts'
 import { SafekeeperLink } from './safekeeper-link.ts'
@@ -420,6 +420,7 @@ export class WalProposer {
       term: this.#core.term,
       beginLsn,
       endLsn,
+      applicationName: 'walproposer-recovery',
       onWal: (lsn, wal) => {
         if (link === undefined || this.#links.get(node) !== link) return false
         const header = this.#core.relay(node, lsn, lsn + wal.length)

@@ -3,6 +3,8 @@ import { errorMessage, ZenithError } from '../errors.ts'
 
 const { request } = process.getBuiltinModule('node:http')
 
+const KEEP_ALIVE_MS = 5_000
+
 export interface StreamOptions {
   method: 'GET' | 'POST'
   url: string
@@ -38,6 +40,8 @@ export function openStream(options: StreamOptions): OpenStream {
     end(known ? error : new ZenithError('unavailable', `stream of ${url}: ${errorMessage(error)}`))
   }
   call.on('error', fail)
+  // A server that is gone without a word is noticed even where silence is allowed.
+  call.setSocketKeepAlive(true, KEEP_ALIVE_MS)
   call.setTimeout(silenceMs, () => {
     end(new ZenithError('timeout', `nothing came from ${url} for ${silenceMs} ms`))
   })

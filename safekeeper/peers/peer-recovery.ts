@@ -82,10 +82,10 @@ export type RecoveryEffect =
   | { kind: 'ask'; attempt: number; donor: number }
   /** Hand a message to the own acceptor; the first of an attempt opens its connection. */
   | { kind: 'deliver'; attempt: number; message: ProposerMessage }
-  /** Read the donor's log from `beginLsn` on, as long as its term is `term`. */
-  | { kind: 'read'; attempt: number; donor: number; term: number; beginLsn: Lsn }
+  /** Read the donor's log [beginLsn, endLsn) as long as its term is `term`. */
+  | { kind: 'read'; attempt: number; donor: number; term: number; beginLsn: Lsn; endLsn: Lsn }
   /** Close what the attempt has open. */
-  | { kind: 'end'; attempt: number; reason: string; caughtUp: boolean }
+  | { kind: 'end'; attempt: number; donor: number | null; reason: string; caughtUp: boolean }
 
 export interface PeerRecoveryOptions {
   ownId: number
@@ -274,6 +274,7 @@ export class PeerRecovery {
       donor: donor.nodeId,
       term: donor.term,
       beginLsn: start,
+      endLsn: donor.flushLsn,
     })
   }
 
@@ -318,7 +319,7 @@ export class PeerRecovery {
   }
 
   #end(reason: string, caughtUp: boolean, effects: RecoveryEffect[]): void {
-    effects.push({ kind: 'end', attempt: this.#attempt, reason, caughtUp })
+    effects.push({ kind: 'end', attempt: this.#attempt, donor: this.donor, reason, caughtUp })
     this.#state = { kind: 'idle' }
     for (const [donor, untilMs] of this.#avoided) {
       if (untilMs <= this.#nowMs) this.#avoided.delete(donor)

@@ -1,15 +1,15 @@
-/** Reads a range of WAL from one safekeeper for another: START_REPLICATION pinned to our term. */
-import { ZenithError } from '#libs/errors.ts'
-import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import type { PgClient } from '#libs/pgwire/client.ts'
-import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
-import type { SessionTarget } from '#libs/pgwire/session-target.ts'
-import type { Member } from '#libs/protocol/wal-push.ts'
+/** Reads a range of WAL from one safekeeper for another: START_REPLICATION pinned to a term. */
+import { ZenithError } from '../errors.ts'
+import { formatLsn, type Lsn } from '../lsn.ts'
 import {
   decodeWalStreamMessage,
   encodeStandbyStatus,
   postgresTimeUs,
-} from '#libs/protocol/wal-stream.ts'
+} from '../protocol/wal-stream.ts'
+import type { Member } from '../protocol/wal-push.ts'
+import type { PgClient } from './client.ts'
+import { connectSafekeeper } from './safekeeper-connection.ts'
+import type { SessionTarget } from './session-target.ts'
 
 export interface DonorRead {
   donor: Member
@@ -17,6 +17,7 @@ export interface DonorRead {
   term: number
   beginLsn: Lsn
   endLsn: Lsn
+  applicationName: string
   /** Takes the next piece; false ends the read. The buffer is valid during the call only. */
   onWal: (beginLsn: Lsn, wal: Buffer) => boolean
   /** Called once when the range is complete or the read broke. */
@@ -50,12 +51,12 @@ export class DonorReader {
   }
 
   async #open(): Promise<void> {
-    const { donor, target, term } = this.#read
+    const { donor, target, term, applicationName } = this.#read
     const client = await connectSafekeeper({
       host: donor.host,
       pgPort: donor.pgPort,
       target,
-      applicationName: 'walproposer-recovery',
+      applicationName,
     })
     if (this.#ended) {
       client.destroy()

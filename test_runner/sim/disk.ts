@@ -1,119 +1,248 @@
 /**
- * The disk of one simulated safekeeper: a control file that is replaced whole, and WAL bytes. What was
- * written but not synced is lost in a crash by the sector, in any combination.
+ * A disk of one simulated machine: files in one folder, each with what programs read back (the page
+ * cache) and what is on the medium. A sync moves the one to the other; power loss takes what was not
+ * synced by the sector, and what was done to names without a sync of the folder operation by
+ * operation, in any combination. A failed sync calls the pages clean and leaves the medium as it was.
+ *
+ * Pages are shared between both images until one of them is written to.
  */
-import type { Lsn } from '#libs/lsn.ts'
 import type { Prng } from './prng.ts'
 
 const SECTOR_BYTES = 512
-export const DISK_BYTES = 768 * 1024
+const PAGE_BYTES = 4096
+const ALL_SECTORS = 255
+const ZEROS = Buffer.alloc(PAGE_BYTES)
 
-interface PendingWrite {
-  lsn: Lsn
-  bytes: Buffer
+class SimFile {
+  length = 0
+  durableLength = 0
+  cached = new Map<number, Buffer>()
+  durable = new Map<number, Buffer>()
+  /** Page -> bit per sector that differs from the medium. */
+  readonly dirty = new Map<number, number>()
+
+  write(offset: number, bytes: Buffer): void {
+    let done = 0
+    while (done < bytes.length) {
+      const page = Math.floor((offset + done) / PAGE_BYTES)
+      const start = (offset + done) % PAGE_BYTES
+      const length = Math.min(PAGE_BYTES - start, bytes.length - done)
+      let target = this.cached.get(page)
+      if (target === undefined || target === this.durable.get(page)) {
+        target = Buffer.from(target ?? ZEROS)
+        this.cached.set(page, target)
+      }
+      bytes.copy(target, start, done, done + length)
+      const first = Math.floor(start / SECTOR_BYTES)
+      const last = Math.floor((start + length - 1) / SECTOR_BYTES)
+      const mask = ((1 << (last + 1)) - 1) & ~((1 << first) - 1)
+      this.dirty.set(page, (this.dirty.get(page) ?? 0) | mask)
+      done += length
+    }
+    this.length = Math.max(this.length, offset + bytes.length)
+  }
+
+  /** Cuts the file, or makes it longer with zeros. */
+  resize(length: number): void {
+    if (length < this.length) {
+      for (const page of [...this.cached.keys()]) {
+        const start = page * PAGE_BYTES
+        if (start >= length) {
+          this.cached.delete(page)
+          this.dirty.set(page, ALL_SECTORS)
+        } else if (start + PAGE_BYTES > length) {
+          this.write(length, ZEROS.subarray(0, start + PAGE_BYTES - length))
+        }
+      }
+    }
+    this.length = length
+  }
+
+  sync(): void {
+    for (const page of this.dirty.keys()) {
+      const bytes = this.cached.get(page)
+      if (bytes === undefined) this.durable.delete(page)
+      else this.durable.set(page, bytes)
+    }
+    this.dirty.clear()
+    this.durableLength = this.length
+  }
+
+  /** Returns whether some but not all of what was pending survived. */
+  crash(random: Prng, keep: number): boolean {
+    let kept = 0
+    let lost = 0
+    for (const [page, mask] of this.dirty) {
+      const source = this.cached.get(page) ?? ZEROS
+      const target = Buffer.from(this.durable.get(page) ?? ZEROS)
+      for (let sector = 0; sector < PAGE_BYTES / SECTOR_BYTES; sector += 1) {
+        if ((mask & (1 << sector)) === 0) continue
+        if (random.chance(keep)) {
+          source.copy(
+            target,
+            sector * SECTOR_BYTES,
+            sector * SECTOR_BYTES,
+            (sector + 1) * SECTOR_BYTES,
+          )
+          kept += 1
+        } else lost += 1
+      }
+      this.durable.set(page, target)
+    }
+    this.dirty.clear()
+    if (this.durableLength !== this.length && random.chance(keep)) this.durableLength = this.length
+    this.length = this.durableLength
+    this.cached = new Map(this.durable)
+    return kept > 0 && lost > 0
+  }
+}
+
+function readPages(pages: Map<number, Buffer>, offset: number, length: number): Buffer {
+  const first = Math.floor(offset / PAGE_BYTES)
+  const start = offset - first * PAGE_BYTES
+  if (start + length <= PAGE_BYTES) {
+    return (pages.get(first) ?? ZEROS).subarray(start, start + length)
+  }
+  const out = Buffer.allocUnsafe(length)
+  for (let done = 0; done < length; ) {
+    const page = Math.floor((offset + done) / PAGE_BYTES)
+    const from = (offset + done) % PAGE_BYTES
+    const taken = Math.min(PAGE_BYTES - from, length - done)
+    ;(pages.get(page) ?? ZEROS).copy(out, done, from, from + taken)
+    done += taken
+  }
+  return out
+}
+
+interface NameChange {
+  name: string
+  /** Null: the name goes away. */
+  file: SimFile | null
+  /** The name it had before, for a rename. */
+  before: string | null
 }
 
 export class SimDisk {
-  readonly #baseLsn: Lsn
-  readonly #wal = Buffer.alloc(DISK_BYTES)
-  #pending: PendingWrite[] = []
-  /** Zeroing from here on is under way. */
-  #truncatingAt: Lsn | null = null
-  control: Buffer
-  /** Replaces `control` when the rename is done; a crash before finds either. */
-  #nextControl: Buffer | null = null
-  #writtenEnd: Lsn
+  #files = new Map<string, SimFile>()
+  #durableFiles = new Map<string, SimFile>()
+  #pending: NameChange[] = []
+  /** No new file can be made while this is true. */
+  full = false
 
-  constructor(baseLsn: Lsn, control: Buffer) {
-    this.#baseLsn = baseLsn
-    this.#writtenEnd = baseLsn
-    this.control = control
+  names(): string[] {
+    return [...this.#files.keys()].sort()
   }
 
-  /** End of the bytes that a crash cannot take: none below is unsynced. */
-  get durableEnd(): Lsn {
-    return this.#pending[0]?.lsn ?? this.#writtenEnd
+  has(name: string): boolean {
+    return this.#files.has(name)
   }
 
-  get hasPending(): boolean {
-    return this.#pending.length > 0
+  /** A new empty file, in place of one that has the name. */
+  create(name: string): void {
+    this.#change({ name, file: new SimFile(), before: null })
   }
 
-  get pendingCount(): number {
-    return this.#pending.length
+  rename(from: string, to: string): void {
+    this.#change({ name: to, file: this.#file(from), before: from })
   }
 
-  write(lsn: Lsn, bytes: Buffer): void {
-    this.#pending.push({ lsn, bytes: Buffer.from(bytes) })
-    this.#writtenEnd = lsn + bytes.length
+  unlink(name: string): void {
+    this.#change({ name, file: null, before: null })
   }
 
-  /** The first `count` pending writes are on disk now; returns where they end. */
-  sync(count: number): Lsn {
-    const done = this.#pending.splice(0, count)
-    for (const write of done) write.bytes.copy(this.#wal, write.lsn - this.#baseLsn)
-    const last = done.at(-1) as PendingWrite
-    return last.lsn + last.bytes.length
-  }
-
-  beginTruncate(lsn: Lsn): void {
-    this.#truncatingAt = lsn
-  }
-
-  endTruncate(lsn: Lsn): void {
-    this.#truncatingAt = null
+  /** Makes what was done to names durable. */
+  syncFolder(): void {
+    this.#durableFiles = new Map(this.#files)
     this.#pending = []
-    this.#writtenEnd = lsn
-    this.#wal.fill(0, lsn - this.#baseLsn)
   }
 
-  beginControl(bytes: Buffer): void {
-    this.#nextControl = bytes
+  write(name: string, offset: number, bytes: Buffer): void {
+    this.#file(name).write(offset, bytes)
   }
 
-  endControl(): void {
-    if (this.#nextControl) this.control = this.#nextControl
-    this.#nextControl = null
+  resize(name: string, length: number): void {
+    this.#file(name).resize(length)
   }
 
-  /** Power goes away: unsynced sectors survive or not, one by one. */
-  crash(random: Prng): void {
+  sync(name: string): void {
+    this.#file(name).sync()
+  }
+
+  /** The sync reports an error: the medium stays as it was, and the next sync will not try again. */
+  failSync(name: string): void {
+    this.#file(name).dirty.clear()
+  }
+
+  size(name: string): number {
+    return this.#file(name).length
+  }
+
+  /** What a program reads; a view, or a copy when it spans pages. */
+  read(name: string, offset: number, length: number): Buffer {
+    return readPages(this.#file(name).cached, offset, length)
+  }
+
+  /** What is on the medium under a name now; null when there is no such file for sure. */
+  readDurable(name: string, offset: number, length: number): Buffer | null {
+    const file = this.#files.get(name)
+    return file === undefined ? null : readPages(file.durable, offset, length)
+  }
+
+  /** Pages that hold anything, of what a program reads. */
+  pagesOf(name: string): { offset: number; bytes: Buffer }[] {
+    return [...this.#file(name).cached].map(([page, bytes]) => ({
+      offset: page * PAGE_BYTES,
+      bytes,
+    }))
+  }
+
+  /** Makes `to` a copy of `from`, unsynced, without moving bytes. */
+  copy(from: string, to: string): void {
+    const source = this.#file(from)
+    const target = new SimFile()
+    target.length = source.length
+    for (const [page, bytes] of source.cached) {
+      target.cached.set(page, Buffer.from(bytes))
+      target.dirty.set(page, ALL_SECTORS)
+    }
+    this.#change({ name: to, file: target, before: null })
+  }
+
+  /** Power goes away. Returns whether a file was left with a part of what was written. */
+  crash(random: Prng): boolean {
     const keep = random.next()
-    for (const write of this.#pending) {
-      let offset = 0
-      while (offset < write.bytes.length) {
-        const at = write.lsn - this.#baseLsn + offset
-        const length = Math.min(SECTOR_BYTES - (at % SECTOR_BYTES), write.bytes.length - offset)
-        if (random.chance(keep)) write.bytes.copy(this.#wal, at, offset, offset + length)
-        offset += length
-      }
+    for (const change of this.#pending) {
+      if (!random.chance(keep)) continue
+      if (change.before !== null) this.#durableFiles.delete(change.before)
+      if (change.file === null) this.#durableFiles.delete(change.name)
+      else this.#durableFiles.set(change.name, change.file)
     }
     this.#pending = []
-    if (this.#truncatingAt !== null) {
-      const end = this.#writtenEnd - this.#baseLsn
-      for (let at = this.#truncatingAt - this.#baseLsn; at < end; ) {
-        const length = Math.min(SECTOR_BYTES - (at % SECTOR_BYTES), end - at)
-        if (random.chance(keep)) this.#wal.fill(0, at, at + length)
-        at += length
-      }
-      this.#truncatingAt = null
+    let torn = false
+    for (const file of new Set(this.#durableFiles.values())) {
+      if (file.crash(random, keep)) torn = true
     }
-    if (this.#nextControl !== null && random.chance(0.5)) this.control = this.#nextControl
-    this.#nextControl = null
+    this.#files = new Map(this.#durableFiles)
+    return torn
   }
 
-  /** Durable bytes, as a view. */
-  bytes(from: Lsn, to: Lsn): Buffer {
-    return this.#wal.subarray(from - this.#baseLsn, to - this.#baseLsn)
+  /** The disk is replaced by an empty one. */
+  wipe(): void {
+    this.#files.clear()
+    this.#durableFiles.clear()
+    this.#pending = []
   }
 
-  /** What boot does after the scan found the end of the log: nothing lies behind it. */
-  cleanAfter(lsn: Lsn): void {
-    this.#wal.fill(0, lsn - this.#baseLsn)
-    this.#writtenEnd = lsn
+  #file(name: string): SimFile {
+    const file = this.#files.get(name)
+    if (file === undefined) throw new Error(`there is no file ${name}`)
+    return file
   }
 
-  get capacityEnd(): Lsn {
-    return this.#baseLsn + DISK_BYTES
+  #change(change: NameChange): void {
+    if (change.before !== null) this.#files.delete(change.before)
+    if (change.file === null) this.#files.delete(change.name)
+    else this.#files.set(change.name, change.file)
+    this.#pending.push(change)
   }
 }

@@ -1,50 +1,112 @@
 /**
- * Runs simulations: `node test_runner/sim/main.ts --seeds 1000 [--first 1]`, or one with its trace:
- * `--seed 42`. `--divergence` aims at logs that diverge, `--mutation NAME` breaks a rule on purpose. Each seed runs twice and must give the same trace. Exit code 1 on a violation.
+ * Runs simulations. `--seeds N [--from S]`: many, over all cores, with figures. `--seed S [--trace]`:
+ * one; a failing one is made smaller. `--only cut:1,pause:0`: no other faults than these.
+ * `--mutations`: breaks each rule on purpose and shows after how many seeds that was noticed;
+ * `--mutation NAME` with `--seed` runs one seed so. Exit code 1 on a violation.
  */
 import { parseArgs } from 'node:util'
-import { DIVERGENCE, type Mutation, Simulation, type SimulationResult } from './simulation.ts'
+import type { BatchReport } from './batch.ts'
+import { missedFloors } from './floors.ts'
+import { findMutation, MUTATIONS, type MutationCase } from './mutations.ts'
+import { runParallelBatch } from './parallel-batch.ts'
+import { shrink } from './shrink.ts'
+import { Simulation, type SimulationResult, type SimulationSetup } from './simulation.ts'
 
 const { values } = parseArgs({
   options: {
     seed: { type: 'string' },
     seeds: { type: 'string', default: '200' },
-    first: { type: 'string', default: '1' },
-    mutation: { type: 'string' },
-    divergence: { type: 'boolean', default: false },
+    from: { type: 'string', default: '1' },
+    only: { type: 'string' },
     trace: { type: 'boolean', default: false },
+    mutation: { type: 'string' },
+    mutations: { type: 'boolean', default: false },
   },
 })
-const mutation = (values.mutation ?? null) as Mutation | null
-const overrides = values.divergence ? DIVERGENCE : {}
+
+function chosenMutation(): MutationCase | null {
+  if (values.mutation === undefined) return null
+  const found = MUTATIONS.find(({ name }) => name === values.mutation)
+  if (found) return found
+  const names = MUTATIONS.map(({ name }) => name).join(', ')
+  throw new Error(`there is no mutation ${values.mutation}; there are ${names}`)
+}
+
+function replayLine(seed: number, only: readonly string[] | null): string {
+  const mutation = values.mutation === undefined ? '' : ` --mutation ${values.mutation}`
+  const faults = only === null ? '' : ` --only ${only.join(',') || 'none'}`
+  return `npm run sim -- --seed ${seed}${mutation}${faults} --trace`
+}
 
 function report(result: SimulationResult): void {
   console.log(`seed ${result.seed}: ${result.violation?.message ?? 'ok'}`)
-  console.log(JSON.stringify({ options: result.options, stats: result.stats }))
-  console.log(`replay: node test_runner/sim/main.ts --seed ${result.seed}`)
+  console.log(`options ${JSON.stringify(result.options)}`)
+  console.log(`seen ${JSON.stringify(Object.fromEntries(result.coverage.counts))}`)
+  console.log(`${result.steps} steps, trace ${result.traceHash}, node ${process.version}`)
 }
 
-if (values.seed !== undefined) {
-  const result = new Simulation(Number(values.seed), mutation, overrides).run()
-  if (values.trace || result.violation) console.log(result.recent.join('\n'))
-  report(result)
-  process.exit(result.violation ? 1 : 0)
-}
-
-const totals = { seeds: 0, steps: 0, committing: 0, truncating: 0, crashes: 0 }
-const first = Number(values.first)
-for (let seed = first; seed < first + Number(values.seeds); seed += 1) {
-  const result = new Simulation(seed, mutation, overrides).run()
-  const again = new Simulation(seed, mutation, overrides).run()
-  if (result.violation || result.traceHash !== again.traceHash) {
-    report(result)
-    if (result.traceHash !== again.traceHash) console.log('two runs of this seed differ')
-    process.exit(1)
+function runOne(seed: number): boolean {
+  const mutation = chosenMutation()
+  const setup: SimulationSetup = {
+    seed,
+    mutation: mutation?.name ?? null,
+    overrides: mutation?.options ?? {},
+    only: values.only === undefined ? null : new Set(values.only.split(',')),
   }
-  totals.seeds += 1
-  totals.steps += result.stats.steps
-  totals.committing += result.stats.committedBytes > 0 ? 1 : 0
-  totals.truncating += result.stats.truncations > 0 ? 1 : 0
-  totals.crashes += result.stats.crashes
+  const result = new Simulation(setup).run()
+  const again = new Simulation(setup).run()
+  if (values.trace) console.log(result.recent.join('\n'))
+  report(result)
+  if (result.traceHash !== again.traceHash) console.log('two runs of this seed differ')
+  if (result.violation && values.only === undefined) {
+    const { only, runs } = shrink(setup, result)
+    console.log(`${only.length} of ${result.faults.length} faults are needed (${runs} runs):`)
+    console.log(`replay: ${replayLine(seed, only)}`)
+  }
+  return result.violation === null && result.traceHash === again.traceHash
 }
-console.log(JSON.stringify(totals))
+
+function printCoverage({ seeds, coverage }: BatchReport): void {
+  for (const [what, entry] of Object.entries(coverage).toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+    const share = `${((100 * entry.seeds) / seeds).toFixed(1)} %`.padStart(8)
+    console.log(`${share} of seeds  ${String(entry.times).padStart(9)} times  ${what}`)
+  }
+}
+
+async function runMany(from: number, count: number): Promise<boolean> {
+  const total = await runParallelBatch(from, count)
+  printCoverage(total)
+  for (const { seed, message } of total.failures) {
+    console.log(`seed ${seed}: ${message}`)
+    console.log(`replay: ${replayLine(seed, null)}`)
+  }
+  const missed = count >= 200 && total.failures.length === 0 ? missedFloors(total) : []
+  for (const line of missed) console.log(`too rare: ${line}`)
+  const perSecond = Math.round((1000 * total.steps) / total.cpuMs)
+  console.log(
+    `${total.seeds} seeds from ${from}, each twice: ${total.steps} steps in ` +
+      `${(total.cpuMs / 1000).toFixed(1)} s of CPU, ${perSecond} steps/s`,
+  )
+  return total.failures.length === 0 && missed.length === 0
+}
+
+function runMutations(): boolean {
+  let all = true
+  for (const mutation of MUTATIONS) {
+    const before = process.cpuUsage()
+    const found = findMutation(mutation)
+    const cpu = process.cpuUsage(before)
+    const seconds = ((cpu.user + cpu.system) / 1e6).toFixed(1)
+    const where = found === null ? 'NOT FOUND' : `seed ${found.seed}, ${found.invariant}`
+    const budget = `${found?.seed ?? mutation.within} of ${mutation.within} seeds`
+    console.log(`${mutation.name.padEnd(30)} ${where.padEnd(24)} ${budget}, ${seconds} s`)
+    if (found === null) all = false
+  }
+  return all
+}
+
+let good: boolean
+if (values.seed !== undefined) good = runOne(Number(values.seed))
+else if (values.mutations) good = runMutations()
+else good = await runMany(Number(values.from), Number(values.seeds))
+process.exitCode = good ? 0 : 1

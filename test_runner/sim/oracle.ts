@@ -1,10 +1,14 @@
 /**
- * Knows what must hold (numbers as in wal-service invariants) and throws a Violation when it does
- * not. It looks at disks, not at what nodes believe.
+ * Knows what must hold (numbers as in the wal-service invariants) and throws a Violation when it does
+ * not. It looks at disks and at what was said, not at what nodes believe.
  */
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { majority, memberSets } from '#libs/protocol/quorum.ts'
 import type { TermEntry } from '#libs/protocol/term-history.ts'
-import { DISK_BYTES } from './disk.ts'
+import type { MemberConfiguration } from '#libs/protocol/wal-push.ts'
+
+/** WAL bytes that a run may write: what the oracle and the shadows hold. */
+export const LOG_BYTES = 768 * 1024
 
 export class Violation extends Error {
   readonly invariant: string
@@ -16,57 +20,85 @@ export class Violation extends Error {
   }
 }
 
-/** What the oracle sees of a safekeeper. */
+/** What the oracle sees of a safekeeper: its medium. */
 export interface Witness {
   readonly id: number
   readonly durableEnd: Lsn
+  /** Last log term by the history that is on disk. */
+  readonly durableLogTerm: number
   durableBytes(from: Lsn, to: Lsn): Buffer
+  /** What it held when its disk was lost: leaders of that time may count what it told then. */
+  readonly lost: { generation: number; durableEnd: Lsn; durableLogTerm: number } | null
+}
+
+export interface Leader {
+  readonly name: string
+  readonly term: number
+  readonly termStartLsn: Lsn
+  readonly history: readonly TermEntry[]
+  readonly configuration: MemberConfiguration
+  /** WAL that this leader itself wrote, from `baseLsn` on. */
+  readonly baseLsn: Lsn
+  readonly written: Buffer
 }
 
 export class Oracle {
   readonly #startLsn: Lsn
-  readonly #memberCount: number
   /** The one committed log: what some proposer has called committed. */
-  readonly #committed = Buffer.alloc(DISK_BYTES)
+  readonly #committed = Buffer.alloc(LOG_BYTES)
+  #committedHistory: readonly TermEntry[] = []
   committedLsn: Lsn
   commits = 0
+  jointCommits = 0
   readonly #committedInTerm = new Map<number, Lsn>()
   readonly #leaders = new Map<number, string>()
   readonly #termStarts = new Map<number, Lsn>()
   readonly #votes = new Map<string, string>()
+  readonly #recordEnds = new Map<string, Set<Lsn>>()
+  readonly #configurations = new Map<number, string>()
 
-  constructor(startLsn: Lsn, memberCount: number) {
+  constructor(startLsn: Lsn) {
     this.#startLsn = startLsn
-    this.#memberCount = memberCount
     this.committedLsn = startLsn
+    this.#termStarts.set(0, startLsn)
   }
 
-  vote(safekeeper: number, term: number, proposerId: string): void {
+  vote(safekeeper: number, term: number, proposer: string): void {
     const key = `${safekeeper}/${term}`
-    if (this.#votes.has(key)) {
+    const before = this.#votes.get(key)
+    if (before !== undefined) {
       throw new Violation('I2', `safekeeper ${safekeeper} voted twice in term ${term}`)
     }
-    this.#votes.set(key, proposerId)
+    this.#votes.set(key, proposer)
   }
 
-  elected(proposerId: string, term: number, startLsn: Lsn): void {
-    const other = this.#leaders.get(term)
-    if (other !== undefined) throw new Violation('I3', `term ${term} has two leaders`)
-    this.#leaders.set(term, proposerId)
+  elected(leader: Leader): void {
+    const { term, termStartLsn } = leader
+    if (this.#leaders.has(term)) throw new Violation('I3', `term ${term} has two leaders`)
+    this.#leaders.set(term, leader.name)
+    this.history(leader.history)
     // A late leader may lack what a later term committed: it can commit nothing itself then.
     for (const [earlier, committedLsn] of this.#committedInTerm) {
-      if (earlier < term && startLsn < committedLsn) {
+      if (earlier < term && termStartLsn < committedLsn) {
         throw new Violation(
           'I13',
-          `term ${term} starts at ${formatLsn(startLsn)}, before ${formatLsn(committedLsn)}, ` +
+          `term ${term} starts at ${formatLsn(termStartLsn)}, before ${formatLsn(committedLsn)}, ` +
             `which term ${earlier} has committed`,
         )
+      }
+    }
+    const newest = this.#committedHistory.at(-1)
+    if (newest !== undefined && newest.term < term) {
+      const known = ranges(this.#committedHistory, this.committedLsn)
+      if (ranges(leader.history, this.committedLsn) !== known) {
+        throw new Violation('I13', `the log of term ${term} has other terms below the commit`)
       }
     }
   }
 
   history(history: readonly TermEntry[]): void {
-    for (const [index, entry] of history.entries()) {
+    for (let index = 0; index < history.length; index += 1) {
+      const entry = history[index] as TermEntry
       const before = history[index - 1]
       if (before && (before.term >= entry.term || before.startLsn > entry.startLsn)) {
         throw new Violation('I4', `a history falls at term ${entry.term}`)
@@ -79,43 +111,102 @@ export class Oracle {
     }
   }
 
+  /** A leader wrote a whole record that ends here. */
+  wroteRecord(leader: string, endLsn: Lsn): void {
+    let ends = this.#recordEnds.get(leader)
+    if (ends === undefined) {
+      ends = new Set()
+      this.#recordEnds.set(leader, ends)
+    }
+    ends.add(endLsn)
+  }
+
+  /** A position told in a vote or an ack is the end of a record of the term that wrote it. */
+  toldFlush(safekeeper: number, flushLsn: Lsn, lastLogTerm: number): void {
+    if (this.#termStarts.get(lastLogTerm) === flushLsn) return
+    const leader = this.#leaders.get(lastLogTerm)
+    if (leader !== undefined && this.#recordEnds.get(leader)?.has(flushLsn) === true) return
+    throw new Violation(
+      'I7',
+      `safekeeper ${safekeeper} tells ${formatLsn(flushLsn)}, inside a record of term ${lastLogTerm}`,
+    )
+  }
+
+  /** A configuration that anybody follows: one content per generation. */
+  configuration(configuration: MemberConfiguration): void {
+    const text = JSON.stringify(memberSets(configuration).map((ids) => ids.toSorted()))
+    const known = this.#configurations.get(configuration.generation)
+    if (known !== undefined && known !== text) {
+      throw new Violation('I17', `generation ${configuration.generation} has two contents`)
+    }
+    this.#configurations.set(configuration.generation, text)
+  }
+
   /**
-   * A proposer calls [.., lsn) committed: a majority of disks must hold it, with the same bytes, and
-   * those of its own term must be its own.
+   * A leader calls [.., lsn) committed: a majority of the disks of each member set must hold it, with
+   * the same bytes and in its term, and what it wrote itself must be what it wrote.
    */
-  commit(
-    lsn: Lsn,
-    own: { term: number; startLsn: Lsn; bytes: Buffer },
-    witnesses: readonly Witness[],
-  ): void {
+  commit(lsn: Lsn, leader: Leader, witnesses: ReadonlyMap<number, Witness>): void {
     this.commits += 1
-    this.#committedInTerm.set(own.term, lsn)
-    if (lsn <= this.committedLsn) return
-    const from = this.committedLsn
+    if (leader.configuration.newMembers !== null) this.jointCommits += 1
+    if (lsn < (this.#committedInTerm.get(leader.term) ?? 0)) {
+      throw new Violation('I15', `the commit position of term ${leader.term} falls`)
+    }
+    if (lsn < leader.termStartLsn) {
+      throw new Violation('I14', `${formatLsn(lsn)} is below the start of term ${leader.term}`)
+    }
+    this.#committedInTerm.set(leader.term, lsn)
+    const from = Math.min(this.committedLsn, lsn)
+    let agreed: Buffer | null = null
+    for (const ids of memberSets(leader.configuration)) {
+      agreed = this.#agreed(from, lsn, leader, ids, witnesses)
+    }
+    if (lsn <= this.committedLsn || agreed === null) return
+    const ownFrom = Math.max(from, leader.baseLsn)
+    const mine = leader.written.subarray(ownFrom - leader.baseLsn, lsn - leader.baseLsn)
+    if (lsn > ownFrom && !agreed.subarray(ownFrom - from).equals(mine)) {
+      throw new Violation(
+        'I12',
+        `the quorum has other bytes than the leader below ${formatLsn(lsn)}`,
+      )
+    }
+    agreed.copy(this.#committed, from - this.#startLsn)
+    this.committedLsn = lsn
+    this.#committedHistory = leader.history
+  }
+
+  #agreed(
+    from: Lsn,
+    to: Lsn,
+    { term, configuration }: Leader,
+    ids: readonly number[],
+    witnesses: ReadonlyMap<number, Witness>,
+  ): Buffer {
     const groups: { bytes: Buffer; count: number }[] = []
-    for (const witness of witnesses) {
-      if (witness.durableEnd < lsn) continue
-      const bytes = witness.durableBytes(from, lsn)
+    let lost = 0
+    for (const id of ids) {
+      const witness = witnesses.get(id)
+      if (witness === undefined) continue
+      const before = witness.lost
+      if (before !== null && configuration.generation <= before.generation) {
+        if (before.durableEnd >= to && before.durableLogTerm >= term) lost += 1
+        continue
+      }
+      if (witness.durableEnd < to || witness.durableLogTerm < term) continue
+      const bytes = witness.durableBytes(from, to)
       const group = groups.find((candidate) => candidate.bytes.equals(bytes))
       if (group) group.count += 1
       else groups.push({ bytes, count: 1 })
     }
     groups.sort((a, b) => b.count - a.count)
     const best = groups[0]
-    const needed = Math.floor(this.#memberCount / 2) + 1
-    if (best === undefined || best.count < needed) {
-      throw new Violation('I11', `${formatLsn(lsn)} is called committed without a quorum`)
-    }
-    const ownFrom = Math.max(from, own.startLsn)
-    const mine = own.bytes.subarray(ownFrom - own.startLsn, lsn - own.startLsn)
-    if (lsn > ownFrom && !best.bytes.subarray(ownFrom - from).equals(mine)) {
+    if (best === undefined || best.count + lost < majority(ids.length)) {
       throw new Violation(
-        'I12',
-        `the quorum has other bytes than the leader below ${formatLsn(lsn)}`,
+        'I11',
+        `${formatLsn(to)} is called committed in term ${term} without a quorum of ${ids.join(',')}`,
       )
     }
-    best.bytes.copy(this.#committed, from - this.#startLsn)
-    this.committedLsn = lsn
+    return best.bytes
   }
 
   /** Every byte that a safekeeper calls committed is that of the one committed log. */
@@ -129,15 +220,35 @@ export class Oracle {
     }
   }
 
-  /** Logs whose ends are of one term: the shorter is a prefix of the longer. */
-  checkPrefix(
-    a: Witness & { lastLogTerm: number; flushLsn: Lsn },
-    b: Witness & { lastLogTerm: number; flushLsn: Lsn },
-  ): void {
-    if (a.lastLogTerm !== b.lastLogTerm) return
-    const end = Math.min(a.flushLsn, b.flushLsn, a.durableEnd, b.durableEnd)
-    if (!a.durableBytes(this.#startLsn, end).equals(b.durableBytes(this.#startLsn, end))) {
-      throw new Violation('I6', `logs ${a.id} and ${b.id} of term ${a.lastLogTerm} differ`)
+  /** Bytes that came out of the service for a reader of committed WAL. */
+  read(reader: string, lsn: Lsn, bytes: Buffer): void {
+    const end = lsn + bytes.length
+    if (end > this.committedLsn) {
+      throw new Violation('I18', `${reader} got WAL up to ${formatLsn(end)}, beyond the commit`)
+    }
+    const offset = lsn - this.#startLsn
+    if (!this.#committed.subarray(offset, offset + bytes.length).equals(bytes)) {
+      throw new Violation('I12', `${reader} got other bytes than were committed`)
     }
   }
+
+  /** Logs whose ends are of one term: the shorter is a prefix of the longer. */
+  checkPrefix(a: Witness, b: Witness): void {
+    if (a.durableLogTerm !== b.durableLogTerm) return
+    const end = Math.min(a.durableEnd, b.durableEnd)
+    if (!a.durableBytes(this.#startLsn, end).equals(b.durableBytes(this.#startLsn, end))) {
+      throw new Violation('I6', `logs ${a.id} and ${b.id} of term ${a.durableLogTerm} differ`)
+    }
+  }
+}
+
+/** Which term wrote which part of the log below `endLsn`, as text to compare. */
+function ranges(history: readonly TermEntry[], endLsn: Lsn): string {
+  let text = ''
+  for (let index = 0; index < history.length; index += 1) {
+    const { term, startLsn } = history[index] as TermEntry
+    const end = Math.min(endLsn, history[index + 1]?.startLsn ?? endLsn)
+    if (end > startLsn) text += `${term}@${startLsn},`
+  }
+  return text
 }

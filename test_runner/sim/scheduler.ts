@@ -5,7 +5,23 @@ interface Entry {
   readonly run: () => void
 }
 
-const TRACE_KEPT = 400
+const TRACE_KEPT = 500
+
+/** Hashes of the words in traces; they repeat, so each is computed once. */
+const wordHashes = new Map<string, number>()
+
+function hashOf(word: string): number {
+  const known = wordHashes.get(word)
+  if (known !== undefined) return known
+  let hash = 2166136261
+  for (let index = 0; index < word.length; index += 1) {
+    hash = Math.imul(hash ^ word.charCodeAt(index), 16777619)
+  }
+  wordHashes.set(word, hash)
+  return hash
+}
+
+type Line = readonly [atMs: number, who: string, what: string, a: number, b: number]
 
 export class Scheduler {
   #heap: Entry[] = []
@@ -13,11 +29,14 @@ export class Scheduler {
   nowMs = 0
   steps = 0
   #hash = 2166136261
-  /** The newest events, for a failure report. */
-  readonly recent: string[] = []
+  #lines: Line[] = []
 
   after(delayMs: number, run: () => void): void {
-    const entry = { atMs: this.nowMs + delayMs, order: this.#order++, run }
+    this.at(this.nowMs + delayMs, run)
+  }
+
+  at(atMs: number, run: () => void): void {
+    const entry = { atMs, order: this.#order++, run }
     const heap = this.#heap
     let index = heap.length
     heap.push(entry)
@@ -46,16 +65,28 @@ export class Scheduler {
     return true
   }
 
-  /** Adds an event to the trace: two runs of one seed must have equal hashes. */
-  trace(what: string): void {
-    const line = `${this.nowMs.toFixed(3)} ${what}`
+  /**
+   * Adds an event to the trace: two runs of one seed must have equal hashes. `who` and `what` are
+   * words from a small set; what varies goes into the two numbers.
+   */
+  trace(who: string, what: string, a = 0, b = 0): void {
     let hash = this.#hash
-    for (let index = 0; index < line.length; index += 1) {
-      hash = Math.imul(hash ^ line.charCodeAt(index), 16777619)
-    }
+    hash = Math.imul(hash ^ Math.round(this.nowMs * 1000), 16777619)
+    hash = Math.imul(hash ^ hashOf(who), 16777619)
+    hash = Math.imul(hash ^ hashOf(what), 16777619)
+    hash = Math.imul(hash ^ (a % 4294967296), 16777619)
+    hash = Math.imul(hash ^ (b % 4294967296), 16777619)
     this.#hash = hash
-    this.recent.push(line)
-    if (this.recent.length > 2 * TRACE_KEPT) this.recent.splice(0, TRACE_KEPT)
+    this.#lines.push([this.nowMs, who, what, a, b])
+    if (this.#lines.length > 2 * TRACE_KEPT) this.#lines.splice(0, TRACE_KEPT)
+  }
+
+  /** The newest lines of the trace, for a failure report. */
+  recent(): string[] {
+    return this.#lines.map(
+      ([atMs, who, what, a, b]) =>
+        `${atMs.toFixed(3)} ${who} ${what}${a === 0 ? '' : ` ${a}`}${b === 0 ? '' : ` ${b}`}`,
+    )
   }
 
   get traceHash(): string {

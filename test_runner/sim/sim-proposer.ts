@@ -3,49 +3,52 @@
  * but valid WAL whose bytes differ from term to term.
  */
 import type { Lsn } from '#libs/lsn.ts'
-import { quorumLsn } from '#libs/protocol/quorum.ts'
+import { FrameReader } from '#libs/pgwire/frame-reader.ts'
 import {
+  type AcceptorMessage,
   decodeAcceptorMessage,
   encodeProposerMessage,
-  type Member,
+  type MemberConfiguration,
 } from '#libs/protocol/wal-push.ts'
 import { RMGR, XLOG_INFO } from '#libs/wal/format.ts'
-import { ProposerCore } from '../../compute/proposer/core.ts'
-import type { ProposerEffect, ProposerEvent } from '../../compute/proposer/events.ts'
+import type {
+  AppendHeader,
+  ProposerCore,
+  ProposerEffect,
+  ProposerEvent,
+} from '../../compute/proposer/core.ts'
 import { buildPayload, WalBuilder } from '../fixtures/wal-builder.ts'
-import { Connection, type NetworkOptions } from './network.ts'
-import { DISK_BYTES } from './disk.ts'
+import type { Coverage } from './coverage.ts'
+import type { FaultKind, Faults } from './faults.ts'
+import { copyDataFrame, MAX_FRAME_BYTES } from './frames.ts'
+import { type Clock, Host } from './host.ts'
+import { type Mutation, proposerCore } from './mutations.ts'
+import type { Link, Network } from './network.ts'
 import type { Oracle } from './oracle.ts'
 import type { Prng } from './prng.ts'
-import type { Scheduler } from './scheduler.ts'
 import type { SimSafekeeper } from './sim-safekeeper.ts'
 
 const CHECKPOINT_BYTES = 90
 const TICK_MS = 100
-
-/** Commits by acks below the start of the term too, as a leader without that rule would. */
-class HastyCore extends ProposerCore {
-  protected override quorumCommitLsn(): Lsn {
-    const acked = new Map(this.nodes().map((node) => [node.id, node.ackedLsn]))
-    return quorumLsn(this.configuration, (id) => acked.get(id) ?? 0)
-  }
-}
+const CONNECT_TIMEOUT_MS = 5000
 
 export interface SimProposerOptions {
-  name: string
+  id: number
   tenantId: string
   timelineId: string
-  members: Member[]
+  configuration: MemberConfiguration
   systemId: bigint
   safekeepers: ReadonlyMap<number, SimSafekeeper>
-  scheduler: Scheduler
+  network: Network
   random: Prng
-  network: NetworkOptions
+  faults: Faults
   oracle: Oracle
+  coverage: Coverage
+  clock: Clock
+  mutation: Mutation | null
   /** End of the WAL that this run may write: what the simulated disks hold. */
   limitLsn: Lsn
   maxWritePauseMs: number
-  hasty: boolean
   /** False: like a sync without a compute, it wins and commits but writes nothing of its own. */
   writes: boolean
   /** WAL bytes in one piece of a fetch at most. */
@@ -57,37 +60,40 @@ export interface SimProposerOptions {
 }
 
 export class SimProposer {
-  readonly name: string
+  readonly host: Host
   readonly core: ProposerCore
   readonly #options: SimProposerOptions
-  readonly #proposerId: string
-  readonly #links = new Map<number, Connection>()
-  #fetchEpoch = new Map<number, number>()
-  /** What this compute has written from the start of its term on; null until it may write. */
-  #wal: { readonly bytes: Buffer; endLsn: Lsn; previousLsn: Lsn } | null = null
+  readonly #fetchFault: FaultKind
+  readonly #links = new Map<number, Link>()
+  readonly #fetchEpoch = new Map<number, number>()
+  /** What this compute has written, from the position where it began; null until it may write. */
+  #baseLsn: Lsn = 0
+  #written: Buffer = Buffer.alloc(0)
+  #builder: WalBuilder | null = null
   #windowStart: Lsn = 0
-  /** Where this compute's own WAL begins: the start of the first term that it settled. */
-  #startLsn: Lsn = 0
-  reelections = 0
   alive = true
   fenced = false
 
   constructor(options: SimProposerOptions) {
     this.#options = options
-    this.name = options.name
-    this.#proposerId = Buffer.from(options.name.padEnd(16, '.')).toString('hex').slice(0, 32)
-    const Core = options.hasty ? HastyCore : ProposerCore
+    this.host = new Host(options.id, `wp${options.id}`, options.network.scheduler, options.clock)
+    this.#fetchFault = options.faults.kind('broken-fetch')
+    const Core = proposerCore(options.mutation)
     this.core = new Core({
       tenantId: options.tenantId,
       timelineId: options.timelineId,
-      configuration: { generation: 1, members: options.members, newMembers: null },
+      configuration: options.configuration,
       pgVersion: 170011,
       systemId: options.systemId,
-      proposerId: this.#proposerId,
+      proposerId: options.id.toString(16).padStart(32, '0'),
       random: () => options.random.next(),
     })
-    this.#step({ kind: 'start', nowMs: options.scheduler.nowMs })
+    this.#step({ kind: 'start', nowMs: this.host.nowMs() })
     this.#tick()
+  }
+
+  get name(): string {
+    return this.host.name
   }
 
   /** Whether a quorum has the log up to the start of its term: it may write. */
@@ -96,22 +102,22 @@ export class SimProposer {
   }
 
   get endLsn(): Lsn {
-    return this.#wal?.endLsn ?? this.#startLsn
+    return this.#builder?.lsn ?? this.core.termStartLsn
   }
 
   crash(): void {
     if (!this.alive) return
-    this.#trace('crash')
+    this.#trace('is killed')
     this.alive = false
-    for (const link of this.#links.values()) link.break()
+    this.host.die()
+    this.#options.network.hostDied(this.host, false)
     this.#links.clear()
   }
 
   #tick(): void {
-    this.#options.scheduler.after(TICK_MS, () => {
-      if (!this.alive || this.fenced) return
-      this.#step({ kind: 'tick', nowMs: this.#options.scheduler.nowMs })
-      this.#tick()
+    this.host.after(TICK_MS, () => {
+      this.#step({ kind: 'tick', nowMs: this.host.nowMs() })
+      if (!this.fenced) this.#tick()
     })
   }
 
@@ -130,50 +136,59 @@ export class SimProposer {
         this.#unlink(effect.node)
         break
       case 'send':
-        this.#links.get(effect.node)?.send(0, encodeProposerMessage(effect.message))
+        this.#links.get(effect.node)?.send(0, copyDataFrame(encodeProposerMessage(effect.message)))
         break
       case 'fetch':
         this.#fetch(effect)
         break
       case 'elected':
-        this.#trace(`elected term ${effect.term} at ${effect.startLsn}`)
-        this.#options.oracle.elected(this.name, effect.term, effect.startLsn)
-        this.#options.oracle.history(this.core.history)
-        this.#wal = null
-        this.#startLsn = effect.startLsn
-        this.#windowStart = effect.startLsn
-        break
-      case 're-elected':
-        this.#trace(`re-elected term ${effect.term} at ${effect.startLsn}`)
-        this.#options.oracle.elected(this.name, effect.term, effect.startLsn)
-        this.#options.oracle.history(this.core.history)
-        this.reelections += 1
+        this.#onElected(effect.term, effect.startLsn)
         break
       case 'committed':
         this.#onCommitted(effect.lsn)
         break
       case 'fenced':
-        this.#trace(`fenced: ${effect.reason}`)
+        this.#trace('is fenced')
+        this.#options.coverage.count('fenced computes')
         this.fenced = true
-        for (const link of this.#links.values()) link.break()
+        for (const link of this.#links.values()) link.close(0)
         this.#links.clear()
     }
   }
 
+  #leader() {
+    const { core } = this
+    return {
+      name: this.name,
+      term: core.term,
+      termStartLsn: core.termStartLsn,
+      history: core.history,
+      configuration: core.configuration,
+      baseLsn: this.#builder === null ? core.termStartLsn : this.#baseLsn,
+      written: this.#written,
+    }
+  }
+
+  #onElected(term: number, startLsn: Lsn): void {
+    this.#trace('is elected', term, startLsn)
+    const { oracle, coverage } = this.#options
+    coverage.count('elections')
+    if (this.core.configuration.newMembers !== null) coverage.count('joint elections')
+    oracle.elected(this.#leader())
+    this.#windowStart = startLsn
+  }
+
   #onCommitted(lsn: Lsn): void {
-    const startLsn = this.#startLsn
-    const bytes = this.#wal?.bytes ?? Buffer.alloc(0)
-    this.#trace(`commits ${lsn}`)
+    this.#trace('commits', lsn, this.core.term)
     const { oracle, safekeepers } = this.#options
-    oracle.commit(lsn, { term: this.core.term, startLsn, bytes }, [...safekeepers.values()])
-    if (this.#wal === null) {
+    oracle.commit(lsn, this.#leader(), safekeepers)
+    if (this.#builder === null) {
       // Now a compute may start at the elected position; its first record is a checkpoint.
-      this.#wal = { bytes: Buffer.alloc(DISK_BYTES), endLsn: startLsn, previousLsn: 0 }
+      this.#baseLsn = this.core.termStartLsn
+      this.#builder = new WalBuilder(this.#baseLsn)
       if (this.#options.writes) {
-        this.#append((wal) => {
-          const payload = this.#payload(CHECKPOINT_BYTES)
-          wal.append(RMGR.XLOG, XLOG_INFO.CHECKPOINT_SHUTDOWN, 0, payload)
-        })
+        const payload = this.#payload(CHECKPOINT_BYTES)
+        this.#append(() => [{ info: XLOG_INFO.CHECKPOINT_SHUTDOWN, payload }])
         this.#writeLater()
       }
     } else if (this.#options.smallWindow) {
@@ -184,85 +199,126 @@ export class SimProposer {
 
   #payload(length: number): Buffer {
     const main = Buffer.alloc(length)
-    const random = this.#options.random
-    for (let offset = 0; offset + 4 <= length; offset += 64) {
+    const { random } = this.#options
+    for (let offset = 0; offset + 4 <= length; offset += 256) {
       main.writeUInt32LE(random.int(0, 4294967295), offset)
     }
     return buildPayload({ main })
   }
 
   #writeLater(): void {
-    const { scheduler, random, maxWritePauseMs } = this.#options
-    scheduler.after(random.next() * maxWritePauseMs, () => {
-      const wal = this.#wal
-      if (!this.alive || this.fenced || wal === null) return
-      if (wal.endLsn < this.#options.limitLsn) {
-        this.#append((builder) => {
-          for (let count = random.int(1, 4); count > 0; count -= 1) {
-            const length = random.chance(0.02) ? random.int(9_000, 40_000) : random.int(8, 1500)
-            builder.append(RMGR.XLOG, XLOG_INFO.NOOP, this.core.term, this.#payload(length))
-          }
-        })
+    const { random, maxWritePauseMs, limitLsn } = this.#options
+    this.host.after(random.next() * maxWritePauseMs, () => {
+      if (this.fenced) return
+      if (this.endLsn < limitLsn && this.core.phase === 'elected') {
+        this.#append(() =>
+          Array.from({ length: random.int(1, 4) }, () => ({
+            info: XLOG_INFO.NOOP,
+            payload: this.#payload(
+              random.chance(0.02) ? random.int(9_000, 40_000) : random.int(8, 1500),
+            ),
+          })),
+        )
         this.#pump()
       }
       this.#writeLater()
     })
   }
 
-  #append(build: (builder: WalBuilder) => void): void {
-    const wal = this.#wal
-    if (wal === null) return
-    const builder = new WalBuilder(wal.endLsn, { previousLsn: wal.previousLsn })
-    build(builder)
-    builder.bytes().copy(wal.bytes, wal.endLsn - this.#startLsn)
-    wal.endLsn = builder.lsn
-    wal.previousLsn = builder.previousLsn
+  #append(records: () => { info: number; payload: Buffer }[]): void {
+    const before = this.#builder
+    if (before === null) return
+    const builder = new WalBuilder(before.lsn, { previousLsn: before.previousLsn })
+    for (const { info, payload } of records()) {
+      builder.append(RMGR.XLOG, info, this.core.term, payload)
+      this.#options.oracle.wroteRecord(this.name, builder.lsn)
+    }
+    const bytes = builder.bytes()
+    const end = builder.lsn - this.#baseLsn
+    if (end > this.#written.length) {
+      const grown = Buffer.alloc(Math.max(65_536, 2 * end))
+      this.#written.copy(grown)
+      this.#written = grown
+    }
+    bytes.copy(this.#written, before.lsn - this.#baseLsn)
+    this.#builder = builder
     this.#share()
   }
 
   #share(): void {
-    const endLsn = this.endLsn
-    this.core.step({ kind: 'window', startLsn: this.#windowStart, endLsn })
+    this.core.step({ kind: 'window', startLsn: this.#windowStart, endLsn: this.endLsn })
   }
 
   #connect(id: number): void {
-    const { scheduler, random, network, safekeepers } = this.#options
+    const { random, network, safekeepers } = this.#options
     this.#unlink(id)
-    const safekeeper = safekeepers.get(id) as SimSafekeeper
-    scheduler.after(random.next() * 5, () => {
-      if (!this.alive || this.fenced || this.#links.has(id)) return
-      if (safekeeper.acceptor === null) {
-        this.#step({ kind: 'disconnected', node: id, nowMs: scheduler.nowMs })
-        return
+    const safekeeper = safekeepers.get(id)
+    const there = safekeeper === undefined ? 0 : network.blockedMs(this.host.id, id)
+    const back = safekeeper === undefined ? 0 : network.blockedMs(id, this.host.id)
+    const delayMs = Math.max(there, back) + network.delayMs() + random.next() * 4
+    const failed = () => {
+      if (!this.#links.has(id)) {
+        this.#step({ kind: 'disconnected', node: id, nowMs: this.host.nowMs() })
       }
-      safekeeper.accept((end) => {
-        const link: Connection = new Connection(scheduler, random, network, [
-          {
-            receive: (bytes) => {
-              if (this.#links.get(id) !== link) return
-              const message = decodeAcceptorMessage(bytes)
-              this.#step({ kind: 'message', node: id, message, nowMs: scheduler.nowMs })
-            },
-            broken: () => {
-              if (this.#links.get(id) !== link) return
-              this.#unlink(id)
-              this.#step({ kind: 'disconnected', node: id, nowMs: scheduler.nowMs })
-            },
-          },
-          end,
-        ])
-        this.#links.set(id, link)
-        return link
-      }, this.name)
-      this.#step({ kind: 'connected', node: id, nowMs: scheduler.nowMs })
+    }
+    if (delayMs > CONNECT_TIMEOUT_MS) {
+      this.host.after(CONNECT_TIMEOUT_MS, failed)
+      return
+    }
+    const epoch = this.#nextEpoch(id)
+    this.host.after(delayMs, () => {
+      if (this.fenced || this.#links.has(id) || this.#fetchEpoch.get(id) !== epoch) return
+      if (safekeeper === undefined || safekeeper.acceptor === null) failed()
+      else this.#attach(id, safekeeper)
     })
+  }
+
+  #attach(id: number, safekeeper: SimSafekeeper): void {
+    const reader = new FrameReader(MAX_FRAME_BYTES, (_tag, body) => {
+      if (this.#links.get(id) !== link) return
+      const message = this.#read(decodeAcceptorMessage(body))
+      this.#step({ kind: 'message', node: id, message, nowMs: this.host.nowMs() })
+    })
+    let link: Link
+    safekeeper.accept((end) => {
+      link = this.#options.network.open([
+        {
+          host: this.host,
+          receive: (chunk) => {
+            if (this.#links.get(id) === link) reader.push(chunk)
+          },
+          broken: () => {
+            if (this.#links.get(id) !== link) return
+            this.#unlink(id)
+            this.#step({ kind: 'disconnected', node: id, nowMs: this.host.nowMs() })
+          },
+        },
+        end,
+      ])
+      this.#links.set(id, link)
+      return link
+    }, this.name)
+    this.#step({ kind: 'connected', node: id, nowMs: this.host.nowMs() })
+  }
+
+  #read(message: AcceptorMessage): AcceptorMessage {
+    if (this.#options.mutation !== 'keep-acks-after-wipe' || message.kind !== 'greeting') {
+      return message
+    }
+    return { ...message, incarnation: '0'.repeat(32) }
+  }
+
+  #nextEpoch(id: number): number {
+    const epoch = (this.#fetchEpoch.get(id) ?? 0) + 1
+    this.#fetchEpoch.set(id, epoch)
+    return epoch
   }
 
   #unlink(id: number): void {
     const link = this.#links.get(id)
     this.#links.delete(id)
-    link?.break()
-    this.#fetchEpoch.set(id, (this.#fetchEpoch.get(id) ?? 0) + 1)
+    link?.close(0)
+    this.#nextEpoch(id)
   }
 
   #pump(): void {
@@ -274,26 +330,30 @@ export class SimProposer {
         header;
         header = this.core.nextAppend(id, news)
       ) {
-        const startLsn = this.#startLsn
-        const bytes = this.#wal?.bytes ?? Buffer.alloc(0)
-        const wal = bytes.subarray(header.beginLsn - startLsn, header.endLsn - startLsn)
-        link.send(0, encodeProposerMessage({ kind: 'append', ...header, wal }))
+        const { beginLsn, endLsn } = header
+        const wal = this.#written.subarray(beginLsn - this.#baseLsn, endLsn - this.#baseLsn)
+        this.#sendAppend(link, header, beginLsn === endLsn ? Buffer.alloc(0) : wal)
       }
     }
     for (const fetch of this.core.wantedFetches()) this.#fetch(fetch)
   }
 
+  #sendAppend(link: Link, header: AppendHeader, wal: Buffer): void {
+    link.send(0, copyDataFrame(encodeProposerMessage({ kind: 'append', ...header, wal })))
+  }
+
   /** Reads from the donor's disk as its WAL stream pinned to our term would. */
   #fetch(fetch: Extract<ProposerEffect, { kind: 'fetch' }>): void {
-    const { scheduler, random, safekeepers } = this.#options
-    const epoch = (this.#fetchEpoch.get(fetch.node) ?? 0) + 1
-    this.#fetchEpoch.set(fetch.node, epoch)
+    const { random, safekeepers, network, coverage } = this.#options
+    const epoch = this.#nextEpoch(fetch.node)
     const donor = safekeepers.get(fetch.donor) as SimSafekeeper
-    this.#trace(`fetches ${fetch.beginLsn}..${fetch.endLsn} from ${fetch.donor} for ${fetch.node}`)
+    coverage.count('fetches')
+    this.#trace('fetches', fetch.beginLsn, fetch.donor)
     const next = (lsn: Lsn): void => {
-      scheduler.after(1 + random.next() * 5, () => {
-        if (!this.alive || this.fenced || this.#fetchEpoch.get(fetch.node) !== epoch) return
-        const acceptor = donor.acceptor
+      const blockedMs = network.blockedMs(fetch.donor, this.host.id)
+      this.host.after(1 + blockedMs + random.next() * 5, () => {
+        if (this.fenced || this.#fetchEpoch.get(fetch.node) !== epoch) return
+        const { acceptor } = donor
         const end = Math.min(
           fetch.endLsn,
           lsn + random.int(1, this.#options.maxRelayBytes),
@@ -301,14 +361,14 @@ export class SimProposer {
         )
         const usable = acceptor !== null && acceptor.control.term === this.core.term && end > lsn
         const header = usable ? this.core.relay(fetch.node, lsn, end) : null
-        if (header === null || random.chance(this.#options.fetchFailChance)) {
+        if (header === null || this.#fetchFault.fires(this.#options.fetchFailChance)) {
+          coverage.count('broken fetches')
           this.#step({ kind: 'fetch-ended', node: fetch.node, complete: false })
-          if (header !== null) this.#links.get(fetch.node)?.break()
+          if (header !== null) this.#links.get(fetch.node)?.reset()
           return
         }
-        const wal = Buffer.from(donor.durableBytes(lsn, end))
-        const message = encodeProposerMessage({ kind: 'append', ...header, wal })
-        this.#links.get(fetch.node)?.send(0, message)
+        const link = this.#links.get(fetch.node)
+        if (link) this.#sendAppend(link, header, Buffer.from(donor.readWal(lsn, end)))
         if (end < fetch.endLsn) next(end)
         else this.#step({ kind: 'fetch-ended', node: fetch.node, complete: true })
       })
@@ -316,7 +376,7 @@ export class SimProposer {
     next(fetch.beginLsn)
   }
 
-  #trace(what: string): void {
-    this.#options.scheduler.trace(`${this.name} ${what}`)
+  #trace(what: string, a = 0, b = 0): void {
+    this.#options.network.scheduler.trace(this.name, what, a, b)
   }
 }

@@ -1,182 +1,251 @@
 /** A safekeeper in virtual time: the real acceptor, its effects on a simulated disk and network. */
 import type { Lsn } from '#libs/lsn.ts'
+import { FrameReader } from '#libs/pgwire/frame-reader.ts'
+import { lastLogTerm } from '#libs/protocol/term-history.ts'
 import {
   type AcceptorMessage,
   decodeProposerMessage,
   encodeAcceptorMessage,
 } from '#libs/protocol/wal-push.ts'
-import { RecordScanner } from '#libs/wal/record-scanner.ts'
 import { Acceptor, type AcceptorEffect, type AcceptorEvent } from '../../safekeeper/acceptor.ts'
-import {
-  type ControlState,
-  decodeControlState,
-  encodeControlState,
-} from '../../safekeeper/control-state.ts'
-import { DISK_BYTES, SimDisk } from './disk.ts'
-import type { Connection, Endpoint } from './network.ts'
-import { type Oracle, Violation, type Witness } from './oracle.ts'
+import type { ControlState } from '../../safekeeper/control-state.ts'
+import type { Coverage } from './coverage.ts'
+import { SimDisk } from './disk.ts'
+import type { FaultKind, Faults } from './faults.ts'
+import { copyDataFrame, MAX_FRAME_BYTES } from './frames.ts'
+import { Host } from './host.ts'
+import { mutateEffects, mutateReply, type Mutation } from './mutations.ts'
+import type { End, Link, Network } from './network.ts'
+import { LOG_BYTES, type Oracle, Violation, type Witness } from './oracle.ts'
 import type { Prng } from './prng.ts'
-import type { Scheduler } from './scheduler.ts'
+import { SimStore } from './sim-store.ts'
 
-/** Deliberate faults, each of which the oracle must find. */
-export type SafekeeperMutation =
-  | 'vote-without-flush'
-  | 'ack-written'
-  | 'history-before-truncate'
-  | 'cut-below'
-  | 'vote-not-durable'
+const SAVE_MS = 3000
 
 export interface SimSafekeeperOptions {
   id: number
   control: ControlState
-  scheduler: Scheduler
+  network: Network
   random: Prng
+  faults: Faults
   oracle: Oracle
-  maxDiskDelayMs: number
+  coverage: Coverage
+  maxDiskDelayMs: () => number
   /** Per effect. */
   crashChance: number
-  mutation: SafekeeperMutation | null
-  onCrash: (safekeeper: SimSafekeeper) => void
+  eioChance: number
+  mutation: Mutation | null
+  /** It is down, and comes back when the simulation calls `boot`. */
+  onDown: (safekeeper: SimSafekeeper) => void
+}
+
+interface Attached {
+  readonly link: Link
+  /** Who is at the other end, for the oracle. */
+  readonly peer: string
 }
 
 export class SimSafekeeper implements Witness {
   readonly id: number
+  readonly host: Host
   readonly #options: SimSafekeeperOptions
-  readonly #disk: SimDisk
+  readonly #disk = new SimDisk()
   readonly #startLsn: Lsn
+  readonly #crashFault: FaultKind
+  #store: SimStore
+  /** Null while it is down or starting. */
   acceptor: Acceptor | null = null
-  crashChance: number
-  /** Counts boots: what was scheduled in an earlier life does nothing. */
-  #life = 0
-  #connections = new Map<number, { connection: Connection; proposerId: string }>()
+  /** Its timeline is gone from its disk: nobody may take it for the member it was. */
+  absent = false
+  incarnation = 0
+  lost: Witness['lost'] = null
+  readonly #connections = new Map<number, Attached>()
   #connectionCounter = 0
   #queue: AcceptorEffect[] = []
   #busy = false
-  #syncing = false
-  #controlQueue: { control: ControlState; done: () => void }[] = []
-  #flushWaiters: (() => void)[] = []
+  /** Highest term ever told, and the generation: neither may fall, over all lives. */
+  #toldTerm = 0
+  #generation = 0
+  #lifeCommit: Lsn
+  #cleanTail = false
   /** Acknowledged bytes: they must survive whatever happens, until a new leader cuts them. */
   #ackedEnd: Lsn
-  readonly #acked = Buffer.alloc(DISK_BYTES)
-  truncations = 0
-  crashes = 0
+  readonly #acked = Buffer.alloc(LOG_BYTES)
+  #sinceAnswer = new Map<number, (refusal: string | null) => void>()
+  #requests = 0
 
   constructor(options: SimSafekeeperOptions) {
     this.#options = options
     this.id = options.id
-    this.crashChance = options.crashChance
+    const { scheduler } = options.network
+    this.host = new Host(options.id, `sk${options.id}`, scheduler, { offsetMs: 0, rate: 1 })
     this.#startLsn = options.control.startLsn
-    this.#disk = new SimDisk(this.#startLsn, encodeControlState(options.control))
     this.#ackedEnd = this.#startLsn
+    this.#lifeCommit = this.#startLsn
+    this.#crashFault = options.faults.kind('crash-between')
+    SimStore.format(this.#disk, options.control, Buffer.alloc(0))
+    this.#store = this.#newStore(options.control)
     this.boot()
   }
 
   get durableEnd(): Lsn {
-    return this.#disk.durableEnd
+    return this.#store.durableEnd
+  }
+
+  get durableLogTerm(): number {
+    return lastLogTerm(this.#store.durableControl.history, this.#store.durableEnd)
+  }
+
+  get durableControl(): ControlState {
+    return this.#store.durableControl
   }
 
   get flushLsn(): Lsn {
     return this.acceptor?.flushLsn ?? this.#startLsn
   }
 
-  get lastLogTerm(): number {
-    return this.acceptor?.lastLogTerm ?? -1
+  get commitLsn(): Lsn {
+    return this.acceptor?.commitLsn ?? this.#startLsn
   }
 
   durableBytes(from: Lsn, to: Lsn): Buffer {
-    return this.#disk.bytes(from, to)
+    return this.#store.readDurable(from, to)
   }
 
+  /** WAL as its streams would send it. */
+  readWal(from: Lsn, to: Lsn): Buffer {
+    return this.#store.read(from, to)
+  }
+
+  /** The process starts; it takes part when its log has been read and rewritten. */
   boot(): void {
-    this.#life += 1
-    const control = decodeControlState(this.#disk.control)
-    const scanner = new RecordScanner(control.commitLsn)
-    scanner.feed(this.#disk.bytes(control.commitLsn, this.#disk.capacityEnd))
-    const flushLsn = scanner.recordEndLsn
-    this.#disk.cleanAfter(flushLsn)
+    if (this.acceptor !== null || this.absent) return
+    this.host.die()
+    this.#queue = []
+    this.#busy = false
+    this.#sinceAnswer.clear()
+    const { durableControl, durableEnd } = this.#store
+    this.#store = this.#newStore(durableControl)
+    // What the oracle sees of the medium until the log is read.
+    this.#store.durableEnd = durableEnd
+    this.#store.boot((control, flushLsn) => this.#open(control, flushLsn))
+  }
+
+  #open(control: ControlState, flushLsn: Lsn): void {
     if (flushLsn < this.#ackedEnd || !this.#ackedBytesIntact()) {
       throw new Violation('I8', `safekeeper ${this.id} lost what it had acknowledged`)
     }
-    this.#trace(`boot term ${control.term} commit ${control.commitLsn} flush ${flushLsn}`)
+    if (control.term < this.#toldTerm) {
+      throw new Violation('I1', `safekeeper ${this.id} forgot that it told term ${this.#toldTerm}`)
+    }
+    this.#trace('boots at', control.term, flushLsn)
     this.acceptor = new Acceptor({
       nodeId: this.id,
-      incarnation: String(this.id).padStart(32, '0'),
+      incarnation: `${this.id}`.padStart(8, '0').repeat(3) + `${this.incarnation}`.padStart(8, '0'),
       control,
       flushLsn,
     })
-    this.#queue = []
-    this.#busy = false
-    this.#syncing = false
-    this.#controlQueue = []
-    this.#flushWaiters = []
-    this.#every(3000, () => this.dispatch({ kind: 'save' }))
+    this.#lifeCommit = control.commitLsn
+    this.#cleanTail = false
+    this.#everySave()
   }
 
-  crash(): void {
-    if (this.acceptor === null) return
-    this.#trace('crash')
-    this.crashes += 1
-    this.#life += 1
+  #everySave(): void {
+    this.host.after(SAVE_MS, () => {
+      this.dispatch({ kind: 'save' })
+      this.#everySave()
+    })
+  }
+
+  /** The process ends; with `power` the machine does too, and unsynced writes are up to chance. */
+  crash(power: boolean): void {
+    if (this.absent) return
+    const wasUp = this.acceptor !== null
+    this.#trace(power ? 'loses power' : 'is killed')
+    this.#options.coverage.count(power ? 'power losses' : 'kills')
     this.acceptor = null
-    this.#disk.crash(this.#options.random)
-    for (const { connection } of this.#connections.values()) connection.break()
+    this.host.die()
+    this.#options.network.hostDied(this.host, power)
     this.#connections.clear()
-    this.#options.onCrash(this)
+    if (power) {
+      if (this.#disk.crash(this.#options.random)) this.#options.coverage.count('torn writes')
+    }
+    if (wasUp || power) this.#options.onDown(this)
   }
 
-  /** A proposer connects; returns the server end. */
-  accept(open: (end: Endpoint) => Connection, proposerId: string): void {
+  /** Its disk is replaced by an empty one: it is no member any more, whatever the others believe. */
+  wipe(): void {
+    this.crash(true)
+    this.lost = {
+      generation: this.durableControl.configuration.generation,
+      durableEnd: this.durableEnd,
+      durableLogTerm: this.durableLogTerm,
+    }
+    this.absent = true
+    this.incarnation += 1
+    this.#disk.wipe()
+    this.#ackedEnd = this.#startLsn
+    this.#options.coverage.count('wiped disks')
+  }
+
+  set diskFull(full: boolean) {
+    this.#disk.full = full
+  }
+
+  /** A proposer connects; `open` makes the stream with this end. */
+  accept(open: (end: End) => Link, peer: string): void {
     const id = ++this.#connectionCounter
-    const life = this.#life
-    const connection = open({
-      receive: (bytes) => {
-        if (this.#life !== life || !this.#connections.has(id)) return
-        this.dispatch({ kind: 'message', connection: id, message: decodeProposerMessage(bytes) })
+    const reader = new FrameReader(MAX_FRAME_BYTES, (_tag, body) => {
+      if (!this.#connections.has(id)) return
+      this.dispatch({ kind: 'message', connection: id, message: decodeProposerMessage(body) })
+    })
+    const { life } = this.host
+    const link = open({
+      host: this.host,
+      receive: (chunk) => {
+        if (this.host.life === life && this.#connections.has(id)) reader.push(chunk)
       },
       broken: () => {
-        if (this.#life !== life || !this.#connections.delete(id)) return
+        if (this.host.life !== life || !this.#connections.delete(id)) return
         this.dispatch({ kind: 'disconnected', connection: id })
       },
     })
-    this.#connections.set(id, { connection, proposerId })
+    this.#connections.set(id, { link, peer })
+  }
+
+  /** Asks the acceptor for something that is answered; null for "done". */
+  request(
+    make: (request: number) => AcceptorEvent,
+    answered: (refusal: string | null) => void,
+  ): void {
+    const request = ++this.#requests
+    this.#sinceAnswer.set(request, answered)
+    this.dispatch(make(request))
   }
 
   dispatch(event: AcceptorEvent): void {
     const { acceptor } = this
     if (acceptor === null) return
     const effects = acceptor.step(event)
-    for (const effect of this.#mutate(effects)) {
+    for (const effect of mutateEffects(this.#options.mutation, effects)) {
       this.#queue.push(
         effect.kind === 'write' ? { ...effect, wal: Buffer.from(effect.wal) } : effect,
       )
     }
+    if (acceptor.commitLsn < this.#lifeCommit) {
+      throw new Violation('I9', `safekeeper ${this.id} takes back its commit position`)
+    }
+    this.#lifeCommit = acceptor.commitLsn
     this.#run()
-  }
-
-  #mutate(effects: AcceptorEffect[]): AcceptorEffect[] {
-    const { mutation } = this.#options
-    if (mutation === 'vote-without-flush')
-      return effects.filter((effect) => effect.kind !== 'flush')
-    if (mutation === 'history-before-truncate') {
-      const rank = (effect: AcceptorEffect) => (effect.kind === 'truncate' ? 1 : 0)
-      const moved = effects.filter((effect) => effect.kind !== 'send')
-      const sends = effects.filter((effect) => effect.kind === 'send')
-      return [...moved.sort((a, b) => rank(a) - rank(b)), ...sends]
-    }
-    if (mutation === 'vote-not-durable') {
-      return effects.map((effect) =>
-        effect.kind === 'persist' ? { ...effect, background: true } : effect,
-      )
-    }
-    return effects
   }
 
   #run(): void {
     while (!this.#busy && this.acceptor !== null) {
       const effect = this.#queue.shift()
       if (effect === undefined) return
-      if (this.#options.random.chance(this.crashChance)) {
-        this.crash()
+      if (this.#crashFault.fires(this.#options.crashChance)) {
+        this.#options.coverage.count(`crash before ${effect.kind}`)
+        this.crash(this.#crashFault.random.chance(0.6))
         return
       }
       this.#perform(effect)
@@ -190,45 +259,61 @@ export class SimSafekeeper implements Witness {
         break
       case 'close': {
         const closing = this.#connections.get(effect.connection)
-        this.#trace(`closes: ${effect.reason}`)
+        this.#options.coverage.count(`closed: ${closeKind(effect.reason)}`)
+        this.#trace('closes', effect.connection)
         this.#connections.delete(effect.connection)
-        closing?.connection.break()
+        closing?.link.close(1)
         break
       }
       case 'write':
-        this.#disk.write(effect.lsn, effect.wal)
-        if (this.#options.mutation === 'ack-written') {
-          const writeLsn = effect.lsn + effect.wal.length
-          this.#after(0, () => this.dispatch({ kind: 'flushed', epoch: effect.epoch, writeLsn }))
-        }
-        this.#sync(effect.epoch)
+        this.#write(effect)
         break
       case 'flush':
-        if (!this.#disk.hasPending) break
-        this.#busy = true
-        this.#flushWaiters.push(() => this.#resume())
+        this.#busy = this.#store.flush(() => this.#resume())
         break
       case 'truncate':
-        this.truncations += 1
-        this.#trace(`truncates at ${effect.lsn}`)
+        this.#options.coverage.count('truncations')
+        this.#trace('truncates at', effect.lsn)
         this.#busy = true
-        this.#truncate(effect.lsn)
+        if (effect.lsn < this.#ackedEnd) this.#ackedEnd = effect.lsn
+        this.#store.truncate(effect.lsn, () => this.#resume())
         break
-      case 'persist':
-        if (!effect.background) this.#busy = true
-        this.#controlQueue.push({
-          control: effect.control,
-          done: () => {
-            if (!effect.background) this.#resume()
-          },
+      case 'persist': {
+        const { control, background } = effect
+        this.#busy = !background
+        this.#store.persist(control, () => {
+          this.dispatch({ kind: 'persisted', commitLsn: control.commitLsn })
+          if (!background) this.#resume()
         })
-        if (this.#controlQueue.length === 1) this.#writeControl()
         break
+      }
       case 'committed':
-      case 'answer':
         break
+      case 'answer': {
+        const answered = this.#sinceAnswer.get(effect.request)
+        this.#sinceAnswer.delete(effect.request)
+        answered?.(effect.refusal)
+        break
+      }
       case 'halt':
         throw new Violation('I10', `safekeeper ${this.id} halts: ${effect.reason}`)
+    }
+  }
+
+  #write(effect: Extract<AcceptorEffect, { kind: 'write' }>): void {
+    if (!this.#cleanTail) {
+      if (this.#store.hasTail(effect.lsn)) {
+        throw new Violation('I27', `safekeeper ${this.id} writes before a tail that was not cut`)
+      }
+      this.#cleanTail = true
+    }
+    if (effect.lsn !== this.#store.writtenEnd) {
+      throw new Violation('I16', `safekeeper ${this.id} writes with a gap at ${effect.lsn}`)
+    }
+    this.#store.write(effect.epoch, effect.lsn, effect.wal)
+    if (this.#options.mutation === 'ack-written') {
+      const writeLsn = effect.lsn + effect.wal.length
+      this.host.after(0, () => this.dispatch({ kind: 'flushed', epoch: effect.epoch, writeLsn }))
     }
   }
 
@@ -237,115 +322,103 @@ export class SimSafekeeper implements Witness {
     this.#run()
   }
 
-  #sync(epoch: number): void {
-    if (this.#syncing || !this.#disk.hasPending) return
-    this.#syncing = true
-    const count = this.#disk.pendingCount
-    this.#after(this.#diskDelay(), () => {
-      this.#syncing = false
-      if (this.#disk.pendingCount < count) return
-      const writeLsn = this.#disk.sync(count)
-      if (this.#options.mutation !== 'ack-written') {
-        this.dispatch({ kind: 'flushed', epoch, writeLsn })
-      }
-      if (!this.#disk.hasPending) {
-        const waiters = this.#flushWaiters
-        this.#flushWaiters = []
-        for (const resolve of waiters) resolve()
-      }
-      this.#sync(epoch)
-    })
-  }
-
-  #truncate(lsn: Lsn): void {
-    if (this.#syncing) {
-      this.#after(1, () => this.#truncate(lsn))
-      return
-    }
-    this.#disk.beginTruncate(lsn)
-    if (lsn < this.#ackedEnd) this.#ackedEnd = lsn
-    this.#after(this.#diskDelay(), () => {
-      this.#disk.endTruncate(lsn)
-      this.#resume()
-    })
-  }
-
-  #writeControl(): void {
-    const next = this.#controlQueue[0]
-    if (next === undefined) return
-    this.#disk.beginControl(encodeControlState(next.control))
-    this.#after(this.#diskDelay(), () => {
-      this.#disk.endControl()
-      this.#controlQueue.shift()
-      this.#writeControl()
-      this.dispatch({ kind: 'persisted', commitLsn: next.control.commitLsn })
-      next.done()
-    })
+  #newStore(control: ControlState): SimStore {
+    const { faults, mutation, eioChance } = this.#options
+    return new SimStore(
+      {
+        host: this.host,
+        disk: this.#disk,
+        random: this.#options.random,
+        startLsn: this.#startLsn,
+        maxDelayMs: this.#options.maxDiskDelayMs,
+        eio: faults.kind('failed-sync'),
+        eioChance,
+        mutation,
+        onDurable: (epoch, writeLsn) => {
+          if (mutation !== 'ack-written') this.dispatch({ kind: 'flushed', epoch, writeLsn })
+        },
+        onFatal: () => {
+          this.#options.coverage.count('failed syncs')
+          this.crash(false)
+        },
+      },
+      control,
+    )
   }
 
   #send(id: number, message: AcceptorMessage): void {
     const target = this.#connections.get(id)
     if (target === undefined) return
-    const durable = decodeControlState(this.#disk.control)
+    const durable = this.#store.durableControl
     if (message.term > durable.term) {
       throw new Violation(
         'I1',
         `safekeeper ${this.id} tells term ${message.term} before it is stored`,
       )
     }
-    let sent = message
-    if (message.kind === 'vote') {
-      if (message.given) this.#options.oracle.vote(this.id, message.term, target.proposerId)
-      this.#checkDurable(message.flushLsn)
-      if (this.#options.mutation === 'cut-below') {
-        const history = message.history.filter((entry) => entry.startLsn < message.flushLsn)
-        sent = { ...message, history: history.length > 0 ? history : message.history.slice(0, 1) }
+    if (message.term < this.#toldTerm) {
+      // A queued message of before may be of a lower term; nothing may be promised by it.
+      if (message.kind === 'vote' && message.given) {
+        throw new Violation('I1', `safekeeper ${this.id} votes below a term that it told`)
       }
+    } else this.#toldTerm = message.term
+    const { generation } =
+      message.kind === 'greeting' ? message.configuration : { generation: message.generation }
+    if (generation > durable.configuration.generation || generation < this.#generation) {
+      throw new Violation('I17', `safekeeper ${this.id} speaks for generation ${generation}`)
     }
-    if (message.kind === 'ack' && message.flushLsn > 0) {
-      this.#checkDurable(message.flushLsn)
-      this.#remember(message.flushLsn)
-    }
-    this.#trace(`sends ${sent.kind} term ${sent.term}`)
-    target.connection.send(1, encodeAcceptorMessage(sent))
+    this.#generation = generation
+    if (message.kind === 'vote') this.#checkVote(message, target.peer)
+    if (message.kind === 'ack' && message.flushLsn > 0) this.#remember(message.flushLsn)
+    this.#trace(message.kind, message.term, 'flushLsn' in message ? message.flushLsn : 0)
+    const bytes = encodeAcceptorMessage(mutateReply(this.#options.mutation, message))
+    target.link.send(1, copyDataFrame(bytes))
   }
 
-  #checkDurable(lsn: Lsn): void {
-    if (this.#disk.durableEnd < lsn) {
+  #checkVote(vote: Extract<AcceptorMessage, { kind: 'vote' }>, peer: string): void {
+    if (vote.given) this.#options.oracle.vote(this.id, vote.term, peer)
+    if (vote.history.some((entry) => entry.startLsn > vote.flushLsn)) {
+      throw new Violation('I5', `safekeeper ${this.id} tells a history beyond its log`)
+    }
+    if (vote.flushLsn < this.#ackedEnd) {
+      throw new Violation('I7', `safekeeper ${this.id} takes back what it acknowledged`)
+    }
+    this.#remember(vote.flushLsn)
+  }
+
+  /** A position is told: everything below is on the medium, from now on until a leader cuts it. */
+  #remember(lsn: Lsn): void {
+    if (this.#store.durableEnd < lsn) {
       throw new Violation('I8', `safekeeper ${this.id} tells ${lsn} before it is durable`)
     }
-  }
-
-  #remember(lsn: Lsn): void {
+    const term = lastLogTerm(this.#store.durableControl.history, lsn)
+    this.#options.oracle.toldFlush(this.id, lsn, term)
+    // An ack may have waited behind a later one; it is true all the same.
     if (lsn <= this.#ackedEnd) return
-    this.#disk.bytes(this.#ackedEnd, lsn).copy(this.#acked, this.#ackedEnd - this.#startLsn)
+    const bytes = this.#store.readDurable(this.#ackedEnd, lsn)
+    if (!bytes.equals(this.#store.read(this.#ackedEnd, lsn))) {
+      throw new Violation('I8', `safekeeper ${this.id} tells ${lsn}, which is not on its medium`)
+    }
+    bytes.copy(this.#acked, this.#ackedEnd - this.#startLsn)
     this.#ackedEnd = lsn
   }
 
   #ackedBytesIntact(): boolean {
     const length = this.#ackedEnd - this.#startLsn
-    return this.#disk.bytes(this.#startLsn, this.#ackedEnd).equals(this.#acked.subarray(0, length))
+    const bytes = this.#store.readDurable(this.#startLsn, this.#ackedEnd)
+    return bytes.equals(this.#acked.subarray(0, length))
   }
 
-  #diskDelay(): number {
-    return 0.05 + this.#options.random.next() * this.#options.maxDiskDelayMs
+  #trace(what: string, a = 0, b = 0): void {
+    this.#options.network.scheduler.trace(this.host.name, what, a, b)
   }
+}
 
-  #after(delayMs: number, run: () => void): void {
-    const life = this.#life
-    this.#options.scheduler.after(delayMs, () => {
-      if (this.#life === life) run()
-    })
-  }
-
-  #every(delayMs: number, run: () => void): void {
-    this.#after(delayMs, () => {
-      run()
-      this.#every(delayMs, run)
-    })
-  }
-
-  #trace(what: string): void {
-    this.#options.scheduler.trace(`sk${this.id} ${what}`)
-  }
+/** A reason without its numbers, to count by. */
+function closeKind(reason: string): string {
+  if (reason.includes('does not continue')) return 'append does not continue the log'
+  if (reason.includes('position changed')) return 'late elected'
+  if (reason.includes('generation')) return 'other generation'
+  if (reason.includes('newer connection')) return 'newer connection'
+  return reason.includes('another connection') ? 'another connection streams' : 'other'
 }

@@ -1,109 +1,97 @@
 /**
- * One run from one seed: 1 to 3 safekeepers, computes that come, compete and crash, a network that
- * breaks and clogs, disks that lose what was not synced. First a stormy phase in which the oracle
- * watches safety; then everything is healed and one new compute must get on (liveness), all logs
- * must become equal, and everything ever committed must still be there.
+ * One run from one seed: safekeepers, computes that come, compete and crash, a network that cuts and
+ * clogs, disks that lose what was not synced. First a stormy phase in which the oracle watches
+ * safety; then a random majority is healed and one new compute must get on with it alone (liveness);
+ * then everybody is, all logs must become equal, and everything ever committed must still be there.
  */
-import { newTenantId, newTimelineId } from '#libs/ids.ts'
-import { WAL_SEGMENT_SIZE, walPageOffset, WAL_PAGE_SIZE } from '#libs/lsn.ts'
-import type { Member } from '#libs/protocol/wal-push.ts'
-import { type ControlState, newControlState } from '../../safekeeper/control-state.ts'
-import { DISK_BYTES } from './disk.ts'
-import type { NetworkOptions } from './network.ts'
-import { Oracle, Violation } from './oracle.ts'
+import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
+import { majority } from '#libs/protocol/quorum.ts'
+import type { Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
+import { newControlState } from '../../safekeeper/control-state.ts'
+import { Coverage } from './coverage.ts'
+import { Faults } from './faults.ts'
+import type { Mutation } from './mutations.ts'
+import { Network } from './network.ts'
+import { drawOptions, type SimulationOptions } from './options.ts'
+import { LOG_BYTES, Oracle, Violation } from './oracle.ts'
 import { Prng } from './prng.ts'
 import { Scheduler } from './scheduler.ts'
 import { SimProposer } from './sim-proposer.ts'
-import { type SafekeeperMutation, SimSafekeeper } from './sim-safekeeper.ts'
+import { SimSafekeeper } from './sim-safekeeper.ts'
 
-export type Mutation = SafekeeperMutation | 'commit-without-term-start'
-
-const TENANT = newTenantId()
-const TIMELINE = newTimelineId()
+const TENANT = parseTenantId('5'.repeat(32))
+const TIMELINE = parseTimelineId('7'.repeat(32))
 const SYSTEM_ID = 7_123_456_789_012_345_678n
 const STORM_MS = 12_000
 const HEALED_MS = 60_000
 const MAX_STEPS = 400_000
-const CHECK_EVERY = 200
-
-export type SimulationOptions = ReturnType<typeof drawOptions>
-
-/** Aims at logs that diverge over several leaders. */
-export const DIVERGENCE: Partial<SimulationOptions> = {
-  safekeepers: 3,
-  chairs: true,
-  roundMs: 200,
-  network: { minDelayMs: 1, maxDelayMs: 15, breakChance: 0, clogChance: 0 },
-  maxDiskDelayMs: 0.3,
-  crashChance: 0,
-  maxWritePauseMs: 20,
-  maxRelayBytes: 500,
-  syncShare: 0.5,
-}
+const CHECK_EVERY = 500
+const FIRST_PROPOSER = 100
 
 export interface SimulationResult {
   seed: number
   violation: Violation | null
   traceHash: string
   recent: readonly string[]
-  options: Record<string, unknown>
-  stats: {
-    steps: number
-    commits: number
-    committedBytes: number
-    truncations: number
-    crashes: number
-    terms: number
-  }
+  options: SimulationOptions
+  coverage: Coverage
+  /** Faults that happened, by name. */
+  faults: readonly string[]
+  steps: number
+}
+
+export interface SimulationSetup {
+  seed: number
+  mutation?: Mutation | null
+  /** Replace drawn options, to aim at one kind of trouble. */
+  overrides?: Partial<SimulationOptions>
+  /** No other faults than these happen. */
+  only?: ReadonlySet<string> | null
 }
 
 export class Simulation {
   readonly #seed: number
   readonly #scheduler = new Scheduler()
   readonly #random: Prng
+  readonly #clockRandom: Prng
+  readonly #faults: Faults
+  readonly #network: Network
   readonly #oracle: Oracle
+  readonly #coverage = new Coverage()
   readonly #safekeepers = new Map<number, SimSafekeeper>()
-  readonly #members: Member[] = []
   readonly #options: SimulationOptions
   readonly #mutation: Mutation | null
   readonly #startLsn: number
-  #proposers: SimProposer[] = []
-  #proposerCounter = 0
+  #configuration: MemberConfiguration
+  readonly #proposers: SimProposer[] = []
   readonly #held = new Set<SimSafekeeper>()
   #healed = false
-  #quiet: NetworkOptions = { minDelayMs: 0.05, maxDelayMs: 1, breakChance: 0, clogChance: 0 }
 
-  /** `overrides` replace drawn options, to aim at one kind of trouble. */
-  constructor(
-    seed: number,
-    mutation: Mutation | null = null,
-    overrides: Partial<SimulationOptions> = {},
-  ) {
-    this.#seed = seed
-    this.#mutation = mutation
-    const root = new Prng(seed)
+  constructor(setup: SimulationSetup) {
+    this.#seed = setup.seed
+    this.#mutation = setup.mutation ?? null
+    const root = new Prng(setup.seed)
     this.#random = root.fork('schedule')
-    this.#options = { ...drawOptions(root.fork('options')), ...overrides }
-    this.#startLsn = this.#options.startLsn
-    for (let id = 1; id <= this.#options.safekeepers; id += 1) {
-      this.#members.push({ id, host: `sk${id}`, pgPort: 5454, httpPort: 7676 })
+    this.#clockRandom = root.fork('clocks')
+    this.#options = { ...drawOptions(root.fork('options')), ...setup.overrides }
+    const { safekeepers, startLsn } = this.#options
+    this.#startLsn = startLsn
+    this.#faults = new Faults(root.fork('faults'), setup.only ?? null)
+    this.#network = new Network(
+      this.#scheduler,
+      root.fork('network'),
+      this.#faults,
+      this.#options.network,
+    )
+    this.#oracle = new Oracle(startLsn)
+    const members: Member[] = []
+    for (let id = 1; id <= safekeepers; id += 1) {
+      members.push({ id, host: `sk${id}`, pgPort: 5454, httpPort: 7676 })
     }
-    this.#oracle = new Oracle(this.#startLsn, this.#members.length)
-    for (const { id } of this.#members) {
-      this.#safekeepers.set(
-        id,
-        new SimSafekeeper({
-          id,
-          control: this.#initialControl(),
-          scheduler: this.#scheduler,
-          random: root.fork(`safekeeper ${id}`),
-          oracle: this.#oracle,
-          maxDiskDelayMs: this.#options.maxDiskDelayMs,
-          crashChance: this.#options.crashChance,
-          mutation: mutation === 'commit-without-term-start' ? null : mutation,
-          onCrash: (safekeeper) => this.#reboot(safekeeper),
-        }),
-      )
+    this.#configuration = { generation: 1, members, newMembers: null }
+    this.#oracle.configuration(this.#configuration)
+    for (const { id } of members) {
+      this.#safekeepers.set(id, this.#newSafekeeper(id, root.fork(`safekeeper ${id}`)))
     }
   }
 
@@ -116,89 +104,171 @@ export class Simulation {
       violation =
         error instanceof Violation ? error : new Violation('assert', String((error as Error).stack))
     }
-    const safekeepers = [...this.#safekeepers.values()]
+    if (this.#oracle.committedLsn > this.#startLsn) this.#coverage.count('committed')
+    this.#coverage.count('commits', this.#oracle.commits)
+    this.#coverage.count('joint commits', this.#oracle.jointCommits)
+    for (const fault of this.#faults.fired) {
+      this.#coverage.count(`fault: ${fault.slice(0, fault.indexOf(':'))}`)
+    }
     return {
       seed: this.#seed,
       violation,
       traceHash: this.#scheduler.traceHash,
-      recent: this.#scheduler.recent,
+      recent: this.#scheduler.recent(),
       options: this.#options,
-      stats: {
-        steps: this.#scheduler.steps,
-        commits: this.#oracle.commits,
-        committedBytes: this.#oracle.committedLsn - this.#startLsn,
-        truncations: safekeepers.reduce((sum, safekeeper) => sum + safekeeper.truncations, 0),
-        crashes: safekeepers.reduce((sum, safekeeper) => sum + safekeeper.crashes, 0),
-        terms: Math.max(...this.#proposers.map((proposer) => proposer.core.term), 0),
-      },
+      coverage: this.#coverage,
+      faults: this.#faults.fired,
+      steps: this.#scheduler.steps,
     }
   }
 
-  #initialControl(): ControlState {
-    return newControlState({
-      tenantId: TENANT,
-      timelineId: TIMELINE,
-      configuration: { generation: 1, members: this.#members, newMembers: null },
-      pgVersion: 170011,
-      systemId: SYSTEM_ID,
-      startLsn: this.#startLsn,
-      createdAtMs: 0,
+  #newSafekeeper(id: number, random: Prng): SimSafekeeper {
+    return new SimSafekeeper({
+      id,
+      control: newControlState({
+        tenantId: TENANT,
+        timelineId: TIMELINE,
+        configuration: this.#configuration,
+        pgVersion: 170011,
+        systemId: SYSTEM_ID,
+        startLsn: this.#startLsn,
+        createdAtMs: 0,
+      }),
+      network: this.#network,
+      random,
+      faults: this.#faults,
+      oracle: this.#oracle,
+      coverage: this.#coverage,
+      maxDiskDelayMs: () => (this.#healed ? 1 : this.#options.maxDiskDelayMs),
+      crashChance: this.#options.crashChance,
+      eioChance: this.#options.eioChance,
+      mutation: this.#mutation,
+      onDown: (safekeeper) => this.#reboot(safekeeper),
     })
   }
 
-  #startProposer(): void {
-    const counter = ++this.#proposerCounter
-    const network = this.#healed ? this.#quiet : this.#options.network
-    this.#proposers.push(
-      new SimProposer({
-        name: `wp${counter}`,
-        tenantId: TENANT,
-        timelineId: TIMELINE,
-        members: this.#members,
-        systemId: SYSTEM_ID,
-        safekeepers: this.#safekeepers,
-        scheduler: this.#scheduler,
-        random: new Prng(this.#seed).fork(`proposer ${counter}`),
-        network,
-        oracle: this.#oracle,
-        limitLsn: this.#startLsn + DISK_BYTES - (this.#healed ? 150_000 : 350_000),
-        maxWritePauseMs: this.#options.maxWritePauseMs,
-        writes: this.#healed || !this.#random.chance(this.#options.syncShare),
-        maxRelayBytes: this.#healed ? 100_000 : this.#options.maxRelayBytes,
-        fetchFailChance: this.#healed ? 0 : 0.02,
-        hasty: this.#mutation === 'commit-without-term-start',
-        smallWindow: this.#options.smallWindow,
-      }),
-    )
+  #startProposer(): SimProposer {
+    const id = FIRST_PROPOSER + this.#proposers.length
+    const { clockErrorMs } = this.#options
+    const error = this.#healed ? 0 : 2 * this.#clockRandom.next() - 1
+    const proposer = new SimProposer({
+      id,
+      tenantId: TENANT,
+      timelineId: TIMELINE,
+      configuration: this.#configuration,
+      systemId: SYSTEM_ID,
+      safekeepers: this.#safekeepers,
+      network: this.#network,
+      random: new Prng(this.#seed).fork(`proposer ${id}`),
+      faults: this.#faults,
+      oracle: this.#oracle,
+      coverage: this.#coverage,
+      clock: {
+        offsetMs: 10_000_000 + clockErrorMs * error,
+        rate: 1 + Math.min(0.1, clockErrorMs / 1000) * error,
+      },
+      mutation: this.#mutation,
+      limitLsn: this.#startLsn + LOG_BYTES - (this.#healed ? 150_000 : 350_000),
+      maxWritePauseMs: this.#options.maxWritePauseMs,
+      writes: this.#healed || !this.#random.chance(this.#options.syncShare),
+      maxRelayBytes: this.#healed ? 100_000 : this.#options.maxRelayBytes,
+      fetchFailChance: 0.02,
+      smallWindow: this.#options.smallWindow,
+    })
+    this.#proposers.push(proposer)
+    return proposer
   }
 
   #storm(): void {
     this.#startProposer()
+    if (this.#options.chairs) this.#musicalChairs()
     this.#disturb()
+    let nextCheck = CHECK_EVERY
     while (this.#scheduler.step(STORM_MS)) {
       if (this.#scheduler.steps > MAX_STEPS) throw new Violation('liveness', 'too many steps')
-      if (this.#scheduler.steps % CHECK_EVERY === 0) this.#check()
+      if (this.#scheduler.steps < nextCheck) continue
+      nextCheck += CHECK_EVERY
+      this.#check()
     }
     this.#check()
   }
 
+  #living(): SimProposer[] {
+    return this.#proposers.filter((proposer) => proposer.alive && !proposer.fenced)
+  }
+
   /** Every so often something happens to a node. */
   #disturb(): void {
-    if (this.#options.chairs) {
-      this.#musicalChairs()
-      return
-    }
     const random = this.#random
     this.#scheduler.after(random.next() * this.#options.calmMs, () => {
       if (this.#healed) return
-      const alive = this.#proposers.filter((proposer) => proposer.alive && !proposer.fenced)
-      if (random.chance(0.4)) random.pick([...this.#safekeepers.values()]).crash()
-      else if (alive.length > 0 && random.chance(0.5)) random.pick(alive).crash()
-      if (alive.length < 2 && random.chance(alive.length === 0 ? 0.8 : this.#options.rivalChance)) {
+      this.#mishap()
+      const alive = this.#living().length
+      if (alive < 2 && random.chance(alive === 0 ? 0.8 : this.#options.rivalChance)) {
         this.#startProposer()
       }
       this.#disturb()
     })
+  }
+
+  /** One kind of mishap, by the shares of this run; each draws from its own stream. */
+  #mishap(): void {
+    const { pauseShare, partitionShare, jumpShare, wipeShare, fullShare, chairs } = this.#options
+    const all = [...this.#safekeepers.values()]
+    const alive = this.#living()
+    const pause = this.#faults.kind('pause')
+    if (pause.fires(pauseShare)) {
+      const nodes = [...all, ...alive]
+      pause.random.pick(nodes).host.pause(pause.random.next() * pause.random.pick([500, 15_000]))
+    }
+    const partition = this.#faults.kind('partition')
+    if (partition.fires(partitionShare)) this.#partition(partition.random)
+    const jump = this.#faults.kind('clock-jump')
+    if (jump.fires(jumpShare) && alive.length > 0) {
+      jump.random.pick(alive).host.clock.offsetMs += jump.random.pick([-3_600_000, 3_600_000, 5000])
+    }
+    const wipe = this.#faults.kind('wipe')
+    if (wipe.fires(wipeShare)) this.#wipe(wipe.random)
+    const full = this.#faults.kind('disk-full')
+    if (full.fires(fullShare)) this.#fillDisk(full.random)
+    if (chairs) return
+    const crash = this.#faults.kind('crash')
+    if (crash.fires(0.4)) crash.random.pick(all).crash(crash.random.chance(0.6))
+    const kill = this.#faults.kind('kill-compute')
+    if (alive.length > 0 && kill.fires(0.3)) kill.random.pick(alive).crash()
+  }
+
+  /** Cuts a random part of the nodes off from the rest, in one direction or both. */
+  #partition(random: Prng): void {
+    const nodes = [...this.#safekeepers.keys(), ...this.#living().map((one) => one.host.id)]
+    const side = new Set(nodes.filter(() => random.chance(0.5)))
+    const durationMs = random.next() * random.pick([500, 4000, 15_000])
+    const bothWays = random.chance(0.5)
+    this.#coverage.count(bothWays ? 'partitions' : 'asymmetric partitions')
+    for (const a of nodes) {
+      for (const b of nodes) {
+        if (!side.has(a) || side.has(b)) continue
+        this.#network.block(a, b, durationMs)
+        if (bothWays) this.#network.block(b, a, durationMs)
+      }
+    }
+  }
+
+  #fillDisk(random: Prng): void {
+    const safekeeper = random.pick([...this.#safekeepers.values()])
+    safekeeper.diskFull = true
+    this.#scheduler.after(random.next() * 4000, () => {
+      safekeeper.diskFull = false
+    })
+  }
+
+  /** A disk is lost for good; fewer than a majority in a run. */
+  #wipe(random: Prng): void {
+    const all = [...this.#safekeepers.values()]
+    const absent = all.filter((one) => one.absent).length
+    if (absent >= all.length - majority(all.length)) return
+    const victim = random.pick(all)
+    if (!victim.absent) victim.wipe()
   }
 
   /**
@@ -210,12 +280,12 @@ export class Simulation {
     const random = this.#random
     const all = [...this.#safekeepers.values()]
     const absent = random.int(0, Math.ceil(all.length / 2) - 1)
-    const shuffled = all.map((one) => ({ one, key: random.next() })).sort((a, b) => a.key - b.key)
-    for (const [index, { one }] of shuffled.entries()) this.#hold(one, index < absent)
+    const shuffled = this.#shuffled(random)
+    for (const [index, one] of shuffled.entries()) this.#hold(one, index < absent)
     const roundMs = 40 + random.next() * this.#options.roundMs
     // Often in the middle of the election, between a vote and what follows from it.
     const leaveMs = random.chance(0.5) ? random.next() * 30 : roundMs * random.next()
-    const survivor = shuffled.at(-1)?.one
+    const survivor = shuffled.at(-1)
     this.#scheduler.after(leaveMs, () => {
       if (this.#healed) return
       for (const one of all) if (one !== survivor) this.#hold(one, true)
@@ -228,109 +298,95 @@ export class Simulation {
     })
   }
 
+  #shuffled(random: Prng): SimSafekeeper[] {
+    return [...this.#safekeepers.values()]
+      .map((one) => ({ one, key: random.next() }))
+      .sort((a, b) => a.key - b.key)
+      .map(({ one }) => one)
+  }
+
   /** Keeps a safekeeper down, or lets it up again. */
   #hold(safekeeper: SimSafekeeper, down: boolean): void {
     if (down) {
+      if (this.#held.has(safekeeper)) return
       this.#held.add(safekeeper)
-      safekeeper.crash()
-    } else if (this.#held.delete(safekeeper) && safekeeper.acceptor === null) safekeeper.boot()
+      safekeeper.crash(this.#random.chance(0.5))
+    } else if (this.#held.delete(safekeeper)) safekeeper.boot()
   }
 
   #reboot(safekeeper: SimSafekeeper): void {
     const delayMs = this.#healed ? 50 : 5 + this.#random.next() * this.#options.maxDownMs
+    const { life } = safekeeper.host
     this.#scheduler.after(delayMs, () => {
-      if (!this.#held.has(safekeeper) && safekeeper.acceptor === null) safekeeper.boot()
+      if (this.#held.has(safekeeper) || safekeeper.host.life !== life) return
+      safekeeper.boot()
     })
   }
 
   #check(): void {
-    const live = [...this.#safekeepers.values()].filter((one) => one.acceptor !== null)
-    for (const [index, safekeeper] of live.entries()) {
-      const commitLsn = safekeeper.acceptor?.commitLsn ?? this.#startLsn
-      this.#oracle.checkCommitted(safekeeper, commitLsn)
-      this.#oracle.history(safekeeper.acceptor?.control.history ?? [])
-      for (const other of live.slice(index + 1)) this.#oracle.checkPrefix(safekeeper, other)
+    const present = [...this.#safekeepers.values()].filter((one) => !one.absent)
+    for (const [index, safekeeper] of present.entries()) {
+      this.#oracle.history(safekeeper.durableControl.history)
+      this.#oracle.configuration(safekeeper.durableControl.configuration)
+      if (safekeeper.acceptor === null) continue
+      this.#oracle.checkCommitted(safekeeper, safekeeper.commitLsn)
+      for (const other of present.slice(index + 1)) {
+        if (other.acceptor !== null) this.#oracle.checkPrefix(safekeeper, other)
+      }
     }
   }
 
+  /** Nothing bad happens any more; a random majority comes back first and must do without the rest. */
   #heal(): void {
     this.#healed = true
-    for (const safekeeper of this.#safekeepers.values()) safekeeper.crashChance = 0
-    for (const proposer of this.#proposers) proposer.crash()
-    for (const safekeeper of [...this.#held]) this.#hold(safekeeper, false)
+    this.#faults.active = false
     const before = this.#oracle.committedLsn
-    const untilBoot = this.#scheduler.nowMs + this.#options.maxDownMs + 100
-    while (this.#scheduler.step(untilBoot)) this.#limitSteps()
-    this.#startProposer()
-    const proposer = this.#proposers.at(-1) as SimProposer
-    const deadline = this.#scheduler.nowMs + HEALED_MS
-    while (!this.#settled(proposer, before)) {
-      if (!this.#scheduler.step(deadline)) {
-        throw new Violation('liveness', `no progress after everything was healed: ${this.#state()}`)
-      }
-      this.#limitSteps()
+    for (const proposer of this.#proposers) proposer.crash()
+    this.#network.heal()
+    const present = this.#shuffled(this.#random).filter((one) => !one.absent)
+    const core = present.slice(0, majority(this.#safekeepers.size))
+    for (const one of this.#safekeepers.values()) {
+      one.host.resume()
+      one.diskFull = false
+      this.#hold(one, !core.includes(one))
     }
+    for (const one of core) {
+      one.host.resume()
+      one.boot()
+    }
+    this.#runFor(this.#options.maxDownMs + 200, () => core.every((one) => one.acceptor !== null))
+    const proposer = this.#startProposer()
+    this.#runFor(HEALED_MS, () => this.#settled(proposer, before, core))
+    for (const one of present) this.#hold(one, false)
+    this.#runFor(HEALED_MS, () => this.#settled(proposer, before, present))
     this.#check()
   }
 
-  #limitSteps(): void {
-    if (this.#scheduler.steps > 2 * MAX_STEPS) throw new Violation('liveness', 'too many steps')
+  #runFor(durationMs: number, done: () => boolean): void {
+    const deadline = this.#scheduler.nowMs + durationMs
+    while (!done()) {
+      if (!this.#scheduler.step(deadline)) {
+        throw new Violation('liveness', `no progress after the healing: ${this.#state()}`)
+      }
+      if (this.#scheduler.steps > 2 * MAX_STEPS) throw new Violation('liveness', 'too many steps')
+    }
   }
 
-  /** The new compute has committed more than its first record, and every safekeeper has all of it. */
-  #settled(proposer: SimProposer, before: number): boolean {
+  /** The new compute has committed more than its first record, and all of these have all of it. */
+  #settled(proposer: SimProposer, before: number, nodes: readonly SimSafekeeper[]): boolean {
     if (!proposer.ready || this.#oracle.committedLsn < before) return false
     const goal = proposer.core.termStartLsn + 128
     if (proposer.core.commitLsn < goal) return false
-    return [...this.#safekeepers.values()].every(
-      (safekeeper) => safekeeper.acceptor !== null && safekeeper.acceptor.commitLsn >= goal,
-    )
+    return nodes.every((one) => one.acceptor !== null && one.commitLsn >= goal)
   }
 
   #state(): string {
     const safekeepers = [...this.#safekeepers.values()].map((safekeeper) => {
-      const acceptor = safekeeper.acceptor
-      return `sk${safekeeper.id} term ${acceptor?.control.term} flush ${acceptor?.flushLsn}`
+      const { acceptor, id, absent } = safekeeper
+      if (acceptor === null) return `sk${id} ${absent ? 'absent' : 'down'}`
+      return `sk${id} term ${acceptor.control.term} flush ${acceptor.flushLsn} commit ${acceptor.commitLsn}`
     })
     const proposer = this.#proposers.at(-1)
     return `${safekeepers.join(', ')}; ${JSON.stringify(proposer?.core.nodes())} ${proposer?.core.phase}`
   }
-}
-
-/** Each run has its own mix of dangers. */
-function drawOptions(random: Prng) {
-  const maxDelayMs = random.pick([1, 5, 50])
-  const network: NetworkOptions = {
-    minDelayMs: 0.05,
-    maxDelayMs,
-    breakChance: random.pick([0, 0.0005, 0.005, 0.02]),
-    clogChance: random.pick([0, 0, 0.001, 0.01]),
-  }
-  return {
-    safekeepers: random.pick([1, 2, 3, 3, 3, 3]),
-    startLsn: drawStart(random),
-    network,
-    maxDiskDelayMs: random.pick([0.3, 5, 50]),
-    crashChance: random.pick([0, 0, 0.0005, 0.003]),
-    calmMs: random.pick([300, 1500, 6000]),
-    maxDownMs: random.pick([50, 1000, 5000]),
-    maxWritePauseMs: random.pick([5, 50, 300]),
-    rivalChance: random.pick([0, 0.2, 0.6]),
-    smallWindow: random.chance(0.5),
-    chairs: random.chance(0.5),
-    roundMs: random.pick([100, 300, 1000]),
-    syncShare: random.pick([0, 0.3]),
-    maxRelayBytes: random.pick([500, 5_000, 60_000]),
-  }
-}
-
-/** A record boundary, often beside a page or segment boundary. */
-function drawStart(random: Prng): number {
-  const segment = random.int(1, 3) * WAL_SEGMENT_SIZE
-  const place = random.int(0, 4)
-  if (place === 0) return segment
-  if (place === 1) return segment + WAL_SEGMENT_SIZE - random.pick([8, 120, 8192, 100_000])
-  if (place === 2) return segment + random.int(1, 100) * WAL_PAGE_SIZE
-  const lsn = segment + random.int(1, 1_000_000) * 8
-  return walPageOffset(lsn) < 40 ? lsn + 40 : lsn
 }

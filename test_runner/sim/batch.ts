@@ -1,0 +1,63 @@
+/** Many runs: each seed twice, sums of what happened, and the first failures. */
+import { Simulation, type SimulationSetup } from './simulation.ts'
+
+export interface Failure {
+  seed: number
+  message: string
+}
+
+export interface BatchReport {
+  seeds: number
+  /** Of both runs of each seed. */
+  steps: number
+  cpuMs: number
+  /** By what happened: in how many seeds, and how often in all. */
+  coverage: Record<string, { seeds: number; times: number }>
+  failures: Failure[]
+}
+
+export function emptyReport(): BatchReport {
+  return { seeds: 0, steps: 0, cpuMs: 0, coverage: {}, failures: [] }
+}
+
+/** Runs seeds [first, first + count). Stops early when `maxFailures` of them failed. */
+export function runBatch(
+  first: number,
+  count: number,
+  setup: Omit<SimulationSetup, 'seed'> = {},
+  maxFailures = 3,
+): BatchReport {
+  const report = emptyReport()
+  const before = process.threadCpuUsage()
+  for (let seed = first; seed < first + count; seed += 1) {
+    const result = new Simulation({ ...setup, seed }).run()
+    const again = new Simulation({ ...setup, seed }).run()
+    report.seeds += 1
+    report.steps += result.steps + again.steps
+    for (const [what, times] of result.coverage.counts) {
+      if (times === 0) continue
+      const entry = report.coverage[what] ?? { seeds: 0, times: 0 }
+      report.coverage[what] = { seeds: entry.seeds + 1, times: entry.times + times }
+    }
+    if (result.violation) report.failures.push({ seed, message: result.violation.message })
+    else if (result.traceHash !== again.traceHash) {
+      const message = `determinism: two runs have traces ${result.traceHash}, ${again.traceHash}`
+      report.failures.push({ seed, message })
+    }
+    if (report.failures.length >= maxFailures) break
+  }
+  const cpu = process.threadCpuUsage(before)
+  report.cpuMs = (cpu.user + cpu.system) / 1000
+  return report
+}
+
+export function addReport(total: BatchReport, part: BatchReport): void {
+  total.seeds += part.seeds
+  total.steps += part.steps
+  total.cpuMs += part.cpuMs
+  total.failures.push(...part.failures)
+  for (const [what, { seeds, times }] of Object.entries(part.coverage)) {
+    const entry = total.coverage[what] ?? { seeds: 0, times: 0 }
+    total.coverage[what] = { seeds: entry.seeds + seeds, times: entry.times + times }
+  }
+}

@@ -7,7 +7,7 @@
 import { parseArgs } from 'node:util'
 import type { BatchReport } from './batch.ts'
 import { missedFloors } from './floors.ts'
-import { findMutation, MUTATIONS, type MutationCase } from './mutations.ts'
+import { findMutation, MUTATIONS, type MutationCase } from './mutation-cases.ts'
 import { runParallelBatch } from './parallel-batch.ts'
 import { shrink } from './shrink.ts'
 import { Simulation, type SimulationResult, type SimulationSetup } from './simulation.ts'

@@ -134,7 +134,9 @@ export class Oracle {
 
   /** A configuration that anybody follows: one content per generation. */
   configuration(configuration: MemberConfiguration): void {
-    const text = JSON.stringify(memberSets(configuration).map((ids) => ids.toSorted()))
+    const text = JSON.stringify(
+      memberSets(configuration).map((ids) => ids.toSorted((a, b) => a - b)),
+    )
     const known = this.#configurations.get(configuration.generation)
     if (known !== undefined && known !== text) {
       throw new Violation('I17', `generation ${configuration.generation} has two contents`)

@@ -6,7 +6,7 @@
 import { expect, test } from 'vitest'
 import { runBatch } from './batch.ts'
 import { missedFloors } from './floors.ts'
-import { DIVERGENCE, findMutation, MUTATIONS } from './mutations.ts'
+import { DIVERGENCE, findMutation, MUTATIONS } from './mutation-cases.ts'
 import { runParallelBatch } from './parallel-batch.ts'
 
 const FRESH_SEEDS = 2_000

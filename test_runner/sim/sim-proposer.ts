@@ -11,12 +11,8 @@ import {
   type MemberConfiguration,
 } from '#libs/protocol/wal-push.ts'
 import { RMGR, XLOG_INFO } from '#libs/wal/format.ts'
-import type {
-  AppendHeader,
-  ProposerCore,
-  ProposerEffect,
-  ProposerEvent,
-} from '../../compute/proposer/core.ts'
+import type { ProposerCore } from '../../compute/proposer/core.ts'
+import type { AppendHeader, ProposerEffect, ProposerEvent } from '../../compute/proposer/events.ts'
 import { buildPayload, WalBuilder } from '../fixtures/wal-builder.ts'
 import type { Coverage } from './coverage.ts'
 import type { FaultKind, Faults } from './faults.ts'
@@ -102,7 +98,7 @@ export class SimProposer {
   }
 
   get endLsn(): Lsn {
-    return this.#builder?.lsn ?? this.core.termStartLsn
+    return this.#builder?.lsn ?? this.#windowStart
   }
 
   crash(): void {
@@ -142,7 +138,12 @@ export class SimProposer {
         this.#fetch(effect)
         break
       case 'elected':
-        this.#onElected(effect.term, effect.startLsn)
+      case 're-elected':
+        this.#onElected(effect.term, effect.startLsn, effect.kind === 're-elected')
+        break
+      case 'deposed':
+        this.#trace('is deposed')
+        this.#options.coverage.count('deposed computes')
         break
       case 'committed':
         this.#onCommitted(effect.lsn)
@@ -169,13 +170,13 @@ export class SimProposer {
     }
   }
 
-  #onElected(term: number, startLsn: Lsn): void {
-    this.#trace('is elected', term, startLsn)
+  #onElected(term: number, startLsn: Lsn, again: boolean): void {
+    this.#trace(again ? 'is elected again' : 'is elected', term, startLsn)
     const { oracle, coverage } = this.#options
-    coverage.count('elections')
+    coverage.count(again ? 'elections in place' : 'elections')
     if (this.core.configuration.newMembers !== null) coverage.count('joint elections')
     oracle.elected(this.#leader())
-    this.#windowStart = startLsn
+    if (!again) this.#windowStart = startLsn
   }
 
   #onCommitted(lsn: Lsn): void {
@@ -210,7 +211,7 @@ export class SimProposer {
     const { random, maxWritePauseMs, limitLsn } = this.#options
     this.host.after(random.next() * maxWritePauseMs, () => {
       if (this.fenced) return
-      if (this.endLsn < limitLsn && this.core.phase === 'elected') {
+      if (this.endLsn < limitLsn) {
         this.#append(() =>
           Array.from({ length: random.int(1, 4) }, () => ({
             info: XLOG_INFO.NOOP,

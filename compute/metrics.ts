@@ -1,5 +1,5 @@
 /** Prometheus metrics of a supervisor; made at the first scrape. */
-import { Gauge } from '@prometheus-io/client'
+import { Counter, Gauge } from '@prometheus-io/client'
 import { parseLsn } from '#libs/lsn.ts'
 import { createMetrics, type Metrics } from '#libs/metrics.ts'
 import type { Supervisor } from './supervisor.ts'
@@ -33,6 +33,7 @@ function register(supervisor: Supervisor): Metrics {
     supervisor.status().state === 'running' ? 1 : 0,
   )
   gauge('term', 'Term this compute was elected with', () => supervisor.status().term ?? 0)
+  registerBackpressure(metrics, supervisor)
   const phases = new Gauge({
     name: 'zenith_compute_start_phase_seconds',
     help: 'How long each phase of the start took',
@@ -45,4 +46,46 @@ function register(supervisor: Supervisor): Metrics {
     },
   })
   return metrics
+}
+
+/** How far the page server is behind, and what writers sleep for that. */
+function registerBackpressure(metrics: Metrics, supervisor: Supervisor): void {
+  const registers = [metrics]
+  const positions = new Gauge({
+    name: 'zenith_compute_pageserver_lsn_bytes',
+    help: 'How far the slowest shard of the page server is: received, on disk, in object storage',
+    labelNames: ['position'],
+    registers,
+    collect() {
+      const pageserver = supervisor.pageserver
+      if (pageserver === null) return
+      positions.set({ position: 'received' }, pageserver.lastReceivedLsn)
+      positions.set({ position: 'disk' }, pageserver.diskConsistentLsn)
+      positions.set({ position: 'object_storage' }, pageserver.remoteConsistentLsn)
+    },
+  })
+  new Gauge({
+    name: 'zenith_compute_backpressure_active',
+    help: '1 while the page server is further behind than a limit allows, so that writers sleep',
+    registers,
+    collect() {
+      this.set(supervisor.backpressure()?.limitExceeded === true ? 1 : 0)
+    },
+  })
+  const counter = (name: string, help: string, read: () => number) =>
+    new Counter({
+      name: `zenith_compute_backpressure_${name}`,
+      help,
+      registers,
+      collect() {
+        this.reset()
+        this.inc(read())
+      },
+    })
+  counter('sleeps_total', 'Naps of writers, of 10 ms each, for the page server to keep up', () => {
+    return supervisor.backpressure()?.sleeps ?? 0
+  })
+  counter('slept_seconds_total', 'How long writers slept for the page server to keep up', () => {
+    return (supervisor.backpressure()?.sleptUs ?? 0) / 1e6
+  })
 }

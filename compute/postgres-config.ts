@@ -4,6 +4,7 @@ import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { computeSettingsConf } from '#libs/pg/compute-settings.ts'
 import { PROTECTED_SETTINGS, protectionOf } from '#libs/pg/protected-settings.ts'
 import { libraryNames, settingLine } from '#libs/pg/setting-text.ts'
+import { PROGRESS_FILE_NAME } from './progress-file.ts'
 
 /** Name that the supervisor's replication connection goes by. */
 export const PROPOSER_NAME = 'walproposer'
@@ -100,6 +101,8 @@ export function protectedSettings({
     'zenith.timeline_id': spec.timelineId,
     'zenith.start_lsn': formatLsn(startLsn),
     'zenith.supervisor_address': supervisorAddress ?? '',
+    // Those that only read have no writers to slow down.
+    ...(spec.mode === 'primary' ? { 'zenith.progress_file': PROGRESS_FILE_NAME } : {}),
     'zenith.protected_settings': PROTECTED_SETTINGS.join(','),
     'zenith.mode': spec.mode,
     // A tablespace of a compute is a folder, which recovery takes for damage otherwise.

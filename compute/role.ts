@@ -6,6 +6,7 @@ import type { ComputeSpec } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, parseLsn } from '#libs/lsn.ts'
+import type { ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
 import { createProposer } from './proposer-of-spec.ts'
 import type { PostgresAddress } from './proposer/postgres-stream.ts'
 import { ReplicaRole } from './replica-role.ts'
@@ -26,6 +27,8 @@ export interface Role {
   stream(options: PostgresAddress & { startLsn: Lsn }): void
   /** Called when Postgres has ended cleanly; resolves when what it wrote is committed. */
   stop(): Promise<void>
+  /** Tells how far the page server is with this compute's WAL, now and whenever that is heard. */
+  onPageserver?(listener: (positions: ShardPositions) => void): void
   /** Tells that replay was paused, which may be for want of larger limits. */
   onPaused?(listener: () => void): void
   /** Tells when this compute must not go on. */

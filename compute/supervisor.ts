@@ -9,6 +9,7 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import type { ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
 import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
 import { readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
@@ -32,6 +33,7 @@ import { fetchOldWal } from './old-wal.ts'
 import type { PhaseClock } from './phase-clock.ts'
 import { LiveSettings } from './live-settings.ts'
 import { protectedSettings } from './postgres-config.ts'
+import { type BackpressureFigures, PROGRESS_FILE_NAME, ProgressFile } from './progress-file.ts'
 import { logTail, Postgres } from './postgres.ts'
 import type { Role } from './role.ts'
 import { keepAccessFiles } from './safekeeper-access.ts'
@@ -65,6 +67,8 @@ export class Supervisor {
   #oldData: string | null = null
   #socketFolder: string | null = null
   #postgres: Postgres | null = null
+  #progress: ProgressFile | null = null
+  #pageserver: ShardPositions | null = null
   #streamsAlready = false
   #endAccessFiles: () => void = () => {}
   #stopTimer: NodeJS.Timeout | undefined
@@ -127,6 +131,16 @@ export class Supervisor {
       error: this.#state.reason,
       phasesMs: clock.phasesMs(),
     }
+  }
+
+  /** How far the page server is with this compute's WAL; null before it has told, and for readers. */
+  get pageserver(): ShardPositions | null {
+    return this.#pageserver
+  }
+
+  /** What writers slept so that the page server can follow; null while there are none. */
+  backpressure(): BackpressureFigures | null {
+    return this.#progress?.figures() ?? null
   }
 
   /** Tells the control plane where this compute stands. */
@@ -257,6 +271,7 @@ export class Supervisor {
       'Postgres needs a data folder',
     )
     if (spec.mode === 'replica') await this.#keepAccessFiles(this.#dataFolder)
+    if (spec.mode === 'primary') this.#shareProgress(this.#dataFolder)
     const postgres = Postgres.start({
       prefix: spec.postgresPrefix,
       dataFolder: this.#dataFolder,
@@ -286,6 +301,15 @@ export class Supervisor {
     this.#endAccessFiles()
     const { spec, log } = this.#options
     this.#endAccessFiles = await keepAccessFiles(spec, ownCredentials(), dataFolder, log)
+  }
+
+  #shareProgress(dataFolder: string): void {
+    const progress = new ProgressFile(join(dataFolder, PROGRESS_FILE_NAME))
+    this.#progress = progress
+    this.#options.role.onPageserver?.((positions) => {
+      this.#pageserver = positions
+      progress.tell(positions)
+    })
   }
 
   /** Once per branch, so the control plane has to know before anybody can make new ones. */

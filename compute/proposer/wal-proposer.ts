@@ -78,6 +78,7 @@ export class WalProposer {
   readonly #horizon = new StandbyHorizon()
   #fencedReason: string | null = null
   #stopped = false
+  #onPageserver: (positions: ShardPositions) => void = () => {}
   readonly #fencedCallbacks: ((reason: string) => void)[] = []
   #electionWaiter: { resolve: (won: Election) => void; reject: (error: Error) => void } | null =
     null
@@ -152,6 +153,13 @@ export class WalProposer {
   onFenced(callback: (reason: string) => void): void {
     this.#fencedCallbacks.push(callback)
     if (this.#fencedReason !== null) callback(this.#fencedReason)
+  }
+
+  /** Calls back now and whenever the page server's positions have been heard. One listener. */
+  onPageserver(listener: (positions: ShardPositions) => void): void {
+    this.#onPageserver = listener
+    const positions = this.#shards.lowest
+    if (positions !== null) listener(positions)
   }
 
   status(): WalProposerStatus {
@@ -328,6 +336,8 @@ export class WalProposer {
 
   #onFeedback(feedbacks: readonly PageserverFeedback[]): void {
     for (const feedback of feedbacks) this.#shards.heard(feedback)
+    const positions = this.#shards.lowest
+    if (positions !== null) this.#onPageserver(positions)
   }
 
   #onWal(wal: Buffer): void {

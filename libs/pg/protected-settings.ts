@@ -45,6 +45,7 @@ const REASONS: Readonly<Record<string, string>> = {
   recovery_target_xid: RECOVERY,
   'zenith.mode': STORAGE,
   'zenith.pageserver_connstring': STORAGE,
+  'zenith.progress_file': STORAGE,
   'zenith.protected_settings': STORAGE,
   'zenith.start_lsn': STORAGE,
   'zenith.supervisor_address': STORAGE,

@@ -29,7 +29,11 @@ static char *zenith_start_lsn_string = NULL;
 char	   *zenith_supervisor_address = NULL;
 char	   *zenith_protected_settings = NULL;
 XLogRecPtr	zenith_start_lsn = InvalidXLogRecPtr;
-int			zenith_max_apply_lag_mb = 1024;
+char	   *zenith_progress_file = NULL;
+int			zenith_max_write_lag_mb = 500;
+int			zenith_max_flush_lag_mb = 10 * 1024;
+int			zenith_max_apply_lag_mb = 0;
+int			zenith_max_backpressure_delay_ms = 30000;
 int			zenith_readahead_pages = 256;
 int			zenith_file_cache_mb = 0;
 int			zenith_max_database_copy_mb = 1024;
@@ -167,6 +171,13 @@ zenith_define_settings(void)
 							   "",
 							   PGC_POSTMASTER, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
+	DefineCustomStringVariable("zenith.progress_file",
+							   "File in which the supervisor tells how far the page server is.",
+							   "If it is empty, only zenith.max_replication_apply_lag has an effect.",
+							   &zenith_progress_file,
+							   "",
+							   PGC_POSTMASTER, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	DefineCustomStringVariable("zenith.protected_settings",
 							   "Settings that ALTER SYSTEM may not change, separated by commas.",
 							   NULL,
@@ -174,12 +185,33 @@ zenith_define_settings(void)
 							   "",
 							   PGC_POSTMASTER, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.max_replication_write_lag",
+							"WAL that the page server may still have to receive before writers are slowed down.",
+							"0 means without limit.",
+							&zenith_max_write_lag_mb,
+							500, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.max_replication_flush_lag",
+							"WAL that the page server may still have to write to its disk before writers are slowed down.",
+							"0 means without limit.",
+							&zenith_max_flush_lag_mb,
+							10 * 1024, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
 	DefineCustomIntVariable("zenith.max_replication_apply_lag",
-							"WAL by which the page server may lag behind before writers are slowed down.",
+							"WAL that the page server may still have to put in object storage before writers are slowed down.",
 							"0 means without limit.",
 							&zenith_max_apply_lag_mb,
-							1024, 0, INT_MAX,
+							0, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.max_backpressure_delay",
+							"Time that a statement is held up in all when the page server is too far behind.",
+							"Less if the page server stands still.",
+							&zenith_max_backpressure_delay_ms,
+							30000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("zenith.readahead_pages",
 							"Pages that each backend keeps for reading ahead.",

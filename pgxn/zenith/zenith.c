@@ -57,6 +57,7 @@ request_shared_memory(void)
 	RequestAddinShmemSpace(zenith_side_shmem_size());
 	RequestAddinShmemSpace(zenith_file_cache_shmem_size());
 	RequestAddinShmemSpace(zenith_sequence_shmem_size());
+	RequestAddinShmemSpace(zenith_backpressure_shmem_size());
 	RequestNamedLWLockTranche("ZenithSequenceState", ZENITH_SEQUENCE_LOCKS);
 	RequestNamedLWLockTranche("ZenithFileCache", ZENITH_FILE_CACHE_LOCKS);
 	RequestNamedLWLockTranche("ZenithRelationSize", ZENITH_SIZE_LOCKS);
@@ -70,6 +71,7 @@ start_shared_memory(void)
 		previous_shmem_startup_hook();
 
 	zenith_check_settings();
+	zenith_progress_startup();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	zenith_counters_shmem_init();
@@ -78,6 +80,7 @@ start_shared_memory(void)
 	zenith_side_shmem_init();
 	zenith_file_cache_shmem_init();
 	zenith_sequence_shmem_init();
+	zenith_backpressure_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 
 	zenith_wait_connect = WaitEventExtensionNew("ZenithPageserverConnect");

@@ -51,7 +51,11 @@ extern char *zenith_timeline_id;
 extern XLogRecPtr zenith_start_lsn;
 extern char *zenith_supervisor_address;
 extern char *zenith_protected_settings;
+extern char *zenith_progress_file;
+extern int	zenith_max_write_lag_mb;
+extern int	zenith_max_flush_lag_mb;
 extern int	zenith_max_apply_lag_mb;
+extern int	zenith_max_backpressure_delay_ms;
 extern int	zenith_readahead_pages;
 extern int	zenith_file_cache_mb;
 extern int	zenith_max_database_copy_mb;
@@ -89,7 +93,9 @@ extern void zenith_check_settings(void);
 	X(REDO_SKIPPED, "redo_skipped", "changes of blocks that a standby did not replay, not having them in memory") \
 	X(SIDE_PAGES_WRITTEN, "side_pages_written", "pages of index builds written to the side files") \
 	X(SIDE_PAGES_READ, "side_pages_read", "pages of index builds read from the side files") \
-	X(BACKPRESSURE_US, "backpressure_us", "microseconds that writers slept for the page server to keep up")
+	X(BACKPRESSURE_US, "backpressure_us", "microseconds that writers slept for the page server to keep up") \
+	X(BACKPRESSURE_WAITS, "backpressure_waits", "times that a writer found the page server too far behind") \
+	X(BACKPRESSURE_GIVEN_UP, "backpressure_given_up", "times that a writer went on although it was, having slept enough")
 
 #define ZENITH_COUNTER_ID(id, name, description) ZENITH_##id,
 typedef enum ZenithCounter
@@ -275,7 +281,23 @@ extern XLogRecPtr zenith_quorum_lsn(void);
 /* replication_state.c */
 extern void zenith_replication_state_register(void);
 
+/* progress.c: how far the page server is */
+typedef enum ZenithPosition
+{
+	ZENITH_RECEIVED,			/* in its memory */
+	ZENITH_ON_DISK,
+	ZENITH_IN_OBJECT_STORAGE,
+} ZenithPosition;
+#define ZENITH_POSITION_COUNT 3
+
+extern void zenith_progress_startup(void);
+extern void zenith_progress(XLogRecPtr lsns[ZENITH_POSITION_COUNT]);
+extern void zenith_progress_slept(uint64 microseconds);
+extern void zenith_progress_holds_up(bool yes);
+
 /* backpressure.c */
+extern Size zenith_backpressure_shmem_size(void);
+extern void zenith_backpressure_shmem_init(void);
 extern void zenith_backpressure_register(void);
 extern void zenith_backpressure(void);
 extern uint64 zenith_apply_lag(void);

@@ -1,0 +1,79 @@
+/**
+ * The file in which the supervisor tells the backends of its Postgres how far the page server is, and
+ * they tell it how long writers had to sleep for that. Format: `docs/formats/progress-file.md`.
+ *
+ * Backends have it mapped, so what is told costs one small write here and a few loads there, and no
+ * connection, query or wake-up.
+ */
+import { chownSync, closeSync, openSync, readSync, writeSync } from 'node:fs'
+import type { Lsn } from '#libs/lsn.ts'
+import type { ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
+import { runAs } from '#libs/system-user.ts'
+
+/** Name within the data folder. */
+export const PROGRESS_FILE_NAME = 'zenith_progress'
+
+const FILE_BYTES = 4096
+const MAGIC = 0x4752505a
+const VERSION = 1
+const POSITIONS_AT = 8
+const POSITIONS_BYTES = 32
+const SLEPT_AT = 64
+const SLEPT_BYTES = 24
+const CHECK = 0x5a65_6e69_7468_5052n
+
+/** What writers of this compute slept since it started. */
+export interface BackpressureFigures {
+  sleeps: number
+  sleptUs: number
+  /** Some position is further behind than its limit allows. */
+  limitExceeded: boolean
+}
+
+export class ProgressFile {
+  readonly #descriptor: number
+  readonly #positions = Buffer.alloc(POSITIONS_BYTES)
+  readonly #slept = Buffer.alloc(SLEPT_BYTES)
+
+  /** Makes the file anew; Postgres must not be running yet. */
+  constructor(path: string) {
+    this.#descriptor = openSync(path, 'w+', 0o600)
+    const bytes = Buffer.alloc(FILE_BYTES)
+    bytes.writeUInt32LE(MAGIC, 0)
+    bytes.writeUInt32LE(VERSION, 4)
+    writeSync(this.#descriptor, bytes)
+    this.#write(0, 0, 0)
+    const user = runAs()
+    if (user !== null) chownSync(path, user.uid, user.gid)
+  }
+
+  /** Tells the backends the positions of the slowest shard. */
+  tell({ lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn }: ShardPositions): void {
+    this.#write(lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn)
+  }
+
+  figures(): BackpressureFigures {
+    readSync(this.#descriptor, this.#slept, 0, SLEPT_BYTES, SLEPT_AT)
+    return {
+      sleeps: Number(this.#slept.readBigUInt64LE(0)),
+      sleptUs: Number(this.#slept.readBigUInt64LE(8)),
+      limitExceeded: this.#slept.readBigUInt64LE(16) === 1n,
+    }
+  }
+
+  close(): void {
+    closeSync(this.#descriptor)
+  }
+
+  /** One call for all, so that a reader hardly ever sees a part of it; the check word tells if it does. */
+  #write(...lsns: [Lsn, Lsn, Lsn]): void {
+    let check = CHECK
+    for (const [index, lsn] of lsns.entries()) {
+      const value = BigInt(lsn)
+      this.#positions.writeBigUInt64LE(value, index * 8)
+      check ^= value
+    }
+    this.#positions.writeBigUInt64LE(check, 24)
+    writeSync(this.#descriptor, this.#positions, 0, POSITIONS_BYTES, POSITIONS_AT)
+  }
+}

@@ -283,6 +283,74 @@ describe('acceptor', () => {
     expect(acceptor.control.term).toBe(5)
   })
 
+  describe('what a peer calls committed', () => {
+    const peer = (term: number, lastLogTerm: number, commitLsn: number) =>
+      acceptor.step({
+        kind: 'peer',
+        peer: {
+          term,
+          lastLogTerm,
+          commitLsn,
+          peerHorizonLsn: START,
+          remoteConsistentLsn: START,
+        },
+      })
+
+    /** Three records of term 1, durable, nothing committed. */
+    function followed(): number[] {
+      lead()
+      const ends = [100, 100, 100].map((length) => wal.appendNoop(length).endLsn)
+      append(1, 1, START, ends[2]!)
+      flushed(ends[2]!)
+      return ends
+    }
+
+    it('is committed here when both logs end in one term', () => {
+      const ends = followed()
+      expect(peer(1, 1, ends[1]!)).toEqual([{ kind: 'committed', lsn: ends[1] }])
+      expect(peer(1, 1, ends[0]!)).toEqual([])
+      peer(1, 1, ends[2]! + 4096)
+      expect(acceptor.commitLsn).toBe(ends[2])
+    })
+
+    it('is not when the logs end in different terms', () => {
+      const ends = followed()
+      expect(peer(1, 0, ends[1]!)).toEqual([])
+      expect(peer(0, 2, ends[1]!)).toEqual([])
+      expect(acceptor.commitLsn).toBe(START)
+    })
+
+    /**
+     * Five safekeepers a to e. a and d hold term 1 up to the third record, b, c and e up to the
+     * first. Leader 2 wins by b, c, e and stalls. Leader 3 wins by a, b, c from the third record on,
+     * commits that, and is still filling e, which has the second record: last log term 1, commit
+     * there, term 3. This is d: were it to adopt e's commit, the late Elected of leader 2, which cuts
+     * at the first record, would have to cut below it. The WAL is safe on a, b, c all the while.
+     */
+    it('is not from a peer of a higher term, since a leader between may still cut', () => {
+      const [first, second, third] = followed() as [number, number, number]
+      expect(peer(3, 1, second)).toEqual([])
+      expect(acceptor.commitLsn).toBe(START)
+      greet(2)
+      const late = [...CONTROL.history, { term: 1, startLsn: START }, { term: 2, startLsn: first }]
+      expect(kinds(elect(2, 2, first, late))).toEqual(['truncate', 'persist', 'send'])
+      expect(acceptor.writeLsn).toBe(first)
+      expect(third).toBeGreaterThan(second)
+    })
+
+    it('is again once its own term has reached the peer: no older leader is followed then', () => {
+      const [first, second] = followed() as [number, number, number]
+      greet(2)
+      vote(2, 3)
+      expect(peer(3, 1, second)).toEqual([{ kind: 'committed', lsn: second }])
+      const late = [...CONTROL.history, { term: 1, startLsn: START }, { term: 2, startLsn: first }]
+      greet(3)
+      expect(elect(3, 2, first, late)).toMatchObject([
+        { kind: 'send', message: { kind: 'ack', term: 3, flushLsn: 0 } },
+      ])
+    })
+  })
+
   it('keeps the backup position rising and within commit', () => {
     lead()
     const end = wal.appendNoop(100).endLsn

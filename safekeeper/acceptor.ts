@@ -11,8 +11,7 @@
  * the last whole durable record, appears in votes and acks.
  */
 import { assert } from '#libs/errors.ts'
-import { formatLsn, type Lsn, segmentNumber, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
-import { allMembers, configurationProblem, sameMembers } from '#libs/protocol/quorum.ts'
+import { formatLsn, type Lsn, segmentNumber } from '#libs/lsn.ts'
 import { commonPoint, cutHistory, lastLogTerm } from '#libs/protocol/term-history.ts'
 import {
   type AcceptorMessage,
@@ -29,7 +28,9 @@ import {
 import { ShardFeedbacks } from '#libs/protocol/shard-feedbacks.ts'
 import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
 import { RecordScanner } from '#libs/wal/record-scanner.ts'
+import { AcceptorInvariants, type AcceptorView } from './acceptor-invariants.ts'
 import type { ControlState } from './control-state.ts'
+import { configurationRefusal, greetingRefusal } from './greeting-check.ts'
 
 /** A proposer that skips further ahead would use up the terms. */
 const MAX_TERM_STEP = 4294967296
@@ -117,6 +118,7 @@ export class Acceptor {
   /** Appends not yet durable: where each ends, and the record end known there. */
   #unflushed: { writeLsn: Lsn; recordEndLsn: Lsn }[] = []
   #scanner: RecordScanner
+  readonly #invariants: AcceptorInvariants
   readonly #greeted = new Map<number, Greeted>()
   #streaming: Streaming | null = null
   readonly #shards: ShardFeedbacks
@@ -137,7 +139,7 @@ export class Acceptor {
     this.#leaderCommit = options.control.commitLsn
     this.#scanner = new RecordScanner(options.flushLsn)
     this.#shards = new ShardFeedbacks(1, options.control.remoteConsistentLsn)
-    this.#check()
+    this.#invariants = new AcceptorInvariants(this.#view())
   }
 
   get control(): ControlState {
@@ -210,16 +212,20 @@ export class Acceptor {
       case 'backed-up':
         this.#raise('backupLsn', event.lsn)
     }
-    this.#check()
+    this.#invariants.check(this.#view())
     return effects
   }
 
-  #check(): void {
-    assert(this.#control.startLsn <= this.#commit, 'commit is not below the start of the timeline')
-    assert(this.#commit <= this.#flush, 'commit is not beyond flush')
-    assert(this.#flush <= this.#recordEnd, 'flush is not beyond the last whole record')
-    assert(this.#recordEnd <= this.#write, 'a whole record has been written')
-    assert(this.#savedCommit <= this.#commit, 'the stored commit is not beyond commit')
+  #view(): AcceptorView {
+    return {
+      control: this.#control,
+      savedCommit: this.#savedCommit,
+      commit: this.#commit,
+      flush: this.#flush,
+      recordEnd: this.#recordEnd,
+      write: this.#write,
+      epoch: this.#epoch,
+    }
   }
 
   #onMessage(connection: number, message: ProposerMessage, effects: AcceptorEffect[]): void {
@@ -246,7 +252,7 @@ export class Acceptor {
 
   #onGreeting(connection: number, greeting: ProposerGreeting, effects: AcceptorEffect[]): void {
     const control = this.#control
-    const refusal = this.#refusal(greeting)
+    const refusal = greetingRefusal(control, this.#nodeId, greeting)
     if (refusal !== null) {
       this.#close(connection, refusal, effects)
       return
@@ -270,37 +276,6 @@ export class Acceptor {
     })
   }
 
-  #refusal(greeting: ProposerGreeting): string | null {
-    const control = this.#control
-    if (greeting.tenantId !== control.tenantId || greeting.timelineId !== control.timelineId) {
-      return 'the greeting names another timeline than the connection'
-    }
-    if (greeting.walSegmentSize !== WAL_SEGMENT_SIZE) {
-      return `WAL segments of ${greeting.walSegmentSize} bytes are not supported`
-    }
-    const major = (version: number) => Math.floor(version / 10_000)
-    if (greeting.pgVersion !== 0 && major(greeting.pgVersion) !== major(control.pgVersion)) {
-      return `this timeline belongs to Postgres ${major(control.pgVersion)}`
-    }
-    if (greeting.systemId !== 0n && greeting.systemId !== control.systemId) {
-      return `system identifier ${greeting.systemId} is not that of this timeline`
-    }
-    return this.#configurationRefusal(greeting.configuration)
-  }
-
-  #configurationRefusal(offered: MemberConfiguration): string | null {
-    const own = this.#control.configuration
-    if (offered.generation < own.generation) return null
-    const problem = configurationProblem(offered)
-    if (problem !== null) return problem
-    if (offered.generation === own.generation) {
-      if (sameMembers(offered, own)) return null
-      return `generation ${own.generation} has other members here`
-    }
-    if (allMembers(offered).some((member) => member.id === this.#nodeId)) return null
-    return `members of generation ${offered.generation} do not include this safekeeper`
-  }
-
   /**
    * What was received under the members of before is made durable first: an answer that names our
    * position must cover every byte that those members may still count. Their leader's connections
@@ -321,13 +296,11 @@ export class Acceptor {
     configuration: MemberConfiguration,
     effects: AcceptorEffect[],
   ): void {
-    const own = this.#control.configuration.generation
-    const lower = configuration.generation < own
-    const refusal = lower
-      ? `members are at generation ${own} already, which is above ${configuration.generation}`
-      : this.#configurationRefusal(configuration)
-    if (refusal === null && configuration.generation > own) this.#switchTo(configuration, effects)
-    else if (refusal === null) effects.push({ kind: 'flush' })
+    const own = this.#control.configuration
+    const refusal = configurationRefusal(own, this.#nodeId, configuration)
+    if (refusal === null && configuration.generation > own.generation) {
+      this.#switchTo(configuration, effects)
+    } else if (refusal === null) effects.push({ kind: 'flush' })
     effects.push({ kind: 'answer', request, refusal })
   }
 
@@ -444,6 +417,7 @@ export class Acceptor {
   }
 
   #truncate(lsn: Lsn, effects: AcceptorEffect[]): void {
+    assert(lsn >= this.#commit, 'I10: what is committed is never cut')
     this.#scanner = new RecordScanner(lsn)
     if (this.#write === lsn) return
     // Bytes below the cut that are still queued: they stay, so they must be durable too.

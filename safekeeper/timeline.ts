@@ -470,7 +470,13 @@ export class Timeline {
     const done = this.#controlFile.write(control).then(() => {
       if (this.#halted === null) this.dispatch({ kind: 'persisted', commitLsn: control.commitLsn })
     })
-    if (!background) return done
+    if (!background) {
+      const { term, history, configuration } = control
+      const { generation } = configuration
+      const entry = history.at(-1)
+      this.#log.info({ term, historyEnd: entry, generation }, 'storing term, history and members')
+      return done
+    }
     done.catch((error: unknown) => fatalDiskError(error, `storing the control file`))
     return null
   }

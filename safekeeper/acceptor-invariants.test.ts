@@ -49,7 +49,7 @@ describe('invariants of an acceptor', () => {
     ['I9', { commit: START + 1608, recordEnd: START + 1608 }],
     ['I9', { savedCommit: START + 808 }],
     ['I16', { write: START + 1600 }],
-    ['I17', control({ configuration: { ...CONTROL.configuration } })],
+    ['I17', control({ configuration: { ...CONTROL.configuration, members: [] } })],
     ['I17', control({ configuration: { ...CONTROL.configuration, generation: 1 } })],
     ['I21', control({ backupLsn: START + 808 })],
   ]

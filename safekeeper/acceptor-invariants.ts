@@ -4,6 +4,7 @@
  */
 import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
+import { sameMembers } from '#libs/protocol/quorum.ts'
 import { isTermHistory, type TermEntry } from '#libs/protocol/term-history.ts'
 import type { ControlState } from './control-state.ts'
 
@@ -52,9 +53,10 @@ function checkPositions(view: AcceptorView): void {
 
 function checkControl(control: ControlState, before: ControlState): void {
   assert(control.term >= before.term, 'I1: the term never falls')
-  const generation = control.configuration.generation
+  const [members, membersBefore] = [control.configuration, before.configuration]
   assert(
-    control.configuration === before.configuration || generation > before.configuration.generation,
+    members.generation > membersBefore.generation ||
+      (members.generation === membersBefore.generation && sameMembers(members, membersBefore)),
     'I17: other members have a higher generation',
   )
   if (control.history === before.history) return

@@ -13,6 +13,8 @@ const SCRATCH = new Set([
   '$crc',
   '$recordStart',
   '$paddingEnd',
+  // A copy of what the rest says.
+  '$invariants',
 ])
 
 export interface AcceptorStep {

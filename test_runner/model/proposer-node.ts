@@ -5,16 +5,12 @@
  * Time stands still at 0. Waits end when the model says so: `time` lets a chosen kind of wait pass.
  */
 import type { MemberConfiguration } from '#libs/protocol/wal-push.ts'
-import {
-  ABANDON_MS,
-  type AppendHeader,
-  ProposerCore,
-  type ProposerEffect,
-  type ProposerEvent,
-} from '../../compute/proposer/core.ts'
+import { ABANDON_MS, ProposerCore } from '../../compute/proposer/core.ts'
+import type { AppendHeader, ProposerEffect, ProposerEvent } from '../../compute/proposer/events.ts'
 import { copyOf, fingerprint, Interner } from './snapshot.ts'
 
-const NOTHING: ReadonlySet<string> = new Set()
+/** How long the next wait will be matters to clocks only. */
+const STATELESS: ReadonlySet<string> = new Set(['$waitFactor'])
 
 export type ProposerMove =
   | { kind: 'event'; event: ProposerEvent }
@@ -22,7 +18,7 @@ export type ProposerMove =
   | { kind: 'news' }
   /** Waits before a connection or fetch is tried again are over. */
   | { kind: 'time' }
-  /** The best voter has been away for long. */
+  /** The best voter has been away for long; a rival had its time. */
   | { kind: 'long-time' }
   | { kind: 'relay'; node: number; beginLsn: number; endLsn: number }
 
@@ -80,7 +76,7 @@ export class ProposerNodes {
   }
 
   #id(core: ProposerCore): number {
-    return this.#states.id(fingerprint(core, NOTHING), core)
+    return this.#states.id(fingerprint(core, STATELESS), core)
   }
 }
 
@@ -100,7 +96,11 @@ function perform(core: ProposerCore, move: ProposerMove): ProposerOutput[] {
       break
     case 'time':
     case 'long-time': {
-      const { $nodes } = core as unknown as { $nodes: Map<number, Waits> }
+      const { $nodes, $tenure } = core as unknown as {
+        $nodes: Map<number, Waits>
+        $tenure: { $campaignAtMs: number }
+      }
+      if (move.kind === 'long-time') $tenure.$campaignAtMs = 0
       for (const node of $nodes.values()) {
         node.reconnectAtMs = Math.min(node.reconnectAtMs, 0)
         node.fetchAtMs = Math.min(node.fetchAtMs, 0)

@@ -106,7 +106,15 @@ export class World {
   readonly #messages = new Interner<ProposerMessage | AcceptorMessage>()
   readonly #configuration: MemberConfiguration
   /** How often something worth seeing happened, over all states explored. */
-  readonly seen = { elections: 0, commits: 0, truncations: 0, crashes: 0, fetches: 0, fenced: 0 }
+  readonly seen = {
+    elections: 0,
+    reelections: 0,
+    commits: 0,
+    truncations: 0,
+    crashes: 0,
+    fetches: 0,
+    fenced: 0,
+  }
 
   constructor(options: ModelOptions) {
     this.options = options
@@ -230,7 +238,8 @@ export class World {
     }
     move('tells of a commit', 'news', { kind: 'news' })
     move('tries again', 'time', { kind: 'time' })
-    if (core.phase === 'elected' && compute.base < 0) {
+    const deposed = core.phase === 'collecting' && compute.base >= 0
+    if (deposed || (core.phase === 'elected' && compute.base < 0)) {
       move('has waited long', 'long-time', { kind: 'long-time' })
     }
     for (const fetch of compute.fetches) {
@@ -342,6 +351,10 @@ export class World {
           beginLsn: output.beginLsn,
           endLsn: output.endLsn,
         })
+        break
+      case 're-elected':
+        this.seen.reelections += 1
+        this.#elected(state, index, output.term, output.startLsn)
         break
       case 'elected':
         this.#elected(state, index, output.term, output.startLsn)

@@ -13,8 +13,10 @@ import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Access, routeGuard } from './access.ts'
 import { type ControlState, newControlState } from './control-state.ts'
+import { addMembershipRoutes } from './membership/routes.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
 import { segmentEnd, type Timeline } from './timeline.ts'
+import { answer } from './route-schema.ts'
 import type { Timelines } from './timelines.ts'
 
 const DEFAULT_PG_VERSION = 170011
@@ -65,14 +67,22 @@ export async function createSafekeeperHttp(options: SafekeeperHttpOptions): Prom
   )
   app.delete(
     deleteTimeline.path,
-    { schema: { ...answer(deleteTimeline), params: deleteTimeline.params } },
-    async (request) => ({
+    {
+      schema: {
+        ...answer(deleteTimeline),
+        params: deleteTimeline.params,
+        querystring: deleteTimeline.querystring,
+      },
+    },
+    async ({ params, query }) => ({
       deleted: await timelines.delete(
-        parseTenantId(request.params.tenantId),
-        parseTimelineId(request.params.timelineId),
+        parseTenantId(params.tenantId),
+        parseTimelineId(params.timelineId),
+        query.generation === undefined ? null : Number(query.generation),
       ),
     }),
   )
+  addMembershipRoutes(app, timelines)
   app.get(
     digest.path,
     { schema: { ...answer(digest), params: digest.params, querystring: digest.querystring } },
@@ -82,13 +92,6 @@ export async function createSafekeeperHttp(options: SafekeeperHttpOptions): Prom
     },
   )
   return app
-}
-
-function answer<R>(route: { summary: string; response: R }): {
-  summary: string
-  response: { 200: R }
-} {
-  return { summary: route.summary, response: { 200: route.response } }
 }
 
 function initialState(
@@ -134,6 +137,8 @@ function describe(timeline: Timeline): SafekeeperTimeline {
     remoteConsistentLsn: formatLsn(control.remoteConsistentLsn),
     generation: control.configuration.generation,
     members: control.configuration.members,
+    newMembers: control.configuration.newMembers,
+    localStartLsn: formatLsn(control.localStartLsn),
     pgVersion: control.pgVersion,
     systemId: String(control.systemId),
     computeConnected: timeline.computeConnected,

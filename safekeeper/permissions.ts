@@ -24,6 +24,7 @@ const ROUTE_PERMISSIONS: Partial<Record<SafekeeperRouteName, readonly Scope[]>> 
   status: ['sk-admin', 'sk-peer'],
   getTimeline: ['sk-admin', 'sk-peer', 'wal-read', 'compute-write'],
   digest: ['sk-admin', 'sk-peer'],
+  control: ['sk-admin', 'sk-peer'],
 }
 
 /** Open to everybody: they tell nothing of anybody's data. */

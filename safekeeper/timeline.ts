@@ -163,6 +163,11 @@ export class Timeline {
     return { ...this.#acceptor.control, localStartLsn: this.#store.localStartLsn }
   }
 
+  /** What the control file on disk says: nothing newer, that a crash would take back. */
+  get stored(): ControlState {
+    return this.#controlFile.stored
+  }
+
   get flushLsn(): Lsn {
     return this.#acceptor.flushLsn
   }
@@ -502,10 +507,11 @@ export class Timeline {
   }
 }
 
-function segmentDisk(
+/** The files of a timeline whose control file has been read or written. */
+export function segmentDisk(
   directory: string,
   controlFile: ControlFile,
-  { spares }: TimelineContext,
+  { spares }: Pick<TimelineContext, 'spares'>,
 ): SegmentDisk {
   return new SegmentDisk(directory, { spares, controlFile, start: controlFile.stored })
 }

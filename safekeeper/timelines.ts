@@ -1,10 +1,13 @@
 /** The timelines of one safekeeper: loaded at start, created and deleted only when told to. */
 import { randomBytes } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, unlink } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import type { ControlState } from './control-state.ts'
+import { buildCopy, checkOrder, type PullOrder, pullingFolder } from './membership/pull.ts'
+import { PullJobs, type PullProgress } from './membership/pull-jobs.ts'
+import { Tombstones } from './membership/tombstones.ts'
 import { replaceFile, syncDirectory } from './store/files.ts'
 import { DiskReserve } from './store/disk-reserve.ts'
 import { SpareSegments } from './store/spare-segments.ts'
@@ -32,10 +35,13 @@ export class Timelines {
   readonly #entries = new Map<string, Entry>()
   /** Creations and deletions under way, so that two of the same timeline follow each other. */
   readonly #changing = new Map<string, Promise<unknown>>()
+  readonly #pulls = new PullJobs()
+  readonly tombstones: Tombstones
   readonly #timer: NodeJS.Timeout
 
-  private constructor(dataDir: string, context: TimelineContext) {
+  private constructor(dataDir: string, tombstones: Tombstones, context: TimelineContext) {
     this.#dataDir = dataDir
+    this.tombstones = tombstones
     this.#root = join(dataDir, 'tenants')
     this.#context = context
     this.#timer = setInterval(() => this.#tick(), TICK_MS)
@@ -49,7 +55,9 @@ export class Timelines {
     const spares = await SpareSegments.open(join(dataDir, 'spares'), SPARE_SEGMENTS)
     const reserve = await DiskReserve.open(join(dataDir, 'reserve'))
     const slots = new WriteSlots(CONCURRENT_WRITES)
-    const timelines = new Timelines(dataDir, { ...options, incarnation, spares, reserve, slots })
+    const tombstones = await Tombstones.open(dataDir)
+    const context = { ...options, incarnation, spares, reserve, slots }
+    const timelines = new Timelines(dataDir, tombstones, context)
     const afterCleanStop = await takeMarker(dataDir)
     const loads: (() => Promise<void>)[] = []
     for (const tenant of await readdir(root)) {
@@ -92,6 +100,8 @@ export class Timelines {
   /** Creates a timeline; the same one again is fine. Throws `already_exists` when it differs. */
   create(control: ControlState): Promise<Timeline> {
     return this.#change(`${control.tenantId}/${control.timelineId}`, async (key) => {
+      const { tenantId, timelineId } = control
+      this.tombstones.check(tenantId, timelineId, control.configuration.generation)
       const existing = this.#entries.get(key)
       if (existing?.kind === 'broken') throw existing.error
       if (existing) {
@@ -109,24 +119,101 @@ export class Timelines {
     })
   }
 
-  /** Removes a timeline with its WAL. False when it was not there. */
-  delete(tenantId: TenantId, timelineId: TimelineId): Promise<boolean> {
-    return this.#change(`${tenantId}/${timelineId}`, async (key) => {
+  /**
+   * Makes the timeline whole here for the members of a generation, by copying it from another
+   * safekeeper if it is not here yet. Answers after a moment with how far that is; asking again joins
+   * the copy. Throws `precondition_failed` for a generation below the one that is here, or deleted.
+   */
+  async pull(order: PullOrder): Promise<PullProgress> {
+    const { tenantId, timelineId } = order.target
+    const { configuration } = order
+    const key = `${tenantId}/${timelineId}`
+    checkOrder(order, this.#context.nodeId)
+    this.tombstones.check(tenantId, timelineId, configuration.generation)
+    const existing = this.#entries.get(key)
+    if (existing?.kind === 'open') {
+      await existing.timeline.configure(configuration)
+      return { finished: true, copiedBytes: 0, totalBytes: 0 }
+    }
+    return this.#pulls.run(key, configuration.generation, async (signal, progress) => {
+      const directory = pullingFolder(join(this.#root, tenantId), timelineId)
+      const log = this.#context.log.child({ timeline: timelineId })
+      await buildCopy(order, { timeline: this.#context, directory, log, signal, progress })
+      await this.#change(key, () => this.#takeCopy(key, directory, order))
+    })
+  }
+
+  /** Puts a finished copy in its place, unless something happened there in the meantime. */
+  async #takeCopy(key: string, built: string, order: PullOrder): Promise<void> {
+    const { tenantId, timelineId } = order.target
+    this.tombstones.check(tenantId, timelineId, order.configuration.generation)
+    const before = this.#entries.get(key)
+    const directory = join(this.#root, key)
+    if (before?.kind === 'open') {
+      await rm(built, { recursive: true, force: true })
+      return await before.timeline.configure(order.configuration)
+    }
+    // A damaged timeline gives way to a whole copy, and not before there is one.
+    if (before?.kind === 'broken') await this.#setAside(tenantId, timelineId)
+    await rename(built, directory)
+    await syncDirectory(dirname(directory))
+    const timeline = await Timeline.open(directory, this.#context, true)
+    this.#entries.set(key, { kind: 'open', timeline })
+    this.#context.metrics.timelines.set(this.#entries.size)
+  }
+
+  /**
+   * Removes a timeline with its WAL for good: it cannot come back under `generation` or a lower one.
+   * Null stands for the generation that is here. False when it was not here. Throws
+   * `precondition_failed` when a higher generation is here.
+   */
+  async delete(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    generation: number | null,
+  ): Promise<boolean> {
+    const key = `${tenantId}/${timelineId}`
+    const deleted = await this.#change(key, async () => {
       const entry = this.#entries.get(key)
+      const own = entry?.kind === 'open' ? entry.timeline.control.configuration.generation : null
+      if (generation !== null) this.#refuseOldDeletion(key, generation)
+      const last = generation ?? own
+      // Durable before anything is gone: whoever asks afterwards, or after a crash, is told.
+      if (last !== null) await this.tombstones.add(tenantId, timelineId, last)
       if (entry === undefined) return false
       this.#entries.delete(key)
       if (entry.kind === 'open') await entry.timeline.close()
-      const doomed = join(this.#root, tenantId, `deleting-${timelineId}`)
-      await rename(join(this.#root, key), doomed)
-      await syncDirectory(join(this.#root, tenantId))
-      await rm(doomed, { recursive: true, force: true })
+      await this.#setAside(tenantId, timelineId)
       this.#context.metrics.timelines.set(this.#entries.size)
       return true
     })
+    // A copy that was being made finds the tombstone, or is called off here.
+    await this.#pulls.stop(key)
+    return deleted
+  }
+
+  #refuseOldDeletion(key: string, generation: number): void {
+    const entry = this.#entries.get(key)
+    if (entry?.kind !== 'open') return
+    const own = entry.timeline.control.configuration.generation
+    if (own <= generation) return
+    throw new ZenithError(
+      'precondition_failed',
+      `the timeline is here at generation ${own}, so it is not deleted for generation ${generation}`,
+    )
+  }
+
+  async #setAside(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+    const folder = join(this.#root, tenantId)
+    const doomed = join(folder, `deleting-${timelineId}`)
+    await rename(join(folder, timelineId), doomed)
+    await syncDirectory(folder)
+    await rm(doomed, { recursive: true, force: true })
   }
 
   async close(): Promise<void> {
     clearInterval(this.#timer)
+    await this.#pulls.close()
     const closed = await Promise.all(this.list().map((timeline) => timeline.close()))
     await this.#context.spares.close()
     if (closed.every(Boolean)) await replaceFile(join(this.#dataDir, CLEAN_MARKER), Buffer.alloc(0))
@@ -140,6 +227,7 @@ export class Timelines {
       if (control.tenantId !== tenantId || control.timelineId !== timelineId) {
         throw new ZenithError('corrupt', `${key} holds the control file of another timeline`)
       }
+      if (await this.#finishDeletion(timeline)) return
       this.#entries.set(key, { kind: 'open', timeline })
     } catch (error) {
       this.#context.log.error({ err: error, timeline: timelineId }, 'timeline cannot be opened')
@@ -150,6 +238,19 @@ export class Timelines {
       this.#entries.set(key, { kind: 'broken', error: known })
     }
     this.#context.metrics.timelines.set(this.#entries.size)
+  }
+
+  /** A deletion that had begun goes on: its tombstone is there, its files are too. */
+  async #finishDeletion(timeline: Timeline): Promise<boolean> {
+    const { tenantId, timelineId, configuration } = timeline.control
+    try {
+      this.tombstones.check(tenantId, timelineId, configuration.generation)
+      return false
+    } catch {
+      await timeline.close()
+      await this.#setAside(tenantId, timelineId)
+      return true
+    }
   }
 
   #tick(): void {

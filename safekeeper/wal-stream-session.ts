@@ -72,6 +72,8 @@ export class WalStreamSession {
     const unsubscribe = this.#timeline.subscribe(() => this.#wake())
     const unsubscribeDurable =
       this.#term === null ? () => {} : this.#timeline.onDurable(() => this.#wake())
+    // Whoever reads for a copy cannot get it elsewhere as long as it is not in object storage.
+    const release = this.#term === null ? () => {} : this.#timeline.holdWal(this.#sent)
     const keepalive = setInterval(() => this.#keepalive(), KEEPALIVE_MS)
     this.#metrics.walReceivers.inc()
     try {
@@ -85,6 +87,7 @@ export class WalStreamSession {
       this.#timeline.standbyXmins(this, null)
       unsubscribe()
       unsubscribeDurable()
+      release()
       await this.#segment?.handle.close()
     }
   }

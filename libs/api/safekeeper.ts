@@ -51,6 +51,10 @@ export const SafekeeperTimeline = Type.Object({
   remoteConsistentLsn: LsnText,
   generation: Type.Integer(),
   members: Type.Array(NodeInfo),
+  /** Members that take over; null unless a change is under way. */
+  newMembers: Type.Union([Type.Array(NodeInfo), Type.Null()]),
+  /** The oldest WAL that is on this safekeeper's own disk. */
+  localStartLsn: LsnText,
   pgVersion: Type.Integer(),
   systemId: Type.String(),
   /** A proposer is connected and streaming. */
@@ -59,6 +63,55 @@ export const SafekeeperTimeline = Type.Object({
   walReceivers: Type.Integer(),
 })
 export type SafekeeperTimeline = Static<typeof SafekeeperTimeline>
+
+const Generation = Type.Integer({ minimum: 0, maximum: 4294967295 })
+const Term = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })
+
+/** Who keeps a timeline. With `newMembers` both sets must agree: a change is under way. */
+export const MembersBody = Type.Object({
+  generation: Generation,
+  members: Type.Array(NodeInfo, { minItems: 1, maxItems: 64 }),
+  newMembers: Type.Union([Type.Array(NodeInfo, { minItems: 1, maxItems: 64 }), Type.Null()]),
+})
+export type MembersBody = Static<typeof MembersBody>
+
+/** What a safekeeper durably is when it answers; positions compare by last log term, then flush. */
+export const MemberState = Type.Object({
+  generation: Generation,
+  term: Term,
+  lastLogTerm: Term,
+  flushLsn: LsnText,
+})
+export type MemberState = Static<typeof MemberState>
+
+export const PullRequest = Type.Object({
+  /** Whom to copy from: the first that can be. */
+  donors: Type.Array(NodeInfo, { minItems: 1, maxItems: 64 }),
+  /** What the copy is made for; it must name this safekeeper. */
+  configuration: MembersBody,
+  /** Copy only a log that reaches this; the copy takes at least this term. */
+  minimum: Type.Union([
+    Type.Object({ term: Term, lastLogTerm: Term, flushLsn: LsnText }),
+    Type.Null(),
+  ]),
+})
+export type PullRequest = Static<typeof PullRequest>
+
+export const PullAnswer = Type.Object({
+  /** There when the timeline is whole here. */
+  done: Type.Union([MemberState, Type.Null()]),
+  copiedBytes: Type.Integer(),
+  totalBytes: Type.Integer(),
+})
+export type PullAnswer = Static<typeof PullAnswer>
+
+export const Tombstone = Type.Object({
+  tenantId: IdText,
+  timelineId: IdText,
+  /** The timeline cannot come back under this generation or a lower one. */
+  generation: Generation,
+})
+export type Tombstone = Static<typeof Tombstone>
 
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 
@@ -95,9 +148,56 @@ export const safekeeperRoutes = routes({
   deleteTimeline: {
     method: 'DELETE',
     path: TIMELINE_PATH,
-    summary: 'Delete a timeline with its WAL; deleting one that is not there is fine',
+    summary:
+      'Delete a timeline of a generation (or a lower one) for good; one that is not there is fine',
     params: TimelineParams,
+    querystring: Type.Object({
+      generation: Type.Optional(Type.String({ pattern: '^[0-9]{1,10}$' })),
+    }),
     response: Type.Object({ deleted: Type.Boolean() }),
+  },
+  configure: {
+    method: 'PUT',
+    path: `${TIMELINE_PATH}/configuration`,
+    summary: 'Follow the members of a generation, if it is higher; answers when that is durable',
+    params: TimelineParams,
+    body: MembersBody,
+    response: MemberState,
+  },
+  bumpTerm: {
+    method: 'POST',
+    path: `${TIMELINE_PATH}/term`,
+    summary: 'Follow no leader below a term; answers when that is durable',
+    params: TimelineParams,
+    body: Type.Object({ term: Term }),
+    response: MemberState,
+  },
+  pull: {
+    method: 'POST',
+    path: `${TIMELINE_PATH}/pull`,
+    summary: 'Copy a timeline from another safekeeper; ask again until it is done',
+    params: TimelineParams,
+    body: PullRequest,
+    response: PullAnswer,
+  },
+  control: {
+    method: 'GET',
+    path: `${TIMELINE_PATH}/control`,
+    summary: 'The durable state of a timeline, for whoever copies it',
+    params: TimelineParams,
+    response: Type.Object({
+      /** The control file with the positions of now, base64. */
+      control: Type.String(),
+      flushLsn: LsnText,
+      lastLogTerm: Term,
+    }),
+  },
+  listTombstones: {
+    method: 'GET',
+    path: '/v1/tombstone',
+    summary: 'Timelines that were deleted here, each with the generation it cannot come back under',
+    params: None,
+    response: Type.Array(Tombstone),
   },
   digest: {
     method: 'GET',

@@ -16,6 +16,8 @@ export const PURE_FILES: readonly string[] = [
   'safekeeper/acceptor/**/*.ts',
   'safekeeper/peers/peer-table.ts',
   'safekeeper/peers/peer-recovery.ts',
+  'control/membership/membership.ts',
+  'control/membership/migration.ts',
   'compute/proposer/core*.ts',
   'compute/proposer/core/**/*.ts',
   'pageserver/layers/layer-map*.ts',

@@ -4,7 +4,9 @@ import { ZenithError } from '#libs/errors.ts'
 import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
+import { withoutChange } from './membership/membership-record.ts'
 import { checkName } from './names.ts'
+import { chooseSafekeepers } from './placement.ts'
 import { type BranchRecord, recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { pageserverApi, safekeeperApi } from './remote.ts'
@@ -93,6 +95,14 @@ export class Branches {
     }
   }
 
+  /** Those of the parent, unless one of them is to be emptied. */
+  async #safekeepersFor(parent: TimelineRecord): Promise<number[]> {
+    const nodes = await this.#registry.nodes('safekeeper')
+    const stays = (id: number) => nodes.some((node) => node.id === id && node.state === undefined)
+    if (parent.safekeepers.every(stays)) return parent.safekeepers
+    return chooseSafekeepers(parent.tenantId, nodes)
+  }
+
   async #checkFree(tenantId: string, name: string): Promise<void> {
     const taken = await this.#registry.findBranch(tenantId, name)
     if (taken === null) return
@@ -115,7 +125,8 @@ export class Branches {
     const timelineId = newTimelineId()
     const createdAt = new Date().toISOString()
     const timeline: TimelineRecord = {
-      ...parent,
+      ...withoutChange(parent),
+      safekeepers: await this.#safekeepersFor(parent),
       timelineId,
       branch: options.name,
       state: 'creating',

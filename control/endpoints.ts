@@ -209,6 +209,7 @@ export class Endpoints {
         hint: 'Try again in a moment.',
       })
     }
+    const newSafekeepers = await this.#registry.newMembers(timeline)
     const chosen = await this.#choosePort(record, port)
     const now = new Date()
     const key = recordKey.endpoint(tenantId, name)
@@ -230,6 +231,7 @@ export class Endpoints {
       controlPlaneUrl: this.#controlPlaneUrl(),
       pageserver: await this.#registry.node('pageserver', tenant.pageserverId),
       safekeepers: await this.#registry.members(timeline),
+      ...(newSafekeepers === null ? {} : { newSafekeepers }),
       membershipGeneration: timeline.membershipGeneration,
       safekeeperAccess: await this.#tokens.forCompute(name, modeOf(next), targetOf(next)),
       ...versionOf(timeline),

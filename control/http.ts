@@ -5,8 +5,10 @@ import type { HttpServer } from '#libs/http/server.ts'
 import type { Branches } from './branches.ts'
 import type { EndpointSettings } from './endpoint-settings.ts'
 import type { Endpoints } from './endpoints.ts'
+import type { Migrations } from './membership/migrations.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
+import { listSafekeepers, nextSafekeeperId, setSafekeeperState } from './safekeepers.ts'
 import type { Tenants } from './tenants.ts'
 import type { Tokens } from './tokens.ts'
 
@@ -16,6 +18,7 @@ export interface ControlParts {
   registry: Registry
   tenants: Tenants
   branches: Branches
+  migrations: Migrations
   endpoints: Endpoints
   settings: EndpointSettings
   tokens: Tokens
@@ -27,7 +30,7 @@ export function addRoutes(app: HttpServer, parts: ControlParts): void {
 }
 
 function handlersOf(parts: ControlParts): Handlers {
-  const { registry, tenants, branches, endpoints, settings, tokens } = parts
+  const { registry, tenants, branches, migrations, endpoints, settings, tokens } = parts
   return {
     listNodes: async () => ({
       pageservers: await registry.nodes('pageserver'),
@@ -37,6 +40,16 @@ function handlersOf(parts: ControlParts): Handlers {
       registerNode(registry, 'pageserver', { id: params.id, ...body }),
     registerSafekeeper: ({ params, body }) =>
       registerNode(registry, 'safekeeper', { id: params.id, ...body }),
+    listSafekeepers: async () => ({
+      safekeepers: await listSafekeepers(registry),
+      nextId: await nextSafekeeperId(registry),
+    }),
+    setSafekeeperState: ({ params, body }) =>
+      setSafekeeperState(registry, params.id, body.state, body.force === true),
+    listMembers: () => migrations.list(),
+    getMembers: ({ params }) => migrations.get(params.tenantId, params.timelineId),
+    changeMembers: ({ params, body }) => migrations.begin(params.tenantId, params.timelineId, body),
+    abortMembers: ({ params }) => migrations.abort(params.tenantId, params.timelineId),
     reAttach: ({ body }) => tenants.reAttach(body.pageserverId),
     issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),
     listTenants: () => tenants.list(),

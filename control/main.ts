@@ -13,6 +13,7 @@ import { EndpointSettings } from './endpoint-settings.ts'
 import { Endpoints } from './endpoints.ts'
 import { addRoutes } from './http.ts'
 import { countRecords } from './record-metrics.ts'
+import { Migrations } from './membership/migrations.ts'
 import { Registry } from './registry.ts'
 import { runResumer } from './resumer.ts'
 import { LmdbStore } from './store/lmdb-store.ts'
@@ -41,6 +42,7 @@ runProcess('control', async (self) => {
   const tenants = new Tenants(registry, timelines, log)
   const tips = new TipFinder(registry, log)
   const branches = new Branches({ registry, timelines, tips, log })
+  const migrations = new Migrations(registry, log)
   const host = config.listen_http_host
   const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
   let port = config.listen_http_port
@@ -57,11 +59,12 @@ runProcess('control', async (self) => {
   countRecords(metrics, registry)
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
-  addRoutes(app, { registry, tenants, branches, endpoints, settings, tokens })
+  addRoutes(app, { registry, tenants, branches, migrations, endpoints, settings, tokens })
   addDiscoveryRoutes(app, new DiscoveryHub())
   await app.listen({ host, port })
   self.onStop(() => app.close())
   port = (app.server.address() as { port: number }).port
-  self.onStop(runResumer({ tenants, branches, timelines, log }))
+  self.onStop(() => migrations.stop())
+  self.onStop(runResumer({ tenants, branches, timelines, migrations, log }))
   log.info({ host, port }, 'listening')
 })

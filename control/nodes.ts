@@ -1,17 +1,25 @@
 /** Pageservers and safekeepers by id; a node that moved registers again with its new address. */
 import type { NodeInfo } from '#libs/api/control.ts'
+import { ZenithError } from '#libs/errors.ts'
 import { type NodeKind, type NodeRecord, recordKey } from './records.ts'
 import type { Registry } from './registry.ts'
 
+/** Throws `conflict` for a safekeeper that was removed. */
 export async function registerNode(
   registry: Registry,
   kind: NodeKind,
   node: NodeInfo,
 ): Promise<NodeInfo> {
   const key = recordKey.node(kind, node.id)
-  await registry.update<NodeRecord>(key, (current) =>
-    current !== null && sameAddress(current, node) ? current : node,
-  )
+  await registry.update<NodeRecord>(key, (current) => {
+    if (current?.state === 'removed') {
+      throw new ZenithError('conflict', `Safekeeper ${node.id} was removed.`, {
+        hint: 'Add it under a new id: zenith safekeeper add.',
+      })
+    }
+    if (current !== null && sameAddress(current, node)) return current
+    return current?.state === undefined ? node : { ...node, state: current.state }
+  })
   return node
 }
 

@@ -12,13 +12,14 @@ export const QUORUM_SIZE = 3
  * Throws `precondition_failed` when none is registered.
  */
 export function chooseSafekeepers(tenantId: string, nodes: readonly NodeRecord[]): number[] {
-  if (nodes.length === 0) {
-    throw new ZenithError('precondition_failed', 'No safekeeper is registered yet.', {
-      hint: 'Start the services first: zenith start.',
+  const usable = nodes.filter(({ state }) => state === undefined)
+  if (usable.length === 0) {
+    throw new ZenithError('precondition_failed', 'No safekeeper takes new timelines.', {
+      hint: 'Start the services first: zenith start. To add one: zenith safekeeper add.',
     })
   }
-  return rank(tenantId, nodes)
-    .slice(0, Math.min(QUORUM_SIZE, nodes.length))
+  return rank(tenantId, usable)
+    .slice(0, Math.min(QUORUM_SIZE, usable.length))
     .map(({ id }) => id)
     .sort((a, b) => a - b)
 }

@@ -2,7 +2,13 @@
 import type { EndpointMode, EndpointStatus, NodeInfo, Settings } from '#libs/api/control.ts'
 
 export type NodeKind = 'pageserver' | 'safekeeper'
-export type NodeRecord = NodeInfo
+export interface NodeRecord extends NodeInfo {
+  /**
+   * Safekeepers only. Absent: it takes new timelines. Draining: none any more. Removed: it is not
+   * there any more, and its id is not given to another.
+   */
+  state?: 'draining' | 'removed'
+}
 
 export interface TenantRecord {
   tenantId: string
@@ -30,6 +36,14 @@ export interface TimelineRecord {
   /** Members on which the timeline has not been made yet, since they were down. */
   pendingSafekeepers: number[]
   membershipGeneration: number
+  /** Members that take over; absent unless a change is under way (see membership/membership.ts). */
+  newSafekeepers?: number[]
+  /** Members that lost their disk, while a change copies them anew. */
+  rebuildSafekeepers?: number[]
+  /** A majority of the members, or the pageserver, has yet to be told of this configuration. */
+  unannounced?: true
+  /** Copies on safekeepers that are out, which have yet to be deleted. */
+  deletions?: { node: number; generation: number }[]
   createdAt: string
 }
 

@@ -2,6 +2,7 @@
  * Typed access to the records: finds them or throws the sentence that says what is missing, and
  * runs read-decide-write loops until their compare-and-swap holds.
  */
+import type { NodeInfo } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { unknownName } from './names.ts'
 import {
@@ -52,7 +53,12 @@ export class Registry {
     return next as T
   }
 
+  /** Those that are in service; draining safekeepers are, removed ones are not. */
   async nodes(kind: NodeKind): Promise<NodeRecord[]> {
+    return (await this.allNodes(kind)).filter(({ state }) => state !== 'removed')
+  }
+
+  async allNodes(kind: NodeKind): Promise<NodeRecord[]> {
     return (await this.#store.range<NodeRecord>(recordKey.nodes(kind))).map(({ value }) => value)
   }
 
@@ -63,8 +69,17 @@ export class Registry {
   }
 
   /** Addresses of a timeline's members, in the order of their ids. */
-  async members(timeline: TimelineRecord): Promise<NodeRecord[]> {
-    return Promise.all(timeline.safekeepers.map((id) => this.node('safekeeper', id)))
+  async members(timeline: TimelineRecord): Promise<NodeInfo[]> {
+    return this.#safekeepers(timeline.safekeepers)
+  }
+
+  /** Addresses of those who take over; null unless a change of the members is under way. */
+  async newMembers(timeline: TimelineRecord): Promise<NodeInfo[] | null> {
+    return timeline.newSafekeepers === undefined ? null : this.#safekeepers(timeline.newSafekeepers)
+  }
+
+  #safekeepers(ids: readonly number[]): Promise<NodeInfo[]> {
+    return Promise.all(ids.map(async (id) => addressOf(await this.node('safekeeper', id))))
   }
 
   async tenants(): Promise<TenantRecord[]> {
@@ -125,6 +140,11 @@ export class Registry {
     const known = (await this.endpoints(tenantId)).map((endpoint) => endpoint.name)
     throw unknownName('endpoint', name, known)
   }
+}
+
+/** A node without what only the control plane knows of it. */
+export function addressOf({ id, host, pgPort, httpPort }: NodeRecord): NodeInfo {
+  return { id, host, pgPort, httpPort }
 }
 
 function oldestFirst(a: { createdAt: string }, b: { createdAt: string }): number {

@@ -15,6 +15,10 @@ import {
 import {
   callSafekeeper,
   type CreateSafekeeperTimeline,
+  type MembersBody,
+  type MemberState,
+  type PullAnswer,
+  type PullRequest,
   type SafekeeperTimeline,
 } from '#libs/api/safekeeper.ts'
 import { requestJson } from '#libs/http/client.ts'
@@ -89,8 +93,41 @@ export const safekeeperApi = {
   deleteTimeline: (
     node: NodeInfo,
     params: { tenantId: string; timelineId: string },
+    generation: number,
   ): Promise<unknown> =>
-    callSafekeeper(urlOf(node), 'deleteTimeline', { params, timeoutMs: 10_000 }),
+    callSafekeeper(urlOf(node), 'deleteTimeline', {
+      params,
+      query: { generation: String(generation) },
+      timeoutMs: 10_000,
+    }),
+
+  memberState: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<MemberState> =>
+    callSafekeeper(urlOf(node), 'memberState', { params, timeoutMs: STATUS_TIMEOUT_MS }),
+
+  configure: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    body: MembersBody,
+  ): Promise<MemberState> =>
+    callSafekeeper(urlOf(node), 'configure', { params, body, timeoutMs: 10_000 }),
+
+  bumpTerm: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    term: number,
+  ): Promise<MemberState> =>
+    callSafekeeper(urlOf(node), 'bumpTerm', { params, body: { term }, timeoutMs: 10_000 }),
+
+  /** Answers within moments with how far the copy is; ask again until it is done. */
+  pull: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    body: PullRequest,
+  ): Promise<PullAnswer> =>
+    callSafekeeper(urlOf(node), 'pull', { params, body, timeoutMs: 20_000 }),
 
   timeline: (
     node: NodeInfo,

@@ -1,11 +1,12 @@
 /**
  * Goes back, at start and every few seconds, to what is not finished: tenants and branches whose
- * creation was cut off, timelines that a safekeeper still lacks.
+ * creation was cut off, timelines that a safekeeper still lacks, changes of their members.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import type { Branches } from './branches.ts'
+import type { Migrations } from './membership/migrations.ts'
 import type { Tenants } from './tenants.ts'
 import type { Timelines } from './timelines.ts'
 
@@ -16,11 +17,17 @@ export function runResumer(options: {
   tenants: Tenants
   branches: Branches
   timelines: Timelines
+  migrations: Migrations
   log: Logger
 }): () => Promise<void> {
-  const { tenants, branches, timelines, log } = options
+  const { tenants, branches, timelines, migrations, log } = options
   const stop = new AbortController()
-  const steps = [() => tenants.resume(), () => branches.resume(), () => timelines.fillPending()]
+  const steps = [
+    () => tenants.resume(),
+    () => branches.resume(),
+    () => timelines.fillPending(),
+    () => migrations.resume(),
+  ]
   const loop = async () => {
     while (!stop.signal.aborted) {
       for (const step of steps) {

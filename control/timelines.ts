@@ -134,7 +134,9 @@ export class Timelines {
     const timeline = await this.#registry.timeline(tenantId, timelineId)
     const members = await this.#registry.members(timeline)
     await Promise.allSettled(
-      members.map((node) => safekeeperApi.deleteTimeline(node, { tenantId, timelineId })),
+      members.map((node) =>
+        safekeeperApi.deleteTimeline(node, { tenantId, timelineId }, timeline.membershipGeneration),
+      ),
     )
   }
 
@@ -142,6 +144,8 @@ export class Timelines {
   async fillPending(): Promise<void> {
     for (const timeline of await this.#registry.timelines()) {
       if (timeline.state !== 'active' || timeline.pendingSafekeepers.length === 0) continue
+      // Later on its log may begin anywhere, and a copy is made instead (membership/migrations.ts).
+      if (timeline.membershipGeneration > 1) continue
       const members = await this.#registry.members(timeline)
       const pending = await this.#makeOnSafekeepers(timeline, members).catch(() => null)
       if (pending === null || pending.length === timeline.pendingSafekeepers.length) continue

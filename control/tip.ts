@@ -1,10 +1,5 @@
 /** Finds the end of a timeline: asks its compute and its safekeepers, and syncs them when it must. */
-import { spawn } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { NodeInfo } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
@@ -21,11 +16,10 @@ import { isActive, modeOf } from './endpoint-state.ts'
 import type { EndpointRecord, TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { computeApi, safekeeperApi } from './remote.ts'
+import { syncSafekeepers } from './safekeeper-sync.ts'
 
 /** How long a compute that is just starting may hold up a branch. */
 const WAIT_MS = 30_000
-const SYNC_TIMEOUT_MS = 60_000
-const SYNC_PROGRAM = fileURLToPath(new URL('../compute/sync-main.ts', import.meta.url))
 
 export class TipFinder {
   readonly #registry: Registry
@@ -58,8 +52,11 @@ export class TipFinder {
           { hint: 'zenith status shows which service is down.' },
         )
       }
-      if (decision.kind === 'sync') await this.#sync(timeline, members)
-      else await sleep(pauseMs)
+      if (decision.kind === 'sync') {
+        const { timelineId } = timeline
+        this.#log.info({ timelineId }, 'the last compute left a tail in doubt: syncing safekeepers')
+        await syncSafekeepers(this.#registry, timeline, this.#log)
+      } else await sleep(pauseMs)
     }
   }
 
@@ -93,29 +90,6 @@ export class TipFinder {
       memberCount: members.length,
     }
   }
-
-  /** An election without a compute, in a process of its own; it fences whatever still writes. */
-  async #sync(timeline: TimelineRecord, members: NodeInfo[]): Promise<void> {
-    const { timelineId } = timeline
-    this.#log.info({ timelineId }, 'the last compute left a tail in doubt: syncing safekeepers')
-    const folder = await mkdtemp(join(tmpdir(), 'zenith-sync-'))
-    try {
-      const file = join(folder, 'spec.json')
-      const spec = {
-        tenantId: timeline.tenantId,
-        timelineId,
-        safekeepers: members,
-        membershipGeneration: timeline.membershipGeneration,
-        pgVersion: timeline.pgVersion,
-        systemId: timeline.systemId,
-      }
-      await writeFile(file, JSON.stringify(spec))
-      const code = await run(process.execPath, [SYNC_PROGRAM, '--spec', file])
-      if (code !== 0) this.#log.warn({ timelineId, code }, 'syncing safekeepers failed')
-    } finally {
-      await rm(folder, { recursive: true, force: true })
-    }
-  }
 }
 
 async function computeFact(endpoint: EndpointRecord): Promise<ComputeFact> {
@@ -143,16 +117,4 @@ async function safekeeperFact(
   } catch {
     return null
   }
-}
-
-function run(program: string, args: string[]): Promise<number | null> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] })
-    const timer = setTimeout(() => child.kill('SIGKILL'), SYNC_TIMEOUT_MS)
-    child.on('error', reject)
-    child.on('exit', (code) => {
-      clearTimeout(timer)
-      resolve(code)
-    })
-  })
 }

@@ -246,7 +246,52 @@ export const ReAttachResponse = Type.Object({
 })
 export type ReAttachResponse = Static<typeof ReAttachResponse>
 
+/** A safekeeper as the control plane knows it. */
+export const SafekeeperNode = Type.Object({
+  id: Type.Integer({ minimum: 1 }),
+  host: Type.String(),
+  pgPort: Port,
+  httpPort: Port,
+  /** `draining` takes no new timelines; `removed` is out for good. */
+  state: Type.Union([Type.Literal('active'), Type.Literal('draining'), Type.Literal('removed')]),
+  /** How many timelines it keeps, or is about to keep. */
+  timelines: Type.Integer(),
+  /** How many copies it has yet to delete. */
+  deletions: Type.Integer(),
+})
+export type SafekeeperNode = Static<typeof SafekeeperNode>
+
+/** Who keeps a timeline, and how far a change of that is. */
+export const MembershipInfo = Type.Object({
+  tenantId: IdText,
+  timelineId: IdText,
+  branch: Type.String(),
+  generation: Type.Integer(),
+  safekeepers: Type.Array(Type.Integer()),
+  /** Those who take over; null unless a change is under way. */
+  newSafekeepers: Nullable(Type.Array(Type.Integer())),
+  /** Members without a copy. */
+  lacking: Type.Array(Type.Integer()),
+  /** Safekeepers that have yet to delete their copy. */
+  deletions: Type.Array(Type.Integer()),
+  /** `done`, or the step of the change: see docs/wal-service/membership.md. */
+  phase: Type.String(),
+  /** While a change is driven: what is known of each member. */
+  nodes: Type.Array(
+    Type.Object({
+      id: Type.Integer(),
+      ready: Type.Boolean(),
+      flushLsn: Nullable(LsnText),
+      copiedBytes: Nullable(Type.Integer()),
+      totalBytes: Nullable(Type.Integer()),
+      problem: Nullable(Type.String()),
+    }),
+  ),
+})
+export type MembershipInfo = Static<typeof MembershipInfo>
+
 const TenantParams = Type.Object({ tenantId: IdText })
+const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
 const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
 const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
 const None = Type.Object({})
@@ -274,6 +319,56 @@ export const controlRoutes = routes({
     params: NodeParams,
     body: NodeAddress,
     response: NodeInfo,
+  },
+  listSafekeepers: {
+    ...controlPaths.listSafekeepers,
+    summary: 'Safekeepers with what they are for and how much they hold; the next free id',
+    params: None,
+    response: Type.Object({
+      safekeepers: Type.Array(SafekeeperNode),
+      nextId: Type.Integer(),
+    }),
+  },
+  setSafekeeperState: {
+    ...controlPaths.setSafekeeperState,
+    summary: 'Let a safekeeper take new timelines or none; take an empty one out for good',
+    params: NodeParams,
+    body: Type.Object({
+      state: SafekeeperNode.properties.state,
+      /** Remove it although it has yet to delete copies. */
+      force: Type.Optional(Type.Boolean()),
+    }),
+    response: SafekeeperNode,
+  },
+  listMembers: {
+    ...controlPaths.listMembers,
+    summary: 'Who keeps each timeline, and how far changes of that are',
+    params: None,
+    response: Type.Array(MembershipInfo),
+  },
+  getMembers: {
+    ...controlPaths.getMembers,
+    summary: 'Who keeps a timeline, and how far a change of that is',
+    params: TimelineParams,
+    response: MembershipInfo,
+  },
+  changeMembers: {
+    ...controlPaths.changeMembers,
+    summary: 'Begin to change who keeps a timeline; it goes on by itself',
+    params: TimelineParams,
+    body: Type.Object({
+      safekeepers: Type.Array(Type.Integer({ minimum: 1 }), { minItems: 1, maxItems: 9 }),
+      /** Members that lost their copy and are to be given another. */
+      rebuild: Type.Optional(Type.Array(Type.Integer({ minimum: 1 }), { maxItems: 9 })),
+    }),
+    response: MembershipInfo,
+  },
+  abortMembers: {
+    ...controlPaths.abortMembers,
+    summary: 'Undo a change of the members that has not come into force',
+    params: TimelineParams,
+    body: None,
+    response: MembershipInfo,
   },
   reAttach: {
     ...controlPaths.reAttach,

@@ -164,6 +164,13 @@ export const safekeeperRoutes = routes({
     body: MembersBody,
     response: MemberState,
   },
+  memberState: {
+    method: 'GET',
+    path: `${TIMELINE_PATH}/configuration`,
+    summary: 'Generation, term and end of the log, as they would be after a crash',
+    params: TimelineParams,
+    response: MemberState,
+  },
   bumpTerm: {
     method: 'POST',
     path: `${TIMELINE_PATH}/term`,

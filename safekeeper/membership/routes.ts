@@ -16,7 +16,7 @@ interface Params {
 }
 
 export function addMembershipRoutes(app: HttpServer, timelines: Timelines): void {
-  const { configure, bumpTerm, pull, control, listTombstones } = safekeeperRoutes
+  const { configure, memberState, bumpTerm, pull, control, listTombstones } = safekeeperRoutes
   const find = ({ tenantId, timelineId }: Params) =>
     timelines.get(parseTenantId(tenantId), parseTimelineId(timelineId))
 
@@ -28,6 +28,11 @@ export function addMembershipRoutes(app: HttpServer, timelines: Timelines): void
       await timeline.configure(body)
       return stateOf(timeline)
     },
+  )
+  app.get(
+    memberState.path,
+    { schema: { ...answer(memberState), params: memberState.params } },
+    async ({ params }) => stateOf(find(params)),
   )
   app.post(
     bumpTerm.path,

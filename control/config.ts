@@ -1,6 +1,7 @@
 /** Settings of the control plane (`control.toml`; its folder holds the store). */
 import { SignerSettings } from '#libs/auth/auth-settings.ts'
 import { type Static, Type } from 'typebox'
+import { StoreConfig } from './store/open-store.ts'
 
 const Port = Type.Integer({ minimum: 0, maximum: 65535 })
 
@@ -17,6 +18,8 @@ export const ControlConfig = Type.Object(
     safekeeper_ca: Type.Optional(Type.String({ minLength: 1 })),
     /** Let everybody in from other machines too. */
     insecure: Type.Optional(Type.Boolean()),
+    /** Where records are kept; default: a file in the data folder. */
+    store: Type.Optional(StoreConfig),
     // The control plane speaks HTTP alone; the keys are common to all services.
     listen_pg_host: Type.Optional(Type.String()),
     listen_pg_port: Type.Optional(Port),

@@ -16,7 +16,7 @@ import { countRecords } from './record-metrics.ts'
 import { Migrations } from './membership/migrations.ts'
 import { Registry } from './registry.ts'
 import { runResumer } from './resumer.ts'
-import { LmdbStore } from './store/lmdb-store.ts'
+import { openStore } from './store/open-store.ts'
 import { Tenants } from './tenants.ts'
 import { Timelines } from './timelines.ts'
 import { TipFinder } from './tip.ts'
@@ -34,7 +34,7 @@ runProcess('control', async (self) => {
   const tokens = openTokens(config, log)
   self.onStop(() => tokens.close())
   useCredentials(tokens.credentials)
-  const store = LmdbStore.open(config.dataDir)
+  const store = openStore(config.store, config.dataDir)
   self.onStop(() => store.close())
 
   const registry = new Registry(store)

@@ -3,10 +3,12 @@
  * `--help` and small commands start fast.
  */
 import { Command, InvalidArgumentError } from 'commander'
+import { example, optionsOf, withCommon, withTenant } from './command-options.ts'
 import type { CommonOptions } from './commands/command-context.ts'
 import type { InitOptions } from './commands/init.ts'
 import type { CreateOptions, PlaceOptions } from './commands/postgres.ts'
 import type { SetOptions } from './commands/settings.ts'
+import { addSafekeeperCommands } from './safekeeper-program.ts'
 
 const EXIT_CODES = `
 Exit codes:
@@ -40,6 +42,7 @@ Example:
   addTenantCommands(program)
   addPostgresCommands(program)
   addBranchCommands(program)
+  addSafekeeperCommands(program)
   return program
 }
 
@@ -231,17 +234,6 @@ function addBranchCommands(program: Command): void {
     })
 }
 
-/** Options of every command. They are also taken before the command's name. */
-function withCommon(command: Command): Command {
-  return command
-    .option('--dir <folder>', 'the installation (default: $ZENITH_DIR, else .zenith)')
-    .option('--json', 'print data, and errors, as JSON')
-}
-
-function withTenant(command: Command): Command {
-  return withCommon(command).option('--tenant <id>', 'the tenant (default: the one init made)')
-}
-
 function withPlace(command: Command): Command {
   return command
     .option('--branch <name>', 'its branch (default: the branch of the same name)')
@@ -260,10 +252,6 @@ function withPorts(command: Command): Command {
     .option('--safekeeper-http-port <port>', 'HTTP, of the first one (default: 7676)', parsePort)
     .option('--control-port <port>', 'control plane HTTP (default: 9090)', parsePort)
     .option('--postgres-port <port>', 'the first Postgres (default: 55432)', parsePort)
-}
-
-function optionsOf<T extends CommonOptions>(command: Command): T {
-  return command.optsWithGlobals<T & Record<string, unknown>>()
 }
 
 /** How a list of commands names one: without its options, which its own help shows. */
@@ -296,8 +284,4 @@ function parseSafekeepers(text: string): number {
   const count = Number(text)
   if (/^\d+$/.test(text) && count >= 1 && count <= MAX_SAFEKEEPERS) return count
   throw new InvalidArgumentError(`Between 1 and ${MAX_SAFEKEEPERS} safekeepers are possible.`)
-}
-
-function example(...lines: string[]): string {
-  return `\nExample:\n${lines.map((line) => `  ${line}`).join('\n')}`
 }

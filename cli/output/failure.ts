@@ -53,7 +53,7 @@ export function commandName(): string {
 
 /** Texts say `zenith pg list`; the user gets it with the path that works where they are. */
 export function asTyped(text: string): string {
-  const commands = 'up|init|start|stop|status|tenant|pg|branch|timeline'
+  const commands = 'up|init|start|stop|status|tenant|pg|branch|timeline|safekeeper'
   return text.replace(new RegExp(`(?<![\\w./])(?:\\./)?zenith (?=(?:${commands})\\b)`, 'g'), () => {
     return `${commandName()} `
   })

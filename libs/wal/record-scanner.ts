@@ -46,6 +46,7 @@ export class RecordScanner {
   /** Start of the record before; -1 while unknown. */
   #previousStart: Lsn = -1
   #paddingEnd: Lsn = 0
+  #switchedFrom: Lsn | null = null
 
   /** `startLsn` is a record boundary: the end of a record, before any page header that follows it. */
   constructor(startLsn: Lsn) {
@@ -61,6 +62,11 @@ export class RecordScanner {
   /** End of the last whole valid record, padding included (8-aligned). */
   get recordEndLsn(): Lsn {
     return this.#recordEnd
+  }
+
+  /** If the newest record is a switch to the next segment: the end of the record before it. */
+  get switchedFromLsn(): Lsn | null {
+    return this.#switchedFrom
   }
 
   /** Why the scan stopped for good; null while all is well. */
@@ -201,6 +207,7 @@ export class RecordScanner {
     this.#phase = 'padding'
     const isSwitch =
       header[offset + 17] === RMGR.XLOG && this.#opcode(header, offset) === XLOG_INFO.SWITCH
+    this.#switchedFrom = isSwitch ? this.#recordEnd : null
     const unit = isSwitch ? WAL_SEGMENT_SIZE : 8
     this.#paddingEnd = Math.ceil(endLsn / unit) * unit
   }

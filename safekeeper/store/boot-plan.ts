@@ -22,6 +22,7 @@ import {
   WAL_PAGE_SIZE,
   WAL_SEGMENT_SIZE,
 } from '#libs/lsn.ts'
+import type { RecordScanner } from '#libs/wal/record-scanner.ts'
 import type { ControlState } from '../control-state.ts'
 import {
   MAX_WRITE_BYTES,
@@ -40,6 +41,8 @@ export type BootControl = Pick<
 
 export interface FoundFile {
   name: string
+  /** Names with the same number are one file. */
+  inode: number
   sizeBytes: number
 }
 
@@ -49,8 +52,10 @@ export interface FoundSegment {
   name: string
   partial: boolean
   sizeBytes: number
-  /** The other name exists too. */
+  inode: number
+  /** The other name exists too; `sameFile` when both are one. */
   bothNames: boolean
+  sameFile: boolean
 }
 
 export interface Survey {
@@ -65,18 +70,20 @@ export function surveyFiles(files: readonly FoundFile[], control: BootControl): 
   const found = new Map<number, FoundSegment>()
   const leftovers: string[] = []
   const firstKept = segmentNumber(control.localStartLsn)
-  for (const { name, sizeBytes } of files) {
+  for (const { name, sizeBytes, inode } of files) {
     const partial = name.endsWith(PARTIAL_SUFFIX)
     const parsed = parseSegmentFileName(partial ? name.slice(0, -PARTIAL_SUFFIX.length) : name)
     if (!parsed) continue
     const { segment } = parsed
     const other = found.get(segment)
-    if (segment < firstKept) leftovers.push(name)
-    else if (other === undefined) {
-      found.set(segment, { segment, name, partial, sizeBytes, bothNames: false })
-    } else if (other.partial) {
-      found.set(segment, { segment, name, partial, sizeBytes, bothNames: true })
-    } else other.bothNames = true
+    if (segment < firstKept) {
+      leftovers.push(name)
+      continue
+    }
+    const bothNames = other !== undefined
+    const sameFile = other?.inode === inode
+    const file = { segment, name, partial, sizeBytes, inode, bothNames, sameFile }
+    found.set(segment, partial && other ? { ...other, bothNames, sameFile } : file)
   }
   const segments = [...found.values()].sort((a, b) => a.segment - b.segment)
   checkComplete(found, control)
@@ -113,6 +120,17 @@ export interface ScanResult {
 }
 
 /**
+ * What a scan over `files` has found. A switch whose segment has no full name yet is not whole: its
+ * zeros may be those that were there from the start.
+ */
+export function scanResult(scanner: RecordScanner, files: readonly FoundSegment[]): ScanResult {
+  const { recordEndLsn, switchedFromLsn } = scanner
+  const ended = files.find((file) => segmentStart(file.segment + 1) === recordEndLsn)
+  const flushLsn = ended?.partial && switchedFromLsn !== null ? switchedFromLsn : recordEndLsn
+  return { flushLsn, stoppedLsn: scanner.lsn }
+}
+
+/**
  * Where bytes behind the end can be: those of an interrupted write, and after a clean stop those of a
  * record that is not whole, which begin at once. Null when there is no file at the end of the log.
  */
@@ -137,8 +155,8 @@ export interface BootPlan {
 
 /**
  * `tailIsZero` is what was found in `tailToCheck`. `afterCleanStop`: the process before ended in
- * order, with everything on disk. Throws `corrupt` when a segment has both names and the full one
- * is not full.
+ * order, with everything on disk. Throws `corrupt` when the names of a segment are two files and the
+ * full one is not full.
  */
 export function planBoot(options: {
   survey: Survey
@@ -186,9 +204,9 @@ export function planBoot(options: {
   return { effects, segments: first === undefined ? null : { first, newest } }
 }
 
-/** A rename that both came through and did not: fine if what has the full name is full. */
+/** A rename that both came through and did not: fine if it is one file, or the full one is full. */
 function refuseTwo(file: FoundSegment, flushLsn: Lsn): void {
-  if (!file.bothNames || flushLsn >= segmentStart(file.segment + 1)) return
+  if (!file.bothNames || file.sameFile || flushLsn >= segmentStart(file.segment + 1)) return
   throw new ZenithError('corrupt', `${file.name} exists with and without ${PARTIAL_SUFFIX}`, {
     hint: 'The one without ends too early. Compare both with another safekeeper, keep the right one.',
   })

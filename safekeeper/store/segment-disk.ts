@@ -63,7 +63,10 @@ export class SegmentDisk {
   async list(): Promise<FoundFile[]> {
     const names = await readdir(this.directory)
     return Promise.all(
-      names.map(async (name) => ({ name, sizeBytes: (await stat(this.path(name))).size })),
+      names.map(async (name) => {
+        const { size, ino } = await stat(this.path(name))
+        return { name, sizeBytes: size, inode: ino }
+      }),
     )
   }
 

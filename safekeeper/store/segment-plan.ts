@@ -25,6 +25,10 @@
  * - `mark`: the two fields in the control file, over the newest state that was asked to be stored;
  *   like every control file the old or the new one after a crash.
  *
+ * The end of a segment counts as durable only when its full name is. Zeros after a switch to the next
+ * segment look the same whether they have come or were there from the start, so a boot tells by the
+ * name whether the switch is whole.
+ *
  * A crash may come before, within or after each. What the plan promises: bytes below `durableLsn` are
  * found again by any boot; behind the end that a boot finds there are zeros only before the next
  * write; no file of WAL lies behind a hole.
@@ -112,6 +116,8 @@ export class SegmentPlan {
   /** No space for the effect at the head of the steps, and for a new segment. */
   #blocked = false
   #noSpare = false
+  /** The segment that ends at `#durable` may not have its full name on disk. */
+  #unnamed = false
 
   constructor(options: SegmentPlanOptions) {
     this.#startLsn = options.startLsn
@@ -124,7 +130,7 @@ export class SegmentPlan {
 
   /** Everything below is on disk. */
   get durableLsn(): Lsn {
-    return this.#durable
+    return this.#unnamed ? this.#durable - 1 : this.#durable
   }
 
   /** Where the WAL on this disk begins. */
@@ -208,7 +214,8 @@ export class SegmentPlan {
     else if (effect.kind === 'mark') {
       this.#dirtyTail = effect.dirtyTail
       this.#localStart = effect.localStartLsn
-    } else if (effect.kind === 'unlink') this.#noSpare = false
+    } else if (effect.kind === 'sync-folder') this.#unnamed = false
+    else if (effect.kind === 'unlink') this.#noSpare = false
   }
 
   /**
@@ -221,7 +228,7 @@ export class SegmentPlan {
     this.#current = null
     if (effect.kind === 'take-spare') {
       this.#noSpare = true
-      this.#steps = []
+      this.#steps = this.#unnamed ? [{ kind: 'sync-folder' }] : []
       this.#forgetNewest()
     } else {
       this.#blocked = true
@@ -284,13 +291,15 @@ export class SegmentPlan {
   #written(lsn: Lsn): void {
     this.#durable = lsn
     if (segmentOffset(lsn) !== 0) return
-    // Durable together with the name of the next segment; a boot accepts either name.
     const segment = segmentNumber(lsn) - 1
     this.#steps.push({
       kind: 'rename',
       from: segmentName(segment, true),
       to: segmentName(segment, false),
     })
+    // With more to come, one sync makes this name durable and that of the next segment.
+    this.#unnamed = true
+    if (this.#durable === this.#end) this.#steps.push({ kind: 'sync-folder' })
   }
 
   /**

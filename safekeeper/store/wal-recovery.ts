@@ -13,6 +13,7 @@ import {
   type FoundSegment,
   planBoot,
   type ScanResult,
+  scanResult,
   segmentsToScan,
   surveyFiles,
   tailToCheck,
@@ -63,7 +64,7 @@ async function scanRecords(
     }
     if (scanner.lsn < endLsn) break
   }
-  return { flushLsn: scanner.recordEndLsn, stoppedLsn: scanner.lsn }
+  return scanResult(scanner, files)
 }
 
 /** Most timelines have nothing behind their commit position, so the first read is a small one. */

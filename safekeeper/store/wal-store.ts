@@ -44,6 +44,9 @@ export class WalStore {
   readonly #onDurable: WalStoreOptions['onDurable']
   readonly #onFull: WalStoreOptions['onFull']
   #epoch = 0
+  /** Of the newest write, and what was told of it. */
+  #writeEpoch = 0
+  #announced: Lsn
   #file: { name: string; descriptor: number } | null = null
   #scheduled = false
   /** Waits for a slot. */
@@ -51,6 +54,7 @@ export class WalStore {
   #flushed: { lsn: Lsn; resolve: () => void }[] = []
   /** Looked at whenever an effect is done or given up; those that are true are over. */
   #conditions: { holds: () => boolean; resolve: () => void }[] = []
+  #lastSyncUs = 0
   #closed = false
   #full = false
 
@@ -61,6 +65,7 @@ export class WalStore {
     this.#onDurable = options.onDurable
     this.#onFull = options.onFull
     this.tail = new WalTail(options.endLsn)
+    this.#announced = options.endLsn
   }
 
   /** Bytes that are queued or in flight. */
@@ -122,6 +127,7 @@ export class WalStore {
   async truncate(lsn: Lsn): Promise<void> {
     this.tail.cut(lsn)
     this.#plan.truncate(lsn)
+    this.#announced = Math.min(this.#announced, lsn)
     await this.#until(() => !this.#plan.truncating)
     // Whoever waited for what is gone waits for nothing.
     this.#resolveFlushed(Infinity)
@@ -188,6 +194,7 @@ export class WalStore {
   #done(): void {
     this.#plan.done()
     this.#full = false
+    if (this.#plan.durableLsn > this.#announced) this.#announce(this.#lastSyncUs)
     this.#tell()
     this.#start()
   }
@@ -222,19 +229,24 @@ export class WalStore {
   }
 
   #write(descriptor: number, startLsn: Lsn, endLsn: Lsn): void {
-    const epoch = this.#epoch
+    this.#writeEpoch = this.#epoch
     const startedAt = performance.now()
     const pieces = this.tail.pieces(startLsn, endLsn)
     writev(descriptor, pieces, segmentOffset(startLsn), (error, written) => {
       if (error) fatalDiskError(error, `writing WAL in ${this.#disk.directory}`)
       this.#slots.release()
       this.#plan.done(written)
-      const durable = this.#plan.durableLsn
-      this.tail.trim(durable)
-      this.#onDurable(epoch, durable, Math.round((performance.now() - startedAt) * 1000))
+      this.tail.trim(this.#plan.durableLsn)
+      this.#lastSyncUs = Math.round((performance.now() - startedAt) * 1000)
+      this.#announce(this.#lastSyncUs)
       this.#tell()
       this.#start()
     })
+  }
+
+  #announce(syncUs: number): void {
+    this.#announced = this.#plan.durableLsn
+    this.#onDurable(this.#writeEpoch, this.#announced, syncUs)
   }
 
   /** An effect is over: tells those who wait for what it brought. */

@@ -53,6 +53,8 @@ export interface Election {
 export interface WalProposerStatus {
   phase: 'idle' | 'collecting' | 'campaign' | 'elected' | 'fenced' | 'stopped'
   term: number
+  /** Of the member list in force. */
+  generation: number
   commitLsn: Lsn
   /** End of the WAL taken from Postgres. */
   receivedLsn: Lsn
@@ -166,6 +168,7 @@ export class WalProposer {
     return {
       phase: this.#stopped ? 'stopped' : this.#timer === undefined ? 'idle' : this.#core.phase,
       term: this.#core.term,
+      generation: this.#core.configuration.generation,
       commitLsn: this.#core.commitLsn,
       receivedLsn: this.#window.endLsn,
       pageserver: this.#shards.lowest,

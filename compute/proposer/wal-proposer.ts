@@ -71,6 +71,7 @@ export class WalProposer {
   readonly #links = new Map<number, SafekeeperLink>()
   readonly #readers = new Map<number, DonorReader>()
   readonly #lostReasons = new Map<number, string>()
+  readonly #dropReasons = new Map<number, string>()
   #window = new WalWindow(0)
   #postgres: PostgresStream | null = null
   #postgresPaused = false
@@ -259,7 +260,7 @@ export class WalProposer {
         this.#connect(effect.member)
         break
       case 'disconnect':
-        this.#log.info({ safekeeper: effect.node, reason: effect.reason }, 'dropping a connection')
+        this.#logDropped(effect.node, effect.reason)
         this.#unlink(effect.node)
         break
       case 'send':
@@ -307,6 +308,13 @@ export class WalProposer {
       },
     })
     this.#links.set(id, link)
+  }
+
+  /** A deposed proposer drops all connections four times a second while it waits: say so once. */
+  #logDropped(id: number, reason: string): void {
+    const level = this.#dropReasons.get(id) === reason ? 'debug' : 'info'
+    this.#dropReasons.set(id, reason)
+    this.#log[level]({ safekeeper: id, reason }, 'dropping a connection')
   }
 
   /** A safekeeper that is down is tried four times a second: say so once, not each time. */

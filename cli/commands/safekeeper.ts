@@ -25,11 +25,12 @@ export async function safekeeperAdd(options: CommonOptions): Promise<void> {
   const context = new CommandContext(options)
   await context.change('zenith safekeeper add', async (installation) => {
     requireRunning(installation)
+    const first = installation.settings.safekeepers[0]?.name ?? 'sk1'
     const [added] = await addSafekeepers(context, installation, 1)
     context.show(
       added,
       `It takes new branches from now on. Next:\n` +
-        `  zenith safekeeper move <branch> --from sk1 --to ${added?.name}\n` +
+        `  zenith safekeeper move <branch> --from ${first} --to ${added?.name}\n` +
         `  zenith safekeeper spread 3\n`,
     )
   })

@@ -16,6 +16,7 @@ const { values } = parseArgs({
     reach: { type: 'string' },
     crashes: { type: 'string', default: '0' },
     breaks: { type: 'string', default: '0' },
+    news: { type: 'boolean', default: false },
     mutation: { type: 'string' },
     'max-states': { type: 'string', default: '3000000' },
     quiet: { type: 'boolean', default: false },
@@ -35,6 +36,7 @@ const world = new World({
   maxTerm: Number(values.terms),
   writes: Number(values.writes),
   reach: Number(values.reach ?? values.safekeepers),
+  news: values.news,
   crashes: Number(values.crashes),
   breaks: Number(values.breaks),
 })

@@ -9,8 +9,7 @@ import { ABANDON_MS, ProposerCore } from '../../compute/proposer/core.ts'
 import type { AppendHeader, ProposerEffect, ProposerEvent } from '../../compute/proposer/events.ts'
 import { copyOf, fingerprint, Interner } from './snapshot.ts'
 
-/** How long the next wait will be matters to clocks only. */
-const STATELESS: ReadonlySet<string> = new Set(['$waitFactor'])
+const NOTHING: ReadonlySet<string> = new Set()
 
 export type ProposerMove =
   | { kind: 'event'; event: ProposerEvent }
@@ -18,7 +17,7 @@ export type ProposerMove =
   | { kind: 'news' }
   /** Waits before a connection or fetch is tried again are over. */
   | { kind: 'time' }
-  /** The best voter has been away for long; a rival had its time. */
+  /** So are the waits for a best voter that is away and for a rival that may be at it. */
   | { kind: 'long-time' }
   | { kind: 'relay'; node: number; beginLsn: number; endLsn: number }
 
@@ -76,16 +75,17 @@ export class ProposerNodes {
   }
 
   #id(core: ProposerCore): number {
-    return this.#states.id(fingerprint(core, STATELESS), core)
+    return this.#states.id(fingerprint(core, NOTHING), core)
   }
 }
 
-/** Fields of a node of the opened core that say when a wait is over. */
+/** Fields of the opened core that say when a wait is over. */
 interface Waits {
-  state: string
-  reconnectAtMs: number
-  fetchAtMs: number
-  activeAtMs: number
+  readonly $nodes: ReadonlyMap<
+    number,
+    { state: string; reconnectAtMs: number; fetchAtMs: number; activeAtMs: number }
+  >
+  readonly $tenure: { $campaignAtMs: number; $waitFactor: number }
 }
 
 function perform(core: ProposerCore, move: ProposerMove): ProposerOutput[] {
@@ -96,10 +96,7 @@ function perform(core: ProposerCore, move: ProposerMove): ProposerOutput[] {
       break
     case 'time':
     case 'long-time': {
-      const { $nodes, $tenure } = core as unknown as {
-        $nodes: Map<number, Waits>
-        $tenure: { $campaignAtMs: number }
-      }
+      const { $nodes, $tenure } = core as unknown as Waits
       if (move.kind === 'long-time') $tenure.$campaignAtMs = 0
       for (const node of $nodes.values()) {
         node.reconnectAtMs = Math.min(node.reconnectAtMs, 0)
@@ -118,6 +115,9 @@ function perform(core: ProposerCore, move: ProposerMove): ProposerOutput[] {
     }
     case 'news':
   }
+  // How long a wait is makes no difference here.
+  const { $tenure } = core as unknown as Waits
+  $tenure.$waitFactor = 1
   pump(core, outputs, move.kind === 'news')
   return outputs
 }

@@ -40,6 +40,8 @@ export interface ModelOptions {
   readonly writes: number
   /** Safekeepers that each compute can reach; which ones is explored, where it makes a difference. */
   readonly reach: number
+  /** Whether computes tell of commits with messages of their own, not on appends only. */
+  readonly news: boolean
   /** Crashes of safekeepers, and broken connections, in one run. */
   readonly crashes: number
   readonly breaks: number
@@ -108,7 +110,7 @@ export class World {
   /** How often something worth seeing happened, over all states explored. */
   readonly seen = {
     elections: 0,
-    reelections: 0,
+    reElections: 0,
     commits: 0,
     truncations: 0,
     crashes: 0,
@@ -236,10 +238,11 @@ export class World {
     if (settled && compute.written < this.options.writes) {
       add(`compute ${index} writes`, (next) => this.#write(next, index))
     }
-    move('tells of a commit', 'news', { kind: 'news' })
-    move('tries again', 'time', { kind: 'time' })
-    const deposed = core.phase === 'collecting' && compute.base >= 0
-    if (deposed || (core.phase === 'elected' && compute.base < 0)) {
+    if (this.options.news) move('tells of a commit', 'news', { kind: 'news' })
+    const isDeposed = compute.base >= 0 && core.phase === 'collecting'
+    // A deposed compute may look any number of times; only the last look makes a difference.
+    if (!isDeposed) move('tries again', 'time', { kind: 'time' })
+    if (isDeposed || (core.phase === 'elected' && compute.base < 0)) {
       move('has waited long', 'long-time', { kind: 'long-time' })
     }
     for (const fetch of compute.fetches) {
@@ -353,8 +356,10 @@ export class World {
         })
         break
       case 're-elected':
-        this.seen.reelections += 1
+        this.seen.reElections += 1
         this.#elected(state, index, output.term, output.startLsn)
+        break
+      case 'deposed':
         break
       case 'elected':
         this.#elected(state, index, output.term, output.startLsn)

@@ -58,6 +58,7 @@ export async function byteOracle(zenith: Installation, compute: Compute): Promis
   try {
     await client.query('CREATE EXTENSION IF NOT EXISTS zenith_test_utils')
     const localFiles = join(dir, 'compute')
+    await setAutovacuum(client, false)
     const report = new ByteReport(await quietCheckpoint(compute, localFiles))
     const sides = new Sides(zenith, compute, dir, report)
     const ours = await report.timed('backup', () => sides.fetchBackup())
@@ -67,6 +68,7 @@ export async function byteOracle(zenith: Installation, compute: Compute): Promis
     const theirs = await report.timed('replay', () => sides.replayWithStock())
     await report.timed('compare', async () => compareFolders({ ours, theirs }, report))
     sides.explain(report.differences.slice(0, EXPLAINED))
+    await setAutovacuum(client, true)
     return { report, folders: { ours, theirs }, [Symbol.dispose]: dispose }
   } catch (error) {
     dispose()
@@ -190,6 +192,12 @@ async function quietCheckpoint(compute: Compute, copyTo: string): Promise<Lsn> {
     await client.end()
   }
   throw new Error('the compute did not come to rest: something writes all the time')
+}
+
+/** Autovacuum would change sizes while they are compared; a worker that runs already ends its work. */
+async function setAutovacuum(client: pg.Client, on: boolean): Promise<void> {
+  await client.query(on ? 'ALTER SYSTEM RESET autovacuum' : 'ALTER SYSTEM SET autovacuum = off')
+  await client.query('SELECT pg_reload_conf()')
 }
 
 /** Waits until no autovacuum worker and no other client is at work. */

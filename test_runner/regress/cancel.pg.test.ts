@@ -213,7 +213,7 @@ describe('a commit that waits for the quorum', () => {
       await session.client.query("BEGIN; INSERT INTO commits VALUES (2); PREPARE TRANSACTION 'two'")
     }
     await session.client.query('SET statement_timeout = 200')
-    halt(zenith.safekeepers[0] as ServiceProcess)
+    for (const one of zenith.safekeepers) halt(one)
     const ended = timed(session.client.query(sql))
     await untilWaiting(session.pid, 'IPC/SyncRep')
     await sleep(400)
@@ -221,7 +221,7 @@ describe('a commit that waits for the quorum', () => {
     await sleep(200)
     expect(await waitEvent(session.pid)).toBe('IPC/SyncRep')
     expect(await visible(id)).toBe(false)
-    proceed(zenith.safekeepers[0] as ServiceProcess)
+    for (const one of zenith.safekeepers) proceed(one)
     expect((await ended).code).toBe('done')
     expect(await visible(id)).toBe(true)
     expect(session.notices).toContain('cannot cancel the wait for synchronous replication')
@@ -230,14 +230,14 @@ describe('a commit that waits for the quorum', () => {
 
   test('is not acknowledged by a termination either', async () => {
     const session = await open()
-    halt(zenith.safekeepers[0] as ServiceProcess)
+    for (const one of zenith.safekeepers) halt(one)
     const ended = timed(session.client.query('INSERT INTO commits VALUES (3)'))
     await untilWaiting(session.pid, 'IPC/SyncRep')
     await monitor.query(`SELECT pg_terminate_backend(${session.pid})`)
     const { code, ms } = await ended
     expect(code).not.toBe('done')
     expect(ms).toBeLessThan(PROMPT_MS)
-    proceed(zenith.safekeepers[0] as ServiceProcess)
+    for (const one of zenith.safekeepers) proceed(one)
     await compute.query('SELECT 1')
   })
 
@@ -245,11 +245,11 @@ describe('a commit that waits for the quorum', () => {
     const session = await open()
     await session.client.query(`SET synchronous_commit = ${value}`)
     const id = value === 'off' ? 4 : 5
-    halt(zenith.safekeepers[0] as ServiceProcess)
+    for (const one of zenith.safekeepers) halt(one)
     const { code, ms } = await timed(session.client.query(`INSERT INTO commits VALUES (${id})`))
     expect(code).toBe('done')
     expect(ms).toBeLessThan(PROMPT_MS)
-    proceed(zenith.safekeepers[0] as ServiceProcess)
+    for (const one of zenith.safekeepers) proceed(one)
     await session.client.end()
     // The next commit that waits carries the earlier one with it.
     await compute.query(`INSERT INTO commits VALUES (${id + 10})`)

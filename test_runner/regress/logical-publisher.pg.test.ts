@@ -266,8 +266,8 @@ describe('a stock subscriber', () => {
 
   it('is not sent what no quorum has', async () => {
     await caughtUp(compute, 'follower')
-    const pid = zenith.safekeepers[0]?.pid as number
-    process.kill(pid, 'SIGSTOP')
+    const pids = zenith.safekeepers.map(({ pid }) => pid as number)
+    for (const pid of pids) process.kill(pid, 'SIGSTOP')
     const client = await compute.connect()
     try {
       await client.query('SET synchronous_commit = local')
@@ -275,7 +275,7 @@ describe('a stock subscriber', () => {
       await sleep(2_000)
       expect(await subscriber.query('SELECT * FROM big WHERE id = 0')).toEqual([])
     } finally {
-      process.kill(pid, 'SIGCONT')
+      for (const pid of pids) process.kill(pid, 'SIGCONT')
       await client.end()
     }
     await eventually(subscriber, 'SELECT count(*) = 1 FROM big WHERE id = 0', 'the row after all')

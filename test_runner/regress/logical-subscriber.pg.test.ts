@@ -99,8 +99,8 @@ it('keeps its origin over a stop, also one that a prepared transaction moved', a
 
 it('reports nothing as flushed that no quorum has', async () => {
   await caughtUp(publisher, 'fed')
-  const pid = zenith.safekeepers[0]?.pid as number
-  process.kill(pid, 'SIGSTOP')
+  const pids = zenith.safekeepers.map(({ pid }) => pid as number)
+  for (const pid of pids) process.kill(pid, 'SIGSTOP')
   try {
     await publisher.query('INSERT INTO marks VALUES (2)')
     const lsn = String(await value(publisher, 'SELECT pg_current_wal_flush_lsn()'))
@@ -111,7 +111,7 @@ it('reports nothing as flushed that no quorum has', async () => {
     // The row is lost with the compute. The publisher must still have it.
     await compute.kill()
   } finally {
-    process.kill(pid, 'SIGCONT')
+    for (const pid of pids) process.kill(pid, 'SIGCONT')
   }
   compute = await zenith.startCompute('main', { settings: SETTINGS })
   await caughtUp(publisher, 'fed')

@@ -356,9 +356,14 @@ describe('acceptor', () => {
     const end = wal.appendNoop(100).endLsn
     append(1, 1, START, end, end)
     flushed(end)
-    acceptor.step({ kind: 'backed-up', lsn: end + 8 })
-    acceptor.step({ kind: 'backed-up', lsn: START })
+    const record = { backupLsn: end, partialBackups: [], eviction: null }
+    expect(acceptor.step({ kind: 'offload', record })).toMatchObject([
+      { kind: 'persist', background: true, control: { backupLsn: end } },
+    ])
+    acceptor.step({ kind: 'offload', record: { ...record, backupLsn: START } })
     expect(acceptor.control.backupLsn).toBe(end)
+    const beyond = { ...record, backupLsn: end + 8 }
+    expect(() => acceptor.step({ kind: 'offload', record: beyond })).toThrow(/only committed/)
   })
 
   it('goes on after a restart where the log ends', () => {

@@ -31,6 +31,7 @@ import { RecordScanner } from '#libs/wal/record-scanner.ts'
 import { AcceptorInvariants, type AcceptorView } from './acceptor-invariants.ts'
 import type { ControlState } from './control-state.ts'
 import { configurationRefusal, greetingRefusal } from './greeting-check.ts'
+import type { OffloadRecord } from './offload/offload-plan.ts'
 
 /** A proposer that skips further ahead would use up the terms. */
 const MAX_TERM_STEP = 4294967296
@@ -61,8 +62,8 @@ export type AcceptorEvent =
   | { kind: 'bump-term'; request: number; term: number }
   /** An authenticated peer told where it is. */
   | { kind: 'peer'; peer: PeerPositions }
-  /** Everything below is in object storage, verified. */
-  | { kind: 'backed-up'; lsn: Lsn }
+  /** What is known of this timeline's WAL in object storage, to be stored now. */
+  | { kind: 'offload'; record: OffloadRecord }
 
 export type AcceptorEffect =
   | { kind: 'send'; connection: number; message: AcceptorMessage }
@@ -162,6 +163,11 @@ export class Acceptor {
     return lastLogTerm(this.#control.history, this.#flush)
   }
 
+  /** How often the log was cut. */
+  get cuts(): number {
+    return this.#epoch
+  }
+
   /** The connection that appends at present, or null. */
   get streamingConnection(): number | null {
     return this.#streaming?.connection ?? null
@@ -209,8 +215,8 @@ export class Acceptor {
       case 'peer':
         this.#onPeer(event.peer, effects)
         break
-      case 'backed-up':
-        this.#raise('backupLsn', event.lsn)
+      case 'offload':
+        this.#onOffload(event.record, effects)
     }
     this.#invariants.check(this.#view())
     return effects
@@ -331,8 +337,21 @@ export class Acceptor {
     this.#raise('remoteConsistentLsn', peer.remoteConsistentLsn)
   }
 
+  #onOffload(record: OffloadRecord, effects: AcceptorEffect[]): void {
+    assert(record.backupLsn <= this.#commit, 'only committed WAL is backed up')
+    const { eviction } = record
+    if (eviction !== null) {
+      assert(eviction.flushLsn === this.#flush, 'an evicted log ends where this one does')
+      assert(this.#write === this.#flush && this.#commit === this.#flush, 'all of it is committed')
+      assert(this.#streaming === null, 'nobody writes to an evicted log')
+    }
+    const backupLsn = Math.max(record.backupLsn, this.#control.backupLsn)
+    this.#control = { ...this.#control, ...record, backupLsn }
+    this.#persist(effects, true)
+  }
+
   /** Raises a lagging position, never beyond commit. */
-  #raise(name: 'backupLsn' | 'peerHorizonLsn' | 'remoteConsistentLsn', lsn: Lsn): void {
+  #raise(name: 'peerHorizonLsn' | 'remoteConsistentLsn', lsn: Lsn): void {
     const capped = Math.min(lsn, this.#commit)
     if (capped <= this.#control[name]) return
     this.#control = { ...this.#control, [name]: capped }

@@ -2,6 +2,7 @@ import { type Static, Type } from 'typebox'
 import { TlsSettings, VerifierSettings } from '#libs/auth/auth-settings.ts'
 import { DiscoveryConfig } from '#libs/discovery/open-discovery.ts'
 import { ObjectStoreConfig } from '#libs/object-store/open-store.ts'
+import { OffloadConfig } from './offload/offload-service.ts'
 
 /** Settings of a safekeeper, from `safekeeper.toml` in its data folder. */
 export const SafekeeperConfig = Type.Object(
@@ -16,6 +17,8 @@ export const SafekeeperConfig = Type.Object(
     control_plane_url: Type.Optional(Type.String({ minLength: 1 })),
     /** Where WAL is copied to; without it everything stays here. */
     object_store: Type.Optional(ObjectStoreConfig),
+    /** When WAL goes to object storage, and when it leaves this disk. */
+    offload: Type.Optional(OffloadConfig),
     /** Tokens are asked for and checked; without it everybody is let in. */
     auth: Type.Optional(VerifierSettings),
     /** Default off. */

@@ -15,6 +15,7 @@ import { type Access, routeGuard } from './access.ts'
 import { type ControlState, newControlState } from './control-state.ts'
 import { addMembershipRoutes } from './membership/routes.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
+import { readWal } from './offload/segment-reader.ts'
 import { segmentEnd, type Timeline } from './timeline.ts'
 import { answer } from './route-schema.ts'
 import type { Timelines } from './timelines.ts'
@@ -134,11 +135,13 @@ function describe(timeline: Timeline): SafekeeperTimeline {
     flushLsn: formatLsn(timeline.flushLsn),
     commitLsn: formatLsn(control.commitLsn),
     backupLsn: formatLsn(control.backupLsn),
+    localStartLsn: formatLsn(control.localStartLsn),
+    evicted: timeline.evicted,
+    offloadProblem: timeline.offloadProblem,
     remoteConsistentLsn: formatLsn(control.remoteConsistentLsn),
     generation: control.configuration.generation,
     members: control.configuration.members,
     newMembers: control.configuration.newMembers,
-    localStartLsn: formatLsn(control.localStartLsn),
     pgVersion: control.pgVersion,
     systemId: String(control.systemId),
     computeConnected: timeline.computeConnected,
@@ -157,7 +160,7 @@ async function digestOf(timeline: Timeline, from: number, to: number): Promise<s
   const hash = createHash('sha256')
   for (let lsn = from; lsn < to; ) {
     const end = Math.min(to, segmentEnd(lsn), lsn + MAX_READ_BYTES)
-    hash.update(await timeline.readWal(lsn, end))
+    hash.update(await readWal(timeline, lsn, end))
     lsn = end
   }
   return hash.digest('hex')

@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { useCredentials } from '#libs/auth/credentials.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
 import { openDiscovery } from '#libs/discovery/open-discovery.ts'
+import { openObjectStore } from '#libs/object-store/open-store.ts'
 import { runProcess } from '#libs/service.ts'
 import { openAccess } from './access.ts'
 import { SafekeeperConfig } from './config.ts'
@@ -12,6 +13,7 @@ import { createSafekeeperMetrics } from './metrics.ts'
 import { PeerExchange } from './peers/peer-exchange.ts'
 import { createPeerMetrics } from './peers/peer-metrics.ts'
 import { PeerTables } from './peers/peer-tables.ts'
+import { OffloadService } from './offload/offload-service.ts'
 import { Timelines } from './timelines.ts'
 import { serveWal } from './wal-service.ts'
 
@@ -22,7 +24,21 @@ runProcess('safekeeper', async (service) => {
   service.onStop(() => access.close())
   useCredentials(access.credentials)
   const metrics = createSafekeeperMetrics()
-  const timelines = await Timelines.open(config.dataDir, { nodeId: config.id, log, metrics })
+  const offload =
+    config.object_store === undefined
+      ? null
+      : new OffloadService(
+          openObjectStore(config.object_store, config.dataDir),
+          config.offload ?? {},
+          { metrics, log },
+        )
+  service.onStop(() => offload?.close())
+  const timelines = await Timelines.open(config.dataDir, {
+    nodeId: config.id,
+    log,
+    metrics,
+    offload,
+  })
   service.onStop(() => timelines.close())
 
   const wal = await serveWal({

@@ -9,6 +9,10 @@ export interface SafekeeperMetrics {
   readonly timelines: Gauge
   readonly proposers: Gauge
   readonly walReceivers: Gauge
+  readonly offloadedBytes: Counter
+  readonly offloadFailures: Counter
+  readonly archiveReadBytes: Counter
+  readonly restores: Counter
 }
 
 export function createSafekeeperMetrics(): SafekeeperMetrics {
@@ -45,6 +49,26 @@ export function createSafekeeperMetrics(): SafekeeperMetrics {
     walReceivers: new Gauge({
       name: 'zenith_safekeeper_wal_receiver_connections',
       help: 'WAL streams being served',
+      registers,
+    }),
+    offloadedBytes: new Counter({
+      name: 'zenith_safekeeper_wal_offloaded_bytes_total',
+      help: 'WAL bytes copied to object storage',
+      registers,
+    }),
+    offloadFailures: new Counter({
+      name: 'zenith_safekeeper_wal_offload_failures_total',
+      help: 'Uploads, comparisons, deletions and restores that object storage did not do',
+      registers,
+    }),
+    archiveReadBytes: new Counter({
+      name: 'zenith_safekeeper_wal_archive_read_bytes_total',
+      help: 'WAL bytes read back from object storage',
+      registers,
+    }),
+    restores: new Counter({
+      name: 'zenith_safekeeper_timeline_restores_total',
+      help: 'Evicted timelines that came back to this disk',
       registers,
     }),
   }

@@ -5,7 +5,7 @@
 import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
-import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { formatLsn, type Lsn, segmentNumber, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import { lastLogTerm } from '#libs/protocol/term-history.ts'
 import { oldestXmins, type StandbyXmins } from '#libs/protocol/standby-xmins.ts'
@@ -28,11 +28,17 @@ import type { SafekeeperMetrics } from './metrics.ts'
 import type { DiskReserve } from './store/disk-reserve.ts'
 import { type LocalSegment, localSegments, removalBound } from './store/local-segments.ts'
 import { SegmentDisk } from './store/segment-disk.ts'
-import { segmentName } from './store/segment-plan.ts'
+import { segmentName, type SegmentRange } from './store/segment-plan.ts'
+import { Offloader } from './offload/offloader.ts'
+import type { OffloadRecord } from './offload/offload-plan.ts'
+import type { OffloadService } from './offload/offload-service.ts'
+import { removeAllWal, removeLeftovers, restoreTail } from './offload/residence.ts'
+import { openSegment, type SegmentReader } from './offload/segment-reader.ts'
 import type { SpareSegments } from './store/spare-segments.ts'
 import { leadBytes } from './store/wal-lead.ts'
 import { type RecoveredWal, recoverWal } from './store/wal-recovery.ts'
 import { WalStore } from './store/wal-store.ts'
+import { TimelineRequests } from './timeline-requests.ts'
 import type { WriteSlots } from './store/write-slots.ts'
 
 /** A proposer's connection, as the timeline uses it. */
@@ -49,6 +55,8 @@ export interface TimelineContext {
   reserve: DiskReserve
   slots: WriteSlots
   metrics: SafekeeperMetrics
+  /** Null without an object store: then all WAL stays on this disk. */
+  offload: OffloadService | null
   log: Logger
 }
 
@@ -56,7 +64,9 @@ export class Timeline {
   readonly directory: string
   readonly #acceptor: Acceptor
   readonly #controlFile: ControlFile
-  readonly #store: WalStore
+  readonly #disk: SegmentDisk
+  #store: WalStore
+  readonly #offloader: Offloader | null
   readonly #log: Logger
   readonly #connections = new Map<number, ProposerConnection>()
   readonly #standbys = new Map<object, StandbyXmins>()
@@ -64,6 +74,9 @@ export class Timeline {
   readonly #durableListeners = new Set<() => void>()
   readonly #context: TimelineContext
   readonly #holds = new Set<{ lsn: Lsn }>()
+  /** Those who need the timeline on this disk. */
+  #occupants = 0
+  #committedSegment = 0
   #queue: AcceptorEffect[] = []
   /** WAL in writes that wait for an earlier effect. */
   #queuedBytes = 0
@@ -73,11 +86,7 @@ export class Timeline {
   #readers = 0
   #writtenAtLastTick: Lsn = 0
   #closed = false
-  #requestCounter = 0
-  readonly #requests = new Map<
-    number,
-    { resolve: () => void; reject: (error: ZenithError) => void }
-  >()
+  readonly #requests = new TimelineRequests()
 
   private constructor(
     directory: string,
@@ -93,16 +102,24 @@ export class Timeline {
     this.#controlFile = controlFile
     const { nodeId, incarnation } = context
     this.#acceptor = new Acceptor({ nodeId, incarnation, control, flushLsn })
-    this.#store = new WalStore({
-      disk: segmentDisk(directory, controlFile, context),
-      slots: context.slots,
-      startLsn: control.startLsn,
-      localStartLsn: control.localStartLsn,
-      endLsn: flushLsn,
+    this.#disk = segmentDisk(directory, controlFile, context)
+    this.#store = this.#openStore(control.localStartLsn, segments)
+    const { offload } = context
+    this.#offloader = offload && new Offloader(this, offload, nodeId)
+  }
+
+  #openStore(localStartLsn: Lsn, segments: SegmentRange | null): WalStore {
+    const { slots, metrics } = this.#context
+    return new WalStore({
+      disk: this.#disk,
+      slots,
+      startLsn: this.#acceptor.control.startLsn,
+      localStartLsn,
+      endLsn: this.#acceptor.flushLsn,
       segments,
       onDurable: (epoch, writeLsn, syncUs) => {
         this.#lastSyncUs = syncUs
-        context.metrics.syncSeconds.observe(syncUs / 1e6)
+        metrics.syncSeconds.observe(syncUs / 1e6)
         if (this.#halted === null) this.dispatch({ kind: 'flushed', epoch, writeLsn })
         for (const listener of this.#durableListeners) listener()
       },
@@ -145,7 +162,18 @@ export class Timeline {
     const controlFile = new ControlFile(directory, context.reserve)
     const control = await controlFile.read()
     const disk = segmentDisk(directory, controlFile, context)
-    const recovered = await recoverWal(disk, control, afterCleanStop)
+    if (control.eviction !== null && context.offload === null) {
+      throw new ZenithError(
+        'precondition_failed',
+        `the WAL of timeline ${control.timelineId} is in object storage only`,
+        { hint: 'Set object_store of this safekeeper to the one it had before.' },
+      )
+    }
+    const recovered =
+      control.eviction === null
+        ? await recoverWal(disk, control, afterCleanStop)
+        : { flushLsn: control.eviction.flushLsn, segments: null }
+    await removeLeftovers(disk)
     context.log.info(
       {
         timeline: control.timelineId,
@@ -185,6 +213,37 @@ export class Timeline {
     return (this.#acceptor.streamingConnection ?? -1) > 0
   }
 
+  /** How often this process has cut the log. */
+  get cuts(): number {
+    return this.#acceptor.cuts
+  }
+
+  /** Lowest position that somebody holds; null for none. */
+  get heldLsn(): Lsn | null {
+    if (this.#holds.size === 0) return null
+    return Math.min(...[...this.#holds].map((hold) => hold.lsn))
+  }
+
+  /** Somebody writes to it, or needs it on this disk. */
+  get inUse(): boolean {
+    return this.#connections.size > 0 || this.#occupants > 0
+  }
+
+  /** It does no work any more. */
+  get stopped(): boolean {
+    return this.#closed || this.#halted !== null
+  }
+
+  /** All its WAL is in object storage and none on this disk. */
+  get evicted(): boolean {
+    return this.#offloader?.isPresent === false
+  }
+
+  /** Why no more WAL goes to object storage; null while all is well. */
+  get offloadProblem(): string | null {
+    return this.#offloader?.conflict ?? null
+  }
+
   get readers(): number {
     return this.#readers
   }
@@ -206,6 +265,7 @@ export class Timeline {
 
   attach(connection: ProposerConnection): void {
     this.#refuseWhenHalted()
+    assert(!this.evicted, 'a timeline is occupied before it is written to')
     this.#connections.set(connection.id, connection)
   }
 
@@ -237,33 +297,46 @@ export class Timeline {
     this.dispatch({ kind: 'peer', peer })
   }
 
-  /** Everything below `lsn` is in object storage, verified there. */
-  backedUp(lsn: Lsn): void {
-    this.dispatch({ kind: 'backed-up', lsn })
-  }
-
-  #ask(event: (request: number) => AcceptorEvent): Promise<void> {
-    this.#refuseWhenHalted()
-    return new Promise((resolve, reject) => {
-      if (this.#closed) throw new ZenithError('unavailable', 'this timeline is closed')
-      const request = ++this.#requestCounter
-      this.#requests.set(request, { resolve, reject })
-      this.dispatch(event(request))
-    })
-  }
-
-  #answer(request: number, refusal: string | null): void {
-    const waiting = this.#requests.get(request)
-    this.#requests.delete(request)
-    if (refusal === null) waiting?.resolve()
-    else waiting?.reject(new ZenithError('precondition_failed', refusal))
-  }
-
-  #failRequests(reason: string): void {
-    for (const { reject } of this.#requests.values()) {
-      reject(new ZenithError('unavailable', `this timeline stopped: ${reason}`))
+  /**
+   * Keeps the timeline on this disk until the returned function runs, and brings it back before if
+   * it is in object storage only. Throws `unavailable` when that cannot be done now.
+   */
+  async occupy(): Promise<() => void> {
+    this.#occupants += 1
+    let occupied = true
+    const leave = () => {
+      if (occupied) this.#occupants -= 1
+      occupied = false
     }
-    this.#requests.clear()
+    try {
+      await this.#offloader?.wake()
+    } catch (error) {
+      leave()
+      throw error
+    }
+    return leave
+  }
+
+  recordOffload(record: OffloadRecord): void {
+    this.dispatch({ kind: 'offload', record })
+  }
+
+  async leaveDisk(): Promise<void> {
+    await this.#store.close()
+    await removeAllWal(this.#disk, this.flushLsn)
+    this.#store = this.#openStore(this.flushLsn, null)
+  }
+
+  async returnToDisk(tail: Buffer | null): Promise<void> {
+    const { flushLsn, control } = this
+    const back = await restoreTail(this.#disk, tail, flushLsn, control.startLsn)
+    this.#store = this.#openStore(back.localStartLsn, back.segments)
+  }
+
+  async #ask(event: (request: number) => AcceptorEvent): Promise<void> {
+    this.#refuseWhenHalted()
+    if (this.#closed) throw new ZenithError('unavailable', 'this timeline is closed')
+    await this.#requests.ask((request) => this.dispatch(event(request)))
   }
 
   pageserverFeedback(feedback: PageserverFeedback): void {
@@ -302,8 +375,17 @@ export class Timeline {
     return this.#store.tail.view(lsn, endLsn)
   }
 
-  /** Opens the segment that holds `lsn`, whichever name it has at the moment. */
-  async openSegment(lsn: Lsn): Promise<FileHandle> {
+  /** Opens the segment that holds `lsn`: on this disk, or else from object storage. */
+  openSegment(lsn: Lsn): Promise<SegmentReader> {
+    return openSegment(this, this.#context.offload?.archive ?? null, lsn)
+  }
+
+  segmentPath(segment: number): string {
+    return this.#disk.path(segmentName(segment, false))
+  }
+
+  /** Opens the segment's file, whichever name it has at the moment. */
+  async openLocalSegment(lsn: Lsn): Promise<FileHandle> {
     const segment = segmentNumber(lsn)
     for (const partial of [false, true, false]) {
       try {
@@ -313,22 +395,6 @@ export class Timeline {
       }
     }
     throw new ZenithError('not_found', `WAL at ${formatLsn(lsn)} is not stored here any more`)
-  }
-
-  /** Reads bytes [lsn, endLsn) from disk; they must lie in one segment. */
-  async readWal(lsn: Lsn, endLsn: Lsn): Promise<Buffer> {
-    assert(segmentNumber(lsn) === segmentNumber(endLsn - 1), 'a read stays in one segment')
-    const handle = await this.openSegment(lsn)
-    try {
-      const bytes = Buffer.allocUnsafe(endLsn - lsn)
-      const { bytesRead } = await handle.read(bytes, 0, bytes.length, segmentOffset(lsn))
-      if (bytesRead !== bytes.length) {
-        throw new ZenithError('corrupt', `the segment at ${formatLsn(lsn)} is shorter than 16 MiB`)
-      }
-      return bytes
-    } finally {
-      await handle.close()
-    }
   }
 
   /** Segments that are on this disk, oldest first. */
@@ -381,8 +447,9 @@ export class Timeline {
   async close(): Promise<boolean> {
     for (const connection of [...this.#connections.values()]) connection.close('shutting down')
     this.#closed = true
-    this.#failRequests('closed')
+    this.#requests.fail('closed')
     this.#wakeListeners()
+    await this.#offloader?.close()
     if (!(await this.#store.close()) || this.#halted !== null) return false
     await this.#controlFile.write(this.control)
     return true
@@ -454,9 +521,13 @@ export class Timeline {
         return this.#persist(effect.control, effect.background)
       case 'committed':
         this.#wakeListeners()
+        if (segmentNumber(effect.lsn) > this.#committedSegment) {
+          this.#committedSegment = segmentNumber(effect.lsn)
+          this.#offloader?.kick()
+        }
         return null
       case 'answer':
-        this.#answer(effect.request, effect.refusal)
+        this.#requests.answer(effect.request, effect.refusal)
         return null
       case 'halt':
         this.#halt(effect.reason)
@@ -474,6 +545,7 @@ export class Timeline {
   #persist(control: ControlState, background: boolean): Promise<void> | null {
     const done = this.#controlFile.write(control).then(() => {
       if (this.#halted === null) this.dispatch({ kind: 'persisted', commitLsn: control.commitLsn })
+      this.#offloader?.kick()
     })
     if (!background) {
       const { term, history, configuration } = control
@@ -491,7 +563,7 @@ export class Timeline {
     this.#queue = []
     this.#queuedBytes = 0
     this.#log.error({ reason }, 'timeline halted')
-    this.#failRequests(reason)
+    this.#requests.fail(reason)
     for (const connection of [...this.#connections.values()]) connection.close(reason)
   }
 

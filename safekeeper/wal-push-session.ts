@@ -77,8 +77,14 @@ export async function runWalPush(
   timeline: Timeline,
   options: { log: Logger; metrics: SafekeeperMetrics },
 ): Promise<void> {
+  const leave = await timeline.occupy()
   const connection = new PushConnection(session, options.log)
-  timeline.attach(connection)
+  try {
+    timeline.attach(connection)
+  } catch (error) {
+    leave()
+    throw error
+  }
   options.metrics.proposers.inc()
   session.socket.setTimeout(SILENCE_MS, () => connection.close('the proposer is silent'))
   try {
@@ -111,5 +117,6 @@ export async function runWalPush(
   } finally {
     options.metrics.proposers.dec()
     timeline.detach(connection)
+    leave()
   }
 }

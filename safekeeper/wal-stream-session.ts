@@ -3,7 +3,6 @@
  * to the commit position; with a term (recovery of another safekeeper through its leader) up to the
  * end of the log, and only while the term is still that one.
  */
-import type { FileHandle } from 'node:fs/promises'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_PAGE_SIZE } from '#libs/lsn.ts'
 import type { PgSession } from '#libs/pgwire/session.ts'
@@ -15,6 +14,7 @@ import {
   writeWalDataHeader,
 } from '#libs/protocol/wal-stream.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
+import type { SegmentReader } from './offload/segment-reader.ts'
 import { StreamEnd } from './stream-end.ts'
 import { segmentEnd, type Timeline } from './timeline.ts'
 
@@ -39,7 +39,7 @@ export class WalStreamSession {
   #sent: Lsn
   #ended = false
   #wake: () => void = () => {}
-  #segment: { number: number; handle: FileHandle } | null = null
+  #segment: { number: number; reader: SegmentReader } | null = null
   #lastHeardMs = performance.now()
   readonly #streamEnd = new StreamEnd()
   /** What the page server at the other end has in object storage; null for other clients. */
@@ -88,7 +88,7 @@ export class WalStreamSession {
       unsubscribe()
       unsubscribeDurable()
       release()
-      await this.#segment?.handle.close()
+      await this.#closeSegment()
     }
   }
 
@@ -129,6 +129,11 @@ export class WalStreamSession {
   async #sendAvailable(): Promise<void> {
     const endLsn = this.#endLsn()
     if (this.#sent >= endLsn) {
+      // What comes next is in memory; an idle reader keeps no file, and no timeline on this disk.
+      if (this.#segment) {
+        await this.#closeSegment()
+        return
+      }
       await new Promise<void>((resolve) => {
         this.#wake = resolve
         if (this.#ended) resolve()
@@ -164,21 +169,22 @@ export class WalStreamSession {
   async #read(endLsn: Lsn): Promise<Buffer> {
     const number = segmentNumber(this.#sent)
     if (this.#segment?.number !== number) {
-      await this.#segment?.handle.close()
-      this.#segment = null
-      this.#segment = { number, handle: await this.#timeline.openSegment(this.#sent) }
+      await this.#closeSegment()
+      this.#segment = { number, reader: await this.#timeline.openSegment(this.#sent) }
     }
     const bytes = Buffer.allocUnsafe(endLsn - this.#sent)
-    const { bytesRead } = await this.#segment.handle.read(
-      bytes,
-      0,
-      bytes.length,
-      segmentOffset(this.#sent),
-    )
+    const { reader } = this.#segment
+    const bytesRead = await reader.read(bytes, bytes.length, segmentOffset(this.#sent))
     if (bytesRead === 0) {
       throw new ZenithError('corrupt', `the segment at ${formatLsn(this.#sent)} is too short`)
     }
     return bytes.subarray(0, bytesRead)
+  }
+
+  async #closeSegment(): Promise<void> {
+    const segment = this.#segment
+    this.#segment = null
+    await segment?.reader.close()
   }
 
   #keepalive(): void {

@@ -46,15 +46,20 @@ export const SafekeeperTimeline = Type.Object({
   flushLsn: LsnText,
   /** End of the WAL known to be durable on a quorum, as far as it is here. */
   commitLsn: LsnText,
+  /** Everything below is in object storage. */
   backupLsn: LsnText,
+  /** Where the WAL on this safekeeper's disk begins; older WAL is read from object storage. */
+  localStartLsn: LsnText,
+  /** An idle timeline: none of its WAL is on this disk, all of it in object storage. */
+  evicted: Type.Boolean(),
+  /** Why no more WAL goes to object storage; null while all is well. */
+  offloadProblem: Type.Union([Type.String(), Type.Null()]),
   /** Durable in the page server's object storage. */
   remoteConsistentLsn: LsnText,
   generation: Type.Integer(),
   members: Type.Array(NodeInfo),
   /** Members that take over; null unless a change is under way. */
   newMembers: Type.Union([Type.Array(NodeInfo), Type.Null()]),
-  /** The oldest WAL that is on this safekeeper's own disk. */
-  localStartLsn: LsnText,
   pgVersion: Type.Integer(),
   systemId: Type.String(),
   /** A proposer is connected and streaming. */

@@ -32,6 +32,8 @@ export class TimelineRecovery {
   readonly #options: TimelineRecoveryOptions
   readonly #machine: PeerRecovery
   #connection: ProposerConnection | null = null
+  /** Lets the timeline leave this disk again. */
+  #leave: () => void = () => {}
   #reader: DonorReader | null = null
   #stopWaiting: (() => void) | null = null
 
@@ -75,10 +77,14 @@ export class TimelineRecovery {
     let state: DonorState | null = null
     try {
       state = donorState(donor, await askPeer(timeline, donor))
+      const leave = await timeline.occupy()
+      this.#leave()
+      this.#leave = leave
     } catch (error) {
       log.info({ donor, err: errorMessage(error) }, 'a peer with a better log does not answer')
     }
     this.#perform(this.#machine.step({ kind: 'donor', attempt, state }))
+    if (this.#machine.attempt === null) this.#leave()
   }
 
   #deliver({ attempt, message }: RecoveryEffect & { kind: 'deliver' }): void {
@@ -162,6 +168,7 @@ export class TimelineRecovery {
     const connection = this.#connection
     this.#connection = null
     if (connection !== null) this.#options.timeline.detach(connection)
+    this.#leave()
   }
 }
 

@@ -58,6 +58,34 @@ class SimFile {
     this.length = length
   }
 
+  /** Zeros there; only what holds anything is touched. */
+  zero(from: number, to: number): void {
+    for (const page of new Set([...this.cached.keys(), ...this.durable.keys()])) {
+      const start = Math.max(from, page * PAGE_BYTES)
+      const end = Math.min(to, (page + 1) * PAGE_BYTES)
+      if (start < end) this.write(start, ZEROS.subarray(0, end - start))
+    }
+  }
+
+  /** What is read there is to be written again by the next sync. */
+  rewrite(from: number, to: number): void {
+    for (const page of new Set([...this.cached.keys(), ...this.durable.keys()])) {
+      const start = Math.max(from, page * PAGE_BYTES)
+      const end = Math.min(to, (page + 1) * PAGE_BYTES)
+      if (start < end) this.write(start, Buffer.from(readPages(this.cached, start, end - start)))
+    }
+  }
+
+  isZero(from: number, to: number): boolean {
+    for (const [page, bytes] of this.cached) {
+      const start = Math.max(from - page * PAGE_BYTES, 0)
+      const end = Math.min(to - page * PAGE_BYTES, PAGE_BYTES)
+      if (start < end && !bytes.subarray(start, end).equals(ZEROS.subarray(start, end)))
+        return false
+    }
+    return true
+  }
+
   sync(): void {
     for (const page of this.dirty.keys()) {
       const bytes = this.cached.get(page)
@@ -188,24 +216,16 @@ export class SimDisk {
     return file === undefined ? null : readPages(file.durable, offset, length)
   }
 
-  /** Pages that hold anything, of what a program reads. */
-  pagesOf(name: string): { offset: number; bytes: Buffer }[] {
-    return [...this.#file(name).cached].map(([page, bytes]) => ({
-      offset: page * PAGE_BYTES,
-      bytes,
-    }))
+  zero(name: string, from: number, to: number): void {
+    this.#file(name).zero(from, to)
   }
 
-  /** Makes `to` a copy of `from`, unsynced, without moving bytes. */
-  copy(from: string, to: string): void {
-    const source = this.#file(from)
-    const target = new SimFile()
-    target.length = source.length
-    for (const [page, bytes] of source.cached) {
-      target.cached.set(page, Buffer.from(bytes))
-      target.dirty.set(page, ALL_SECTORS)
-    }
-    this.#change({ name: to, file: target, before: null })
+  rewrite(name: string, from: number, to: number): void {
+    this.#file(name).rewrite(from, to)
+  }
+
+  isZero(name: string, from: number, to: number): boolean {
+    return this.#file(name).isZero(from, to)
   }
 
   /** Power goes away. Returns whether a file was left with a part of what was written. */

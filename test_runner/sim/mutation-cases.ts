@@ -72,7 +72,7 @@ export const MUTATIONS: readonly MutationCase[] = [
     within: 100,
   },
   {
-    name: 'no-copy-forward',
+    name: 'no-rewrite-at-boot',
     rule: 'what is read at the start is trusted to be on the medium',
     options: {},
     within: 300,

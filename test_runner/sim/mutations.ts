@@ -11,7 +11,7 @@ export type Mutation =
   | 'cut-below'
   | 'ack-written'
   | 'ack-after-failed-sync'
-  | 'no-copy-forward'
+  | 'no-rewrite-at-boot'
   | 'commit-without-term-start'
   | 'keep-acks-after-wipe'
   | 'peer-commit-without-term'

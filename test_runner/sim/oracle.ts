@@ -24,6 +24,8 @@ export class Violation extends Error {
 export interface Witness {
   readonly id: number
   readonly durableEnd: Lsn
+  /** Where the WAL on it begins. */
+  readonly localStartLsn: Lsn
   /** Last log term by the history that is on disk. */
   readonly durableLogTerm: number
   durableBytes(from: Lsn, to: Lsn): Buffer
@@ -216,8 +218,10 @@ export class Oracle {
     if (commitLsn > this.committedLsn) {
       throw new Violation('I9', `safekeeper ${witness.id} is ahead with its commit position`)
     }
-    const expected = this.#committed.subarray(0, commitLsn - this.#startLsn)
-    if (!witness.durableBytes(this.#startLsn, commitLsn).equals(expected)) {
+    const from = Math.max(this.#startLsn, witness.localStartLsn)
+    if (commitLsn <= from) return
+    const expected = this.#committed.subarray(from - this.#startLsn, commitLsn - this.#startLsn)
+    if (!witness.durableBytes(from, commitLsn).equals(expected)) {
       throw new Violation('I12', `safekeeper ${witness.id} holds other bytes below its commit`)
     }
   }
@@ -237,8 +241,9 @@ export class Oracle {
   /** Logs whose ends are of one term: the shorter is a prefix of the longer. */
   checkPrefix(a: Witness, b: Witness): void {
     if (a.durableLogTerm !== b.durableLogTerm) return
+    const from = Math.max(this.#startLsn, a.localStartLsn, b.localStartLsn)
     const end = Math.min(a.durableEnd, b.durableEnd)
-    if (!a.durableBytes(this.#startLsn, end).equals(b.durableBytes(this.#startLsn, end))) {
+    if (end > from && !a.durableBytes(from, end).equals(b.durableBytes(from, end))) {
       throw new Violation('I6', `logs ${a.id} and ${b.id} of term ${a.durableLogTerm} differ`)
     }
   }

@@ -83,8 +83,8 @@ export class SimSafekeeper implements Witness {
     this.#ackedEnd = this.#startLsn
     this.#lifeCommit = this.#startLsn
     this.#crashFault = options.faults.kind('crash-between')
-    SimStore.format(this.#disk, options.control, Buffer.alloc(0))
-    this.#store = this.#newStore(options.control)
+    SimStore.install(this.#disk, options.control, Buffer.alloc(0))
+    this.#store = this.#newStore(options.control, this.#startLsn)
     this.boot()
   }
 
@@ -108,6 +108,10 @@ export class SimSafekeeper implements Witness {
     return this.acceptor?.commitLsn ?? this.#startLsn
   }
 
+  get localStartLsn(): Lsn {
+    return this.#store.localStartLsn
+  }
+
   durableBytes(from: Lsn, to: Lsn): Buffer {
     return this.#store.readDurable(from, to)
   }
@@ -124,10 +128,8 @@ export class SimSafekeeper implements Witness {
     this.#queue = []
     this.#busy = false
     this.#sinceAnswer.clear()
-    const { durableControl, durableEnd } = this.#store
-    this.#store = this.#newStore(durableControl)
-    // What the oracle sees of the medium until the log is read.
-    this.#store.durableEnd = durableEnd
+    // Until the log is read the oracle sees the medium as it was.
+    this.#store = this.#newStore(this.#store.durableControl, this.#store.durableEnd)
     this.#store.boot((control, flushLsn) => this.#open(control, flushLsn))
   }
 
@@ -243,13 +245,16 @@ export class SimSafekeeper implements Witness {
     while (!this.#busy && this.acceptor !== null) {
       const effect = this.#queue.shift()
       if (effect === undefined) return
-      if (this.#crashFault.fires(this.#options.crashChance)) {
-        this.#options.coverage.count(`crash before ${effect.kind}`)
-        this.crash(this.#crashFault.random.chance(0.6))
-        return
-      }
+      if (this.#crashes(effect.kind)) return
       this.#perform(effect)
     }
+  }
+
+  #crashes(before: string): boolean {
+    if (!this.#crashFault.fires(this.#options.crashChance)) return false
+    this.#options.coverage.count(`crash before ${before}`)
+    this.crash(this.#crashFault.random.chance(0.6))
+    return true
   }
 
   #perform(effect: AcceptorEffect): void {
@@ -322,14 +327,15 @@ export class SimSafekeeper implements Witness {
     this.#run()
   }
 
-  #newStore(control: ControlState): SimStore {
+  #newStore(control: ControlState, durableLsn: Lsn): SimStore {
     const { faults, mutation, eioChance } = this.#options
     return new SimStore(
       {
         host: this.host,
         disk: this.#disk,
         random: this.#options.random,
-        startLsn: this.#startLsn,
+        coverage: this.#options.coverage,
+        crashes: () => this.#crashes('a step of the store'),
         maxDelayMs: this.#options.maxDiskDelayMs,
         eio: faults.kind('failed-sync'),
         eioChance,
@@ -343,6 +349,7 @@ export class SimSafekeeper implements Witness {
         },
       },
       control,
+      durableLsn,
     )
   }
 
@@ -404,9 +411,10 @@ export class SimSafekeeper implements Witness {
   }
 
   #ackedBytesIntact(): boolean {
-    const length = this.#ackedEnd - this.#startLsn
-    const bytes = this.#store.readDurable(this.#startLsn, this.#ackedEnd)
-    return bytes.equals(this.#acked.subarray(0, length))
+    const from = Math.max(this.#startLsn, this.#store.localStartLsn)
+    if (this.#ackedEnd <= from) return true
+    const expected = this.#acked.subarray(from - this.#startLsn, this.#ackedEnd - this.#startLsn)
+    return this.#store.readDurable(from, this.#ackedEnd).equals(expected)
   }
 
   #trace(what: string, a = 0, b = 0): void {

@@ -15,6 +15,9 @@ export type Mutation =
   | 'commit-without-term-start'
   | 'keep-acks-after-wipe'
   | 'peer-commit-without-term'
+  | 'skip-term-bump'
+  | 'skip-generation-check'
+  | 'elected-again-with-foreign-log'
 
 /** Effects as a safekeeper that breaks a rule would have them. */
 export function mutateEffects(

@@ -31,6 +31,16 @@ export interface SimulationOptions {
   jumpShare: number
   wipeShare: number
   fullShare: number
+  /** Safekeepers beside the members, for changes of the members. */
+  spares: number
+  changeShare: number
+  abortShare: number
+  /** An operator raises the term of a safekeeper. */
+  bumpShare: number
+  /** A compute starts with an older list of members. */
+  staleShare: number
+  lossChance: number
+  controlCrashChance: number
   /** Clocks are off by this much, and run wrong by the thousandth part of it. */
   clockErrorMs: number
 }
@@ -64,6 +74,13 @@ export function drawOptions(random: Prng): SimulationOptions {
     jumpShare: random.pick([0, 0, 0.1]),
     wipeShare: random.pick([0, 0, 0, 0.05]),
     fullShare: random.pick([0, 0, 0.05]),
+    spares: random.pick([0, 1, 2, 3]),
+    changeShare: random.pick([0, 0.1, 0.3, 0.6]),
+    abortShare: random.pick([0, 0, 0.1]),
+    bumpShare: random.pick([0, 0, 0.1, 0.2]),
+    staleShare: random.pick([0, 0.3]),
+    lossChance: random.pick([0, 0.02, 0.1]),
+    controlCrashChance: random.pick([0, 0, 0.05]),
     clockErrorMs: random.pick([0, 50, 3_600_000]),
   }
 }

@@ -29,8 +29,10 @@ export interface Witness {
   /** Last log term by the history that is on disk. */
   readonly durableLogTerm: number
   durableBytes(from: Lsn, to: Lsn): Buffer
+  readonly durableTerm: number
+  readonly durableGeneration: number
   /** What it held when its disk was lost: leaders of that time may count what it told then. */
-  readonly lost: { generation: number; durableEnd: Lsn; durableLogTerm: number } | null
+  readonly lost: readonly { generation: number; durableEnd: Lsn; durableLogTerm: number }[]
 }
 
 export interface Leader {
@@ -57,6 +59,7 @@ export class Oracle {
   readonly #termStarts = new Map<number, Lsn>()
   readonly #votes = new Map<string, string>()
   readonly #recordEnds = new Map<string, Set<Lsn>>()
+  readonly #byGeneration = new Map<number, { term: number; committedLsn: Lsn }>()
   readonly #configurations = new Map<number, string>()
 
   constructor(startLsn: Lsn) {
@@ -65,7 +68,8 @@ export class Oracle {
     this.#termStarts.set(0, startLsn)
   }
 
-  vote(safekeeper: number, term: number, proposer: string): void {
+  /** `safekeeper` names one life of its disk. */
+  vote(safekeeper: string, term: number, proposer: string): void {
     const key = `${safekeeper}/${term}`
     const before = this.#votes.get(key)
     if (before !== undefined) {
@@ -78,6 +82,8 @@ export class Oracle {
     const { term, termStartLsn } = leader
     if (this.#leaders.has(term)) throw new Violation('I3', `term ${term} has two leaders`)
     this.#leaders.set(term, leader.name)
+    const ofGeneration = this.#ofGeneration(leader.configuration.generation)
+    ofGeneration.term = Math.max(ofGeneration.term, term)
     this.history(leader.history)
     // A late leader may lack what a later term committed: it can commit nothing itself then.
     for (const [earlier, committedLsn] of this.#committedInTerm) {
@@ -163,8 +169,10 @@ export class Oracle {
     const from = Math.min(this.committedLsn, lsn)
     let agreed: Buffer | null = null
     for (const ids of memberSets(leader.configuration)) {
-      agreed = this.#agreed(from, lsn, leader, ids, witnesses)
+      agreed = this.#agreed(from, lsn, leader, ids, witnesses) ?? agreed
     }
+    const ofGeneration = this.#ofGeneration(leader.configuration.generation)
+    ofGeneration.committedLsn = Math.max(ofGeneration.committedLsn, lsn)
     if (lsn <= this.committedLsn || agreed === null) return
     const ownFrom = Math.max(from, leader.baseLsn)
     const mine = leader.written.subarray(ownFrom - leader.baseLsn, lsn - leader.baseLsn)
@@ -185,15 +193,17 @@ export class Oracle {
     { term, configuration }: Leader,
     ids: readonly number[],
     witnesses: ReadonlyMap<number, Witness>,
-  ): Buffer {
+  ): Buffer | null {
     const groups: { bytes: Buffer; count: number }[] = []
     let lost = 0
     for (const id of ids) {
       const witness = witnesses.get(id)
       if (witness === undefined) continue
-      const before = witness.lost
-      if (before !== null && configuration.generation <= before.generation) {
-        if (before.durableEnd >= to && before.durableLogTerm >= term) lost += 1
+      const { generation } = configuration
+      const before = witness.lost.filter((loss) => generation <= loss.generation)
+      if (before.length > 0) {
+        const told = before.some((loss) => loss.durableEnd >= to && loss.durableLogTerm >= term)
+        if (told) lost += 1
         continue
       }
       if (witness.durableEnd < to || witness.durableLogTerm < term) continue
@@ -204,13 +214,53 @@ export class Oracle {
     }
     groups.sort((a, b) => b.count - a.count)
     const best = groups[0]
-    if (best === undefined || best.count + lost < majority(ids.length)) {
+    if ((best?.count ?? 0) + lost < majority(ids.length)) {
       throw new Violation(
         'I11',
         `${formatLsn(to)} is called committed in term ${term} without a quorum of ${ids.join(',')}`,
       )
     }
-    return best.bytes
+    return best?.bytes ?? null
+  }
+
+  /**
+   * The new members of a change are alone from now on: a majority of them has everything that
+   * leaders of earlier configurations committed, and a term not below that of any of those.
+   */
+  changedMembers(
+    jointGeneration: number,
+    newMembers: readonly number[],
+    witnesses: ReadonlyMap<number, Witness>,
+  ): void {
+    let term = 0
+    let committedLsn = this.#startLsn
+    for (const [generation, earlier] of this.#byGeneration) {
+      if (generation >= jointGeneration) continue
+      term = Math.max(term, earlier.term)
+      committedLsn = Math.max(committedLsn, earlier.committedLsn)
+    }
+    const ready = newMembers.filter((id) => {
+      const witness = witnesses.get(id)
+      if (witness === undefined) return false
+      if (witness.lost.some((loss) => loss.generation >= jointGeneration)) return true
+      const switched = witness.durableGeneration >= jointGeneration
+      return switched && witness.durableTerm >= term && witness.durableEnd >= committedLsn
+    })
+    if (ready.length < majority(newMembers.length)) {
+      throw new Violation(
+        'I25',
+        `members change though only ${ready.join(',') || 'none'} of ${newMembers.join(',')} has ` +
+          `term ${term} and ${formatLsn(committedLsn)}`,
+      )
+    }
+  }
+
+  #ofGeneration(generation: number): { term: number; committedLsn: Lsn } {
+    const known = this.#byGeneration.get(generation)
+    if (known) return known
+    const entry = { term: 0, committedLsn: this.#startLsn }
+    this.#byGeneration.set(generation, entry)
+    return entry
   }
 
   /** Every byte that a safekeeper calls committed is that of the one committed log. */

@@ -1,12 +1,14 @@
 /** A safekeeper in virtual time: the real acceptor, its effects on a simulated disk and network. */
-import type { Lsn } from '#libs/lsn.ts'
+import { type Lsn, segmentOffset } from '#libs/lsn.ts'
 import { FrameReader } from '#libs/pgwire/frame-reader.ts'
-import { lastLogTerm } from '#libs/protocol/term-history.ts'
+import { cutHistory, lastLogTerm } from '#libs/protocol/term-history.ts'
 import {
   type AcceptorMessage,
   decodeProposerMessage,
   encodeAcceptorMessage,
+  type MemberConfiguration,
 } from '#libs/protocol/wal-push.ts'
+import type { SyncPoint } from '../../control/membership/migration.ts'
 import { Acceptor, type AcceptorEffect, type AcceptorEvent } from '../../safekeeper/acceptor.ts'
 import type { ControlState } from '../../safekeeper/control-state.ts'
 import type { Coverage } from './coverage.ts'
@@ -35,8 +37,19 @@ export interface SimSafekeeperOptions {
   crashChance: number
   eioChance: number
   mutation: Mutation | null
+  /** False: it begins without a copy of the timeline. */
+  isMember: boolean
   /** It is down, and comes back when the simulation calls `boot`. */
   onDown: (safekeeper: SimSafekeeper) => void
+}
+
+/** A timeline as it is copied to another safekeeper. */
+export interface TimelineCopy {
+  readonly control: ControlState
+  /** From the copy's `localStartLsn` on. */
+  readonly wal: Buffer
+  readonly donorTerm: number
+  readonly donorLogTerm: number
 }
 
 interface Attached {
@@ -58,7 +71,9 @@ export class SimSafekeeper implements Witness {
   /** Its timeline is gone from its disk: nobody may take it for the member it was. */
   absent = false
   incarnation = 0
-  lost: Witness['lost'] = null
+  readonly lost: Witness['lost'][number][] = []
+  /** Nothing of this generation or a lower one may come back: survives crashes and wiped disks. */
+  #tombstone = 0
   readonly #connections = new Map<number, Attached>()
   #connectionCounter = 0
   #queue: AcceptorEffect[] = []
@@ -83,13 +98,19 @@ export class SimSafekeeper implements Witness {
     this.#ackedEnd = this.#startLsn
     this.#lifeCommit = this.#startLsn
     this.#crashFault = options.faults.kind('crash-between')
-    SimStore.install(this.#disk, options.control, Buffer.alloc(0))
     this.#store = this.#newStore(options.control, this.#startLsn)
+    if (options.isMember) SimStore.install(this.#disk, options.control, Buffer.alloc(0))
+    else this.absent = true
     this.boot()
   }
 
   get durableEnd(): Lsn {
-    return this.#store.durableEnd
+    return this.absent ? this.#startLsn : this.#store.durableEnd
+  }
+
+  /** Whether anybody would answer a request. */
+  get reachable(): boolean {
+    return this.absent || this.acceptor !== null
   }
 
   get durableLogTerm(): number {
@@ -114,6 +135,14 @@ export class SimSafekeeper implements Witness {
 
   durableBytes(from: Lsn, to: Lsn): Buffer {
     return this.#store.readDurable(from, to)
+  }
+
+  get durableTerm(): number {
+    return this.#store.durableControl.term
+  }
+
+  get durableGeneration(): number {
+    return this.#store.durableControl.configuration.generation
   }
 
   /** WAL as its streams would send it. */
@@ -178,16 +207,90 @@ export class SimSafekeeper implements Witness {
   /** Its disk is replaced by an empty one: it is no member any more, whatever the others believe. */
   wipe(): void {
     this.crash(true)
-    this.lost = {
-      generation: this.durableControl.configuration.generation,
-      durableEnd: this.durableEnd,
-      durableLogTerm: this.durableLogTerm,
+    this.#lose()
+    this.#options.coverage.count('wiped disks')
+  }
+
+  /** Its copy goes, if it is of this generation or a lower one, and none such may come back. */
+  delete(generation: number, done: () => void): void {
+    this.#tombstone = Math.max(this.#tombstone, generation)
+    if (!this.absent && this.durableControl.configuration.generation <= generation) {
+      this.#options.coverage.count('deleted copies')
+      this.crash(false)
+      this.#lose()
     }
+    done()
+  }
+
+  /** A spare node begins so, and everything it held is gone. */
+  #lose(): void {
+    const { configuration } = this.durableControl
+    const { durableEnd, durableLogTerm } = this
+    this.lost.push({ generation: configuration.generation, durableEnd, durableLogTerm })
     this.absent = true
     this.incarnation += 1
     this.#disk.wipe()
     this.#ackedEnd = this.#startLsn
-    this.#options.coverage.count('wiped disks')
+    this.#toldTerm = 0
+    this.#generation = 0
+  }
+
+  /** What it tells the control plane: durable things only; null while it is down. */
+  positions(): { generation: number; term: number; lastLogTerm: number; flushLsn: Lsn } | null {
+    if (this.acceptor === null) return null
+    const { configuration, term, history } = this.durableControl
+    const { flushLsn } = this.acceptor
+    const { generation } = configuration
+    return { generation, term, lastLogTerm: lastLogTerm(history, flushLsn), flushLsn }
+  }
+
+  /** A copy for a new member, as a pull from here takes it; null when it cannot be had. */
+  copyFor(configuration: MemberConfiguration, minimum: SyncPoint | null): TimelineCopy | null {
+    const { acceptor } = this
+    if (acceptor === null) return null
+    const { control, flushLsn } = acceptor
+    if (minimum !== null) {
+      const { lastLogTerm: term, flushLsn: end } = minimum.position
+      if ((acceptor.lastLogTerm - term || flushLsn - end) < 0) return null
+    }
+    const { startLsn, remoteConsistentLsn, backupLsn, commitLsn } = control
+    const settled = Math.min(remoteConsistentLsn, backupLsn, commitLsn)
+    const first = Math.max(control.localStartLsn, settled)
+    const localStartLsn = Math.max(startLsn, first - segmentOffset(first))
+    return {
+      control: {
+        ...control,
+        configuration,
+        term: Math.max(control.term, minimum?.term ?? 0),
+        history: cutHistory(control.history, flushLsn),
+        commitLsn: Math.min(commitLsn, flushLsn),
+        localStartLsn,
+        partialBackups: [],
+        eviction: null,
+        dirtyTail: false,
+      },
+      wal: Buffer.from(this.readWal(localStartLsn, flushLsn)),
+      donorTerm: control.term,
+      donorLogTerm: acceptor.lastLogTerm,
+    }
+  }
+
+  /** Whether nothing that was copied has been cut since. */
+  stillAt({ donorTerm, donorLogTerm }: TimelineCopy): boolean {
+    const { acceptor } = this
+    return acceptor?.control.term === donorTerm && acceptor.lastLogTerm === donorLogTerm
+  }
+
+  /** Takes a copy; false when it was deleted here under this generation or a later one. */
+  install({ control, wal }: TimelineCopy): boolean {
+    if (control.configuration.generation <= this.#tombstone) return false
+    if (!this.absent) return true
+    this.absent = false
+    SimStore.install(this.#disk, control, wal)
+    this.#store = this.#newStore(control, control.localStartLsn + wal.length)
+    this.#ackedEnd = control.localStartLsn
+    this.boot()
+    return true
   }
 
   set diskFull(full: boolean) {
@@ -383,7 +486,7 @@ export class SimSafekeeper implements Witness {
   }
 
   #checkVote(vote: Extract<AcceptorMessage, { kind: 'vote' }>, peer: string): void {
-    if (vote.given) this.#options.oracle.vote(this.id, vote.term, peer)
+    if (vote.given) this.#options.oracle.vote(`${this.id}.${this.incarnation}`, vote.term, peer)
     if (vote.history.some((entry) => entry.startLsn > vote.flushLsn)) {
       throw new Violation('I5', `safekeeper ${this.id} tells a history beyond its log`)
     }

@@ -8,6 +8,7 @@ import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { majority } from '#libs/protocol/quorum.ts'
 import type { Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import { newControlState } from '../../safekeeper/control-state.ts'
+import { allMembers } from '../../control/membership/membership.ts'
 import { Coverage } from './coverage.ts'
 import { Faults } from './faults.ts'
 import type { Mutation } from './mutations.ts'
@@ -16,6 +17,7 @@ import { drawOptions, type SimulationOptions } from './options.ts'
 import { LOG_BYTES, Oracle, Violation } from './oracle.ts'
 import { Prng } from './prng.ts'
 import { Scheduler } from './scheduler.ts'
+import { SimControl } from './sim-control.ts'
 import { SimProposer } from './sim-proposer.ts'
 import { SimSafekeeper } from './sim-safekeeper.ts'
 
@@ -62,7 +64,8 @@ export class Simulation {
   readonly #options: SimulationOptions
   readonly #mutation: Mutation | null
   readonly #startLsn: number
-  #configuration: MemberConfiguration
+  readonly #control: SimControl
+  readonly #configurations: MemberConfiguration[] = []
   readonly #proposers: SimProposer[] = []
   readonly #held = new Set<SimSafekeeper>()
   #healed = false
@@ -84,14 +87,31 @@ export class Simulation {
       this.#options.network,
     )
     this.#oracle = new Oracle(startLsn)
-    const members: Member[] = []
-    for (let id = 1; id <= safekeepers; id += 1) {
-      members.push({ id, host: `sk${id}`, pgPort: 5454, httpPort: 7676 })
+    const addresses = new Map<number, Member>()
+    const count = safekeepers + this.#options.spares
+    for (let id = 1; id <= count; id += 1) {
+      addresses.set(id, { id, host: `sk${id}`, pgPort: 5454, httpPort: 7676 })
     }
-    this.#configuration = { generation: 1, members, newMembers: null }
-    this.#oracle.configuration(this.#configuration)
-    for (const { id } of members) {
-      this.#safekeepers.set(id, this.#newSafekeeper(id, root.fork(`safekeeper ${id}`)))
+    const members = [...addresses.keys()].slice(0, safekeepers)
+    this.#control = new SimControl({
+      members,
+      addresses,
+      safekeepers: this.#safekeepers,
+      network: this.#network,
+      random: root.fork('control'),
+      faults: this.#faults,
+      oracle: this.#oracle,
+      coverage: this.#coverage,
+      mutation: this.#mutation,
+      lossChance: this.#options.lossChance,
+      crashChance: this.#options.controlCrashChance,
+      elect: (configuration, over) => this.#elect(configuration, over),
+    })
+    const { configuration } = this.#control
+    this.#oracle.configuration(configuration)
+    for (const id of addresses.keys()) {
+      const random = root.fork(`safekeeper ${id}`)
+      this.#safekeepers.set(id, this.#newSafekeeper(id, configuration, random))
     }
   }
 
@@ -122,13 +142,13 @@ export class Simulation {
     }
   }
 
-  #newSafekeeper(id: number, random: Prng): SimSafekeeper {
+  #newSafekeeper(id: number, configuration: MemberConfiguration, random: Prng): SimSafekeeper {
     return new SimSafekeeper({
       id,
       control: newControlState({
         tenantId: TENANT,
         timelineId: TIMELINE,
-        configuration: this.#configuration,
+        configuration,
         pgVersion: 170011,
         systemId: SYSTEM_ID,
         startLsn: this.#startLsn,
@@ -143,11 +163,38 @@ export class Simulation {
       crashChance: this.#options.crashChance,
       eioChance: this.#options.eioChance,
       mutation: this.#mutation,
+      isMember: configuration.members.some((member) => member.id === id),
       onDown: (safekeeper) => this.#reboot(safekeeper),
     })
   }
 
-  #startProposer(): SimProposer {
+  /** What a new compute is told of the members: sometimes what was true once. */
+  #knownConfiguration(): MemberConfiguration {
+    const { configuration } = this.#control
+    const known = this.#configurations
+    if (known.at(-1)?.generation !== configuration.generation) known.push(configuration)
+    if (this.#healed || !this.#random.chance(this.#options.staleShare)) return configuration
+    return this.#random.pick(known)
+  }
+
+  /** An election for the control plane, unless a compute lives that may hold one. */
+  #elect(configuration: MemberConfiguration, over: () => void): void {
+    if (this.#living().length > 0) {
+      over()
+      return
+    }
+    this.#coverage.count('elections for a change')
+    const proposer = this.#startProposer(configuration, false)
+    this.#scheduler.after(3000, () => {
+      proposer.crash()
+      over()
+    })
+  }
+
+  #startProposer(
+    configuration = this.#knownConfiguration(),
+    writes = this.#healed || !this.#random.chance(this.#options.syncShare),
+  ): SimProposer {
     const id = FIRST_PROPOSER + this.#proposers.length
     const { clockErrorMs } = this.#options
     const error = this.#healed ? 0 : 2 * this.#clockRandom.next() - 1
@@ -155,7 +202,7 @@ export class Simulation {
       id,
       tenantId: TENANT,
       timelineId: TIMELINE,
-      configuration: this.#configuration,
+      configuration,
       systemId: SYSTEM_ID,
       safekeepers: this.#safekeepers,
       network: this.#network,
@@ -170,7 +217,7 @@ export class Simulation {
       mutation: this.#mutation,
       limitLsn: this.#startLsn + LOG_BYTES - (this.#healed ? 150_000 : 350_000),
       maxWritePauseMs: this.#options.maxWritePauseMs,
-      writes: this.#healed || !this.#random.chance(this.#options.syncShare),
+      writes,
       maxRelayBytes: this.#healed ? 100_000 : this.#options.maxRelayBytes,
       fetchFailChance: 0.02,
       smallWindow: this.#options.smallWindow,
@@ -214,7 +261,7 @@ export class Simulation {
   /** One kind of mishap, by the shares of this run; each draws from its own stream. */
   #mishap(): void {
     const { pauseShare, partitionShare, jumpShare, wipeShare, fullShare, chairs } = this.#options
-    const all = [...this.#safekeepers.values()]
+    const all = this.#members()
     const alive = this.#living()
     const pause = this.#faults.kind('pause')
     if (pause.fires(pauseShare)) {
@@ -231,11 +278,50 @@ export class Simulation {
     if (wipe.fires(wipeShare)) this.#wipe(wipe.random)
     const full = this.#faults.kind('disk-full')
     if (full.fires(fullShare)) this.#fillDisk(full.random)
+    this.#administer()
     if (chairs) return
     const crash = this.#faults.kind('crash')
     if (crash.fires(0.4)) crash.random.pick(all).crash(crash.random.chance(0.6))
     const kill = this.#faults.kind('kill-compute')
     if (alive.length > 0 && kill.fires(0.3)) kill.random.pick(alive).crash()
+  }
+
+  /** What operators and the control plane do. */
+  #administer(): void {
+    const { changeShare, abortShare, bumpShare } = this.#options
+    const change = this.#faults.kind('change-members')
+    if (change.fires(changeShare)) this.#changeMembers(change.random)
+    const abort = this.#faults.kind('abort-change')
+    if (abort.fires(abortShare)) this.#control.abort()
+    const bump = this.#faults.kind('bump-term')
+    if (!bump.fires(bumpShare)) return
+    const target = bump.random.pick(this.#members())
+    const term = target.durableTerm + bump.random.int(1, 3)
+    this.#coverage.count('term bumps by an operator')
+    target.request(
+      (request) => ({ kind: 'bump-term', request, term }),
+      () => {},
+    )
+  }
+
+  #changeMembers(random: Prng): void {
+    const { members } = this.#control.membership
+    const lost = members.filter((id) => this.#safekeepers.get(id)?.absent === true)
+    if (lost.length > 0) {
+      this.#control.change(members, lost)
+      return
+    }
+    const all = this.#shuffled(random)
+    const target = random.chance(0.3)
+      ? all.filter((one) => !members.includes(one.id))
+      : all.slice(0, random.int(1, Math.min(6, all.length)))
+    this.#control.change(target.map((one) => one.id))
+  }
+
+  /** Everybody who takes part at present. */
+  #members(): SimSafekeeper[] {
+    const ids = allMembers(this.#control.membership)
+    return ids.map((id) => this.#safekeepers.get(id) as SimSafekeeper)
   }
 
   /** Cuts a random part of the nodes off from the rest, in one direction or both. */
@@ -262,13 +348,13 @@ export class Simulation {
     })
   }
 
-  /** A disk is lost for good; fewer than a majority in a run. */
+  /** A disk is lost: one at a time, while nothing else changes and all others have theirs. */
   #wipe(random: Prng): void {
-    const all = [...this.#safekeepers.values()]
-    const absent = all.filter((one) => one.absent).length
-    if (absent >= all.length - majority(all.length)) return
-    const victim = random.pick(all)
-    if (!victim.absent) victim.wipe()
+    const { newMembers, announced, members } = this.#control.membership
+    if (newMembers !== null || !announced || members.length < 3) return
+    const nodes = this.#members()
+    if (nodes.some((one) => one.absent)) return
+    random.pick(nodes).wipe()
   }
 
   /**
@@ -278,9 +364,9 @@ export class Simulation {
   #musicalChairs(): void {
     if (this.#healed) return
     const random = this.#random
-    const all = [...this.#safekeepers.values()]
+    const all = this.#members()
     const absent = random.int(0, Math.ceil(all.length / 2) - 1)
-    const shuffled = this.#shuffled(random)
+    const shuffled = this.#shuffled(random).filter((one) => all.includes(one))
     for (const [index, one] of shuffled.entries()) this.#hold(one, index < absent)
     const roundMs = 40 + random.next() * this.#options.roundMs
     // Often in the middle of the election, between a vote and what follows from it.
@@ -343,23 +429,49 @@ export class Simulation {
     const before = this.#oracle.committedLsn
     for (const proposer of this.#proposers) proposer.crash()
     this.#network.heal()
-    const present = this.#shuffled(this.#random).filter((one) => !one.absent)
-    const core = present.slice(0, majority(this.#safekeepers.size))
+    const core = this.#core()
     for (const one of this.#safekeepers.values()) {
       one.host.resume()
       one.diskFull = false
       this.#hold(one, !core.includes(one))
     }
-    for (const one of core) {
-      one.host.resume()
-      one.boot()
+    this.#control.restart()
+    for (const one of core) one.boot()
+    this.#runFor(this.#options.maxDownMs + 200, () => core.every((one) => one.reachable))
+    let proposer = this.#startProposer()
+    const relieve = (): SimProposer => {
+      // A compute of before the healing may still have been under way to a vote.
+      if (proposer.fenced) proposer = this.#startProposer()
+      return proposer
     }
-    this.#runFor(this.#options.maxDownMs + 200, () => core.every((one) => one.acceptor !== null))
-    const proposer = this.#startProposer()
-    this.#runFor(HEALED_MS, () => this.#settled(proposer, before, core))
-    for (const one of present) this.#hold(one, false)
-    this.#runFor(HEALED_MS, () => this.#settled(proposer, before, present))
+    this.#runFor(HEALED_MS, () => this.#settled(relieve(), before))
+    for (const one of this.#safekeepers.values()) this.#hold(one, false)
+    this.#runFor(HEALED_MS, () => {
+      if (!this.#control.settled || !this.#settled(relieve(), before)) return false
+      const goal = proposer.core.termStartLsn
+      return this.#members().every((one) => {
+        const isLost = one.absent && !this.#control.membership.pending.includes(one.id)
+        return isLost || one.absent || one.commitLsn >= goal
+      })
+    })
     this.#check()
+  }
+
+  /**
+   * A random majority of each member set, of those who have their disks; new members without a copy
+   * all come, since too few of the others may be there for a majority.
+   */
+  #core(): SimSafekeeper[] {
+    const { members, newMembers } = this.#control.membership
+    const core = new Set<SimSafekeeper>()
+    const shuffled = this.#shuffled(this.#random)
+    for (const ids of [members, newMembers ?? []]) {
+      const set = shuffled.filter((one) => ids.includes(one.id))
+      const present = set.filter((one) => !one.absent)
+      const wanted = ids.length === 0 ? 0 : majority(ids.length)
+      for (const one of present.length >= wanted ? present.slice(0, wanted) : set) core.add(one)
+    }
+    return [...core]
   }
 
   #runFor(durationMs: number, done: () => boolean): void {
@@ -372,12 +484,10 @@ export class Simulation {
     }
   }
 
-  /** The new compute has committed more than its first record, and all of these have all of it. */
-  #settled(proposer: SimProposer, before: number, nodes: readonly SimSafekeeper[]): boolean {
+  /** The new compute has committed more than its first record, and nothing was lost. */
+  #settled(proposer: SimProposer, before: number): boolean {
     if (!proposer.ready || this.#oracle.committedLsn < before) return false
-    const goal = proposer.core.termStartLsn + 128
-    if (proposer.core.commitLsn < goal) return false
-    return nodes.every((one) => one.acceptor !== null && one.commitLsn >= goal)
+    return proposer.core.commitLsn >= proposer.core.termStartLsn + 128
   }
 
   #state(): string {
@@ -387,6 +497,7 @@ export class Simulation {
       return `sk${id} term ${acceptor.control.term} flush ${acceptor.flushLsn} commit ${acceptor.commitLsn}`
     })
     const proposer = this.#proposers.at(-1)
-    return `${safekeepers.join(', ')}; ${JSON.stringify(proposer?.core.nodes())} ${proposer?.core.phase}`
+    const record = JSON.stringify(this.#control.membership)
+    return `${safekeepers.join(', ')}; ${record} ${JSON.stringify(proposer?.core.nodes())} ${proposer?.core.phase}`
   }
 }

@@ -14,12 +14,17 @@ const ALL_SECTORS = 255
 const ZEROS = Buffer.alloc(PAGE_BYTES)
 
 class SimFile {
+  readonly inode: number
   length = 0
   durableLength = 0
   cached = new Map<number, Buffer>()
   durable = new Map<number, Buffer>()
   /** Page -> bit per sector that differs from the medium. */
   readonly dirty = new Map<number, number>()
+
+  constructor(inode: number) {
+    this.inode = inode
+  }
 
   write(offset: number, bytes: Buffer): void {
     let done = 0
@@ -154,6 +159,7 @@ export class SimDisk {
   #files = new Map<string, SimFile>()
   #durableFiles = new Map<string, SimFile>()
   #pending: NameChange[] = []
+  #inodes = 0
   /** No new file can be made while this is true. */
   full = false
 
@@ -167,7 +173,7 @@ export class SimDisk {
 
   /** A new empty file, in place of one that has the name. */
   create(name: string): void {
-    this.#change({ name, file: new SimFile(), before: null })
+    this.#change({ name, file: new SimFile(++this.#inodes), before: null })
   }
 
   rename(from: string, to: string): void {
@@ -199,6 +205,10 @@ export class SimDisk {
   /** The sync reports an error: the medium stays as it was, and the next sync will not try again. */
   failSync(name: string): void {
     this.#file(name).dirty.clear()
+  }
+
+  inode(name: string): number {
+    return this.#file(name).inode
   }
 
   size(name: string): number {

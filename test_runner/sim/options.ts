@@ -41,6 +41,10 @@ export interface SimulationOptions {
   staleShare: number
   lossChance: number
   controlCrashChance: number
+  /** Safekeepers tell each other where they are, and catch up from one another. */
+  peers: boolean
+  discoveryDropChance: number
+  discoveryLieChance: number
   /** Clocks are off by this much, and run wrong by the thousandth part of it. */
   clockErrorMs: number
 }
@@ -81,6 +85,9 @@ export function drawOptions(random: Prng): SimulationOptions {
     staleShare: random.pick([0, 0.3]),
     lossChance: random.pick([0, 0.02, 0.1]),
     controlCrashChance: random.pick([0, 0, 0.05]),
+    peers: random.chance(0.6),
+    discoveryDropChance: random.pick([0, 0.1, 0.5]),
+    discoveryLieChance: random.pick([0, 0.05, 0.3]),
     clockErrorMs: random.pick([0, 50, 3_600_000]),
   }
 }

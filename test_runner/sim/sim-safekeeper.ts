@@ -52,8 +52,14 @@ export interface TimelineCopy {
   readonly donorLogTerm: number
 }
 
+/** The other end of a connection. */
+interface Far {
+  send(message: AcceptorMessage): void
+  close(): void
+}
+
 interface Attached {
-  readonly link: Link
+  readonly far: Far
   /** Who is at the other end, for the oracle. */
   readonly peer: string
 }
@@ -315,7 +321,31 @@ export class SimSafekeeper implements Witness {
         this.dispatch({ kind: 'disconnected', connection: id })
       },
     })
-    this.#connections.set(id, { link, peer })
+    const { mutation } = this.#options
+    const far: Far = {
+      send: (message) => {
+        link.send(1, copyDataFrame(encodeAcceptorMessage(mutateReply(mutation, message))))
+      },
+      close: () => link.close(1),
+    }
+    this.#connections.set(id, { far, peer })
+  }
+
+  /** A connection from this very process. Answers come later, never within a call. */
+  acceptLocal(peer: string, far: Far): number {
+    const id = ++this.#connectionCounter
+    this.#connections.set(id, {
+      far: {
+        send: (message) => this.host.after(0, () => far.send(message)),
+        close: () => this.host.after(0, () => far.close()),
+      },
+      peer,
+    })
+    return id
+  }
+
+  closeLocal(id: number): void {
+    if (this.#connections.delete(id)) this.dispatch({ kind: 'disconnected', connection: id })
   }
 
   /** Asks the acceptor for something that is answered; null for "done". */
@@ -370,7 +400,7 @@ export class SimSafekeeper implements Witness {
         this.#options.coverage.count(`closed: ${closeKind(effect.reason)}`)
         this.#trace('closes', effect.connection)
         this.#connections.delete(effect.connection)
-        closing?.link.close(1)
+        closing?.far.close()
         break
       }
       case 'write':
@@ -481,8 +511,7 @@ export class SimSafekeeper implements Witness {
     if (message.kind === 'vote') this.#checkVote(message, target.peer)
     if (message.kind === 'ack' && message.flushLsn > 0) this.#remember(message.flushLsn)
     this.#trace(message.kind, message.term, 'flushLsn' in message ? message.flushLsn : 0)
-    const bytes = encodeAcceptorMessage(mutateReply(this.#options.mutation, message))
-    target.link.send(1, copyDataFrame(bytes))
+    target.far.send(message)
   }
 
   #checkVote(vote: Extract<AcceptorMessage, { kind: 'vote' }>, peer: string): void {

@@ -121,7 +121,11 @@ export class SimStore {
     const control = decodeControlState(disk.read(CONTROL, 0, disk.size(CONTROL)))
     this.durableControl = control
     this.#newestControl = control
-    const files = disk.names().map((name) => ({ name, sizeBytes: disk.size(name) }))
+    const files = disk.names().map((name) => ({
+      name,
+      sizeBytes: disk.size(name),
+      inode: disk.inode(name),
+    }))
     const survey = surveyFiles(files, control)
     const scan = this.#scan(survey, control)
     const tail = tailToCheck(survey, control, scan, false)

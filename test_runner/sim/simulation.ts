@@ -10,6 +10,7 @@ import type { Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import { newControlState } from '../../safekeeper/control-state.ts'
 import { allMembers } from '../../control/membership/membership.ts'
 import { Coverage } from './coverage.ts'
+import { SimDiscovery } from './discovery.ts'
 import { Faults } from './faults.ts'
 import type { Mutation } from './mutations.ts'
 import { Network } from './network.ts'
@@ -18,6 +19,7 @@ import { LOG_BYTES, Oracle, Violation } from './oracle.ts'
 import { Prng } from './prng.ts'
 import { Scheduler } from './scheduler.ts'
 import { SimControl } from './sim-control.ts'
+import { SimPeers } from './sim-peers.ts'
 import { SimProposer } from './sim-proposer.ts'
 import { SimSafekeeper } from './sim-safekeeper.ts'
 
@@ -113,6 +115,7 @@ export class Simulation {
       const random = root.fork(`safekeeper ${id}`)
       this.#safekeepers.set(id, this.#newSafekeeper(id, configuration, random))
     }
+    if (this.#options.peers) this.#acquaint(root)
   }
 
   run(): SimulationResult {
@@ -139,6 +142,30 @@ export class Simulation {
       coverage: this.#coverage,
       faults: this.#faults.fired,
       steps: this.#scheduler.steps,
+    }
+  }
+
+  #acquaint(root: Prng): void {
+    const { discoveryDropChance, discoveryLieChance } = this.#options
+    const coverage = this.#coverage
+    const discovery = new SimDiscovery({
+      scheduler: this.#scheduler,
+      random: root.fork('discovery'),
+      faults: this.#faults,
+      coverage,
+      dropChance: discoveryDropChance,
+      forgeChance: discoveryLieChance,
+    })
+    for (const safekeeper of this.#safekeepers.values()) {
+      new SimPeers({
+        safekeeper,
+        safekeepers: this.#safekeepers,
+        discovery,
+        network: this.#network,
+        random: root.fork(`peers ${safekeeper.id}`),
+        coverage,
+        mutation: this.#mutation,
+      })
     }
   }
 

@@ -49,13 +49,29 @@ export async function changeMembers(
     }
     if (Date.now() > deadline) throw late(branch, timeoutMs)
     await sleep(POLL_MS)
-    info = await callControl(url, 'getMembers', { params })
+    info = await look(() => callControl(url, 'getMembers', { params }))
   }
   if (String(info.safekeepers) === String(wanted)) {
     context.say(`  done: kept by ${safekeeperNames(installation, wanted)}`)
     return info
   }
   throw new ZenithError('conflict', `The change of branch "${branch}" was undone meanwhile.`)
+}
+
+async function look(ask: () => Promise<MembershipInfo>): Promise<MembershipInfo> {
+  try {
+    return await ask()
+  } catch (error) {
+    if (!(error instanceof ZenithError) || error.code !== 'unavailable') throw error
+    throw new ZenithError(
+      'unavailable',
+      'The control plane went away in the middle of the change.',
+      {
+        hint: 'The change goes on as soon as it runs: zenith start, then zenith safekeeper list.',
+        cause: error,
+      },
+    )
+  }
 }
 
 /** What is worth a line now; each is told once. */

@@ -17,6 +17,11 @@ interface Listed extends SafekeeperNode {
   lagBytes: number | null
 }
 
+interface Kept extends MembershipInfo {
+  /** Members that should have a copy and have none. */
+  lost: number[]
+}
+
 export async function safekeeperList(options: CommonOptions): Promise<void> {
   const context = new CommandContext(options)
   const installation = context.openRunning()
@@ -36,10 +41,25 @@ export async function safekeeperList(options: CommonOptions): Promise<void> {
       lagBytes: timelines === null ? null : lagOf(timelines, ends),
     }
   })
-  context.show(
-    { safekeepers: listed, branches },
-    [nodeTable(listed), branchTable(installation, branches), ...hints(listed, branches)].join('\n'),
+  const kept = branches.map(
+    (branch): Kept => ({ ...branch, lost: lostBy(branch, safekeepers, held) }),
   )
+  context.show(
+    { safekeepers: listed, branches: kept },
+    [nodeTable(listed), branchTable(installation, kept), ...hints(installation, kept)].join('\n'),
+  )
+}
+
+/** Members that answer and have no copy, although they should: their disk was lost, or is damaged. */
+function lostBy(
+  { timelineId, safekeepers: members }: MembershipInfo,
+  nodes: readonly SafekeeperNode[],
+  held: readonly (SafekeeperTimeline[] | null)[],
+): number[] {
+  return members.filter((id) => {
+    const timelines = held[nodes.findIndex((node) => node.id === id)] ?? null
+    return timelines !== null && !timelines.some((one) => one.timelineId === timelineId)
+  })
 }
 
 function timelinesOf(node: SafekeeperNode): Promise<SafekeeperTimeline[] | null> {
@@ -78,7 +98,7 @@ function nodeTable(listed: readonly Listed[]): string {
   )
 }
 
-function branchTable(installation: Installation, branches: readonly MembershipInfo[]): string {
+function branchTable(installation: Installation, branches: readonly Kept[]): string {
   const severalTenants = new Set(branches.map(({ tenantId }) => tenantId)).size > 1
   return formatTable(
     [...(severalTenants ? ['TENANT'] : []), 'BRANCH', 'KEPT BY', 'CHANGE'],
@@ -91,8 +111,8 @@ function branchTable(installation: Installation, branches: readonly MembershipIn
   )
 }
 
-function changeOf(installation: Installation, info: MembershipInfo): string | null {
-  const { newSafekeepers, phase, lacking, deletions } = info
+function changeOf(installation: Installation, info: Kept): string | null {
+  const { newSafekeepers, phase, lacking, lost, deletions } = info
   if (newSafekeepers !== null) {
     const copied = info.nodes.find(({ totalBytes }) => totalBytes !== null && totalBytes > 0)
     const percent =
@@ -103,13 +123,19 @@ function changeOf(installation: Installation, info: MembershipInfo): string | nu
   }
   if (deletions.length > 0) return `${safekeeperNames(installation, deletions)} has to delete`
   if (lacking.length > 0) return `${safekeeperNames(installation, lacking)} lacks it`
+  if (lost.length > 0) return `${safekeeperNames(installation, lost)} has lost it`
   return phase === 'done' ? null : phase
 }
 
-function hints(listed: readonly Listed[], branches: readonly MembershipInfo[]): string[] {
-  const alone = branches.filter(({ safekeepers }) => safekeepers.length === 1).length
-  if (alone > 0 && listed.length > 0) {
-    return ['One disk alone keeps a branch: "zenith safekeeper spread 3" gives it three.\n']
+function hints(installation: Installation, branches: readonly Kept[]): string[] {
+  const lines: string[] = []
+  const lost = new Set(branches.flatMap((branch) => (branch.newSafekeepers ? [] : branch.lost)))
+  for (const id of lost) {
+    const name = safekeeperName(installation, id)
+    lines.push(`${name} has lost what it should keep: "zenith safekeeper repair ${name}".\n`)
   }
-  return []
+  if (branches.some(({ safekeepers }) => safekeepers.length === 1)) {
+    lines.push('One disk alone keeps a branch: "zenith safekeeper spread 3" gives it three.\n')
+  }
+  return lines
 }

@@ -16,6 +16,8 @@ import { Ledger } from '../fixtures/ledger.ts'
 import { ZenithCommand } from '../fixtures/zenith-command.ts'
 
 const PATIENCE_MS = 90_000
+/** In which a change goes; `waiting` is before a control plane that was started again takes it up. */
+const STEPS = ['waiting', 'copy', 'switch', 'catch-up', 'announce', 'clean-up', 'done']
 
 class Branch {
   readonly zenith: Installation
@@ -51,6 +53,16 @@ class Branch {
       if (info.phase === 'done') return info
       if (Date.now() > deadline) throw new Error(`not settled: ${JSON.stringify(info)}`)
       await sleep(50)
+    }
+  }
+
+  /** Looks until the change is at a step; false when that had passed already. */
+  async reaches(phase: string): Promise<boolean> {
+    while (true) {
+      const info = await this.members()
+      if (info.phase === phase) return true
+      if (STEPS.indexOf(info.phase) > STEPS.indexOf(phase)) return false
+      await sleep(3)
     }
   }
 
@@ -105,14 +117,15 @@ test('each safekeeper is replaced under load, with the control plane killed at e
   ledger.start()
   await ledger.progress(50, PATIENCE_MS)
 
-  // Round by round the longest member goes and the spare one comes, so that in the end every copy
-  // was deleted and made anew. The control plane dies a little later in each round.
-  for (let round = 0; round < 6; round++) {
+  // Step by step another member goes and the spare one comes, so that in the end every copy was
+  // deleted and made anew.
+  const killedAt: string[] = []
+  for (const [round, step] of ['copy', 'switch', 'catch-up', 'announce', 'clean-up'].entries()) {
     const before = await branch.settled()
     const comes = spare(before.safekeepers)
     const goes = before.safekeepers[round % 3] as number
     await branch.change([...before.safekeepers.filter((id) => id !== goes), comes])
-    await sleep(round * 130)
+    if (await branch.reaches(step)) killedAt.push(step)
     await zenith.control.stop('SIGKILL')
     await zenith.control.start()
     const after = await branch.settled()
@@ -122,19 +135,24 @@ test('each safekeeper is replaced under load, with the control plane killed at e
     expect(await branch.on(goes)).toBeNull()
     await ledger.progress(20, PATIENCE_MS)
   }
+  // A step may pass faster than one can look; most are hit.
+  expect(killedAt.length).toBeGreaterThanOrEqual(3)
 
   // Undone at some step, or too late for that: then it has come into force.
-  for (let round = 0; round < 4; round++) {
+  const undoneAt: string[] = []
+  for (const step of ['copy', 'switch', 'catch-up', 'announce']) {
     const before = await branch.settled()
     const comes = spare(before.safekeepers)
     const wanted = [...before.safekeepers.slice(1), comes].sort((a, b) => a - b)
     await branch.change(wanted)
-    await sleep(round * 200)
+    await branch.reaches(step)
     const undone = await branch.abort().then(
       () => true,
       () => false,
     )
-    if (round === 1) {
+    if (undone) undoneAt.push(step)
+    // The one who undoes it dies before anybody was told.
+    if (step === 'switch') {
       await zenith.control.stop('SIGKILL')
       await zenith.control.start()
     }
@@ -144,6 +162,7 @@ test('each safekeeper is replaced under load, with the control plane killed at e
     expect(await branch.on(spare(after.safekeepers))).toBeNull()
     await ledger.progress(20, PATIENCE_MS)
   }
+  expect(undoneAt).toContain('copy')
 
   await ledger.stop()
   expect(await ledger.violations()).toEqual([])

@@ -94,10 +94,12 @@ export const safekeeperApi = {
     node: NodeInfo,
     params: { tenantId: string; timelineId: string },
     generation: number,
+    /** With what its members have in object storage: nobody will ask for the timeline again. */
+    objects = false,
   ): Promise<unknown> =>
     callSafekeeper(urlOf(node), 'deleteTimeline', {
       params,
-      query: { generation: String(generation) },
+      query: { generation: String(generation), objects: objects ? 'true' : 'false' },
       timeoutMs: 10_000,
     }),
 

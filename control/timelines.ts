@@ -133,9 +133,10 @@ export class Timelines {
   async discard(tenantId: string, timelineId: string): Promise<void> {
     const timeline = await this.#registry.timeline(tenantId, timelineId)
     const members = await this.#registry.members(timeline)
+    const { membershipGeneration } = timeline
     await Promise.allSettled(
       members.map((node) =>
-        safekeeperApi.deleteTimeline(node, { tenantId, timelineId }, timeline.membershipGeneration),
+        safekeeperApi.deleteTimeline(node, { tenantId, timelineId }, membershipGeneration, true),
       ),
     )
   }

@@ -80,6 +80,7 @@ export async function createSafekeeperHttp(options: SafekeeperHttpOptions): Prom
         parseTenantId(params.tenantId),
         parseTimelineId(params.timelineId),
         query.generation === undefined ? null : Number(query.generation),
+        query.objects === 'true',
       ),
     }),
   )

@@ -13,6 +13,7 @@ import { createSafekeeperMetrics } from './metrics.ts'
 import { PeerExchange } from './peers/peer-exchange.ts'
 import { createPeerMetrics } from './peers/peer-metrics.ts'
 import { PeerTables } from './peers/peer-tables.ts'
+import { watchOffload } from './offload/offload-metrics.ts'
 import { OffloadService } from './offload/offload-service.ts'
 import { Timelines } from './timelines.ts'
 import { serveWal } from './wal-service.ts'
@@ -40,6 +41,7 @@ runProcess('safekeeper', async (service) => {
     offload,
   })
   service.onStop(() => timelines.close())
+  watchOffload(metrics.registry, () => timelines.list())
 
   const wal = await serveWal({
     host: config.listen_pg_host,
@@ -63,6 +65,8 @@ runProcess('safekeeper', async (service) => {
   service.onStop(() => http.close())
 
   if (config.discovery !== undefined) {
+    const tables = new PeerTables(config.id)
+    if (offload) offload.peersOf = (timeline) => tables.of(timeline).fresh(performance.now())
     const discovery = openDiscovery(config.discovery, { log })
     service.onStop(() => discovery.close())
     const exchange = new PeerExchange({
@@ -73,7 +77,7 @@ runProcess('safekeeper', async (service) => {
       httpPort: config.listen_http_port,
       hasObjectStore: config.object_store !== undefined,
       timelines,
-      tables: new PeerTables(config.id),
+      tables,
       discovery,
       metrics: createPeerMetrics(metrics.registry),
       log,

@@ -165,12 +165,14 @@ export class Timelines {
   /**
    * Removes a timeline with its WAL for good: it cannot come back under `generation` or a lower one.
    * Null stands for the generation that is here. False when it was not here. Throws
-   * `precondition_failed` when a higher generation is here.
+   * `precondition_failed` when a higher generation is here. With `objects` goes what all its members
+   * have in object storage.
    */
   async delete(
     tenantId: TenantId,
     timelineId: TimelineId,
     generation: number | null,
+    objects = false,
   ): Promise<boolean> {
     const key = `${tenantId}/${timelineId}`
     const deleted = await this.#change(key, async () => {
@@ -182,13 +184,17 @@ export class Timelines {
       if (last !== null) await this.tombstones.add(tenantId, timelineId, last)
       if (entry === undefined) return false
       this.#entries.delete(key)
-      if (entry.kind === 'open') await entry.timeline.close()
+      if (entry.kind === 'open') {
+        await entry.timeline.close()
+        await this.#context.offload?.deleteTails(entry.timeline.control)
+      }
       await this.#setAside(tenantId, timelineId)
       this.#context.metrics.timelines.set(this.#entries.size)
       return true
     })
     // A copy that was being made finds the tombstone, or is called off here.
     await this.#pulls.stop(key)
+    if (objects) await this.#context.offload?.deleteObjects({ tenantId, timelineId })
     return deleted
   }
 

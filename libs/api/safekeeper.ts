@@ -158,6 +158,11 @@ export const safekeeperRoutes = routes({
     params: TimelineParams,
     querystring: Type.Object({
       generation: Type.Optional(Type.String({ pattern: '^[0-9]{1,10}$' })),
+      objects: Type.Optional(
+        Type.Union([Type.Literal('true'), Type.Literal('false')], {
+          description: 'true: with what all its members have in object storage; default false',
+        }),
+      ),
     }),
     response: Type.Object({ deleted: Type.Boolean() }),
   },

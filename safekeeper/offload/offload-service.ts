@@ -5,10 +5,12 @@
 import { type Static, Type } from 'typebox'
 import type { Logger } from '#libs/log.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import type { ControlState } from '../control-state.ts'
 import type { SafekeeperMetrics } from '../metrics.ts'
 import type { OffloadSettings } from './offload-plan.ts'
+import type { UploaderCandidate } from './uploader-choice.ts'
 import { WalArchive } from './wal-archive.ts'
-import { type WalOwner, walFolder } from './wal-objects.ts'
+import { tailObject, type WalOwner, walFolder } from './wal-objects.ts'
 
 /** For all timelines together; each may hold a buffer of a segment's size. */
 const MAX_TRANSFERS = 6
@@ -46,6 +48,8 @@ export class OffloadService {
   readonly #timer: NodeJS.Timeout
   readonly #waiting: (() => void)[] = []
   #transfers = 0
+  /** Members of a timeline that were heard of lately. */
+  peersOf: (timeline: WalOwner) => readonly UploaderCandidate[] = () => []
 
   constructor(
     store: ObjectStore,
@@ -95,6 +99,18 @@ export class OffloadService {
       const next = this.#waiting.shift()
       if (next) next()
       else this.#transfers -= 1
+    }
+  }
+
+  /** Deletes the tails of a timeline that goes from here: no other member knows of them. */
+  async deleteTails(timeline: WalOwner & Pick<ControlState, 'partialBackups'>): Promise<void> {
+    for (const { name } of timeline.partialBackups) {
+      try {
+        await this.limited(() => this.store.delete(tailObject(timeline, name)))
+      } catch (error) {
+        // It takes space and means nothing: whoever deletes all objects finds it too.
+        this.log.warn({ err: error, name }, 'the tail of a deleted timeline stays behind')
+      }
     }
   }
 

@@ -16,7 +16,6 @@ import {
 import type { OffloadService } from './offload-service.ts'
 import { checkTail } from './segment-check.ts'
 import { compareObject, readFully, type Told, uploadBytes, uploadFile } from './transfers.ts'
-import type { UploaderCandidate } from './uploader-choice.ts'
 import { segmentObject, tailObject } from './wal-objects.ts'
 
 const RETRY_MS = 50
@@ -60,8 +59,6 @@ export class Offloader {
   #complainedAtMs = Number.NEGATIVE_INFINITY
   #conflictLogged = false
   #closed = false
-  /** Members of the timeline that were heard of lately. */
-  peers: () => readonly UploaderCandidate[] = () => []
 
   constructor(host: OffloadHost, service: OffloadService, nodeId: number) {
     this.#host = host
@@ -87,7 +84,7 @@ export class Offloader {
   /** Looks at what is due. Cheap; called whenever positions may have moved, and now and then. */
   kick(): void {
     if (this.#closed || this.#host.stopped) return
-    this.#step({ kind: 'peers', peers: this.peers() })
+    this.#step({ kind: 'peers', peers: this.#service.peersOf(this.#host.control) })
   }
 
   /**

@@ -25,6 +25,12 @@ export const SafekeeperConfig = Type.Object(
     tls: Type.Optional(TlsSettings),
     /** Let everybody in from other machines too. */
     insecure: Type.Optional(Type.Boolean()),
+    /** WAL of one timeline on this disk; beyond it appends are refused. Default: no limit. */
+    max_timeline_wal_bytes: Type.Optional(Type.Integer({ minimum: 33554432 })),
+    /** WAL of all timelines on this disk. Default: no limit. */
+    max_wal_bytes: Type.Optional(Type.Integer({ minimum: 33554432 })),
+    /** Appends are refused while the disk has less free than this. */
+    min_free_bytes: Type.Integer({ minimum: 0, default: 67108864 }),
     /** How it hears of other safekeepers; without it it does not, and catches up by computes only. */
     discovery: Type.Optional(DiscoveryConfig),
   },

@@ -46,6 +46,7 @@ export async function createSafekeeperHttp(options: SafekeeperHttpOptions): Prom
     id: options.id,
     name: options.name,
     timelines: timelines.list().length,
+    disk: timelines.disk,
   }))
   app.get(listTimelines.path, { schema: answer(listTimelines) }, () =>
     timelines.list().map(describe),
@@ -147,6 +148,8 @@ function describe(timeline: Timeline): SafekeeperTimeline {
     systemId: String(control.systemId),
     computeConnected: timeline.computeConnected,
     walReceivers: timeline.readers,
+    walBytes: timeline.diskBytes,
+    refusal: timeline.segmentRefusal,
   }
 }
 

@@ -34,11 +34,17 @@ runProcess('safekeeper', async (service) => {
           { metrics, log },
         )
   service.onStop(() => offload?.close())
+  const limits = {
+    maxTimelineWalBytes: config.max_timeline_wal_bytes ?? null,
+    maxWalBytes: config.max_wal_bytes ?? null,
+    minFreeBytes: config.min_free_bytes,
+  }
   const timelines = await Timelines.open(config.dataDir, {
     nodeId: config.id,
     log,
     metrics,
     offload,
+    limits,
   })
   service.onStop(() => timelines.close())
   watchOffload(metrics.registry, () => timelines.list())

@@ -13,6 +13,9 @@ export interface SafekeeperMetrics {
   readonly offloadFailures: Counter
   readonly archiveReadBytes: Counter
   readonly restores: Counter
+  readonly walDiskBytes: Gauge
+  readonly freeDiskBytes: Gauge
+  readonly refusedAppends: Counter
 }
 
 export function createSafekeeperMetrics(): SafekeeperMetrics {
@@ -44,6 +47,21 @@ export function createSafekeeperMetrics(): SafekeeperMetrics {
     proposers: new Gauge({
       name: 'zenith_safekeeper_proposer_connections',
       help: 'Connected proposers',
+      registers,
+    }),
+    walDiskBytes: new Gauge({
+      name: 'zenith_safekeeper_wal_disk_bytes',
+      help: 'Bytes that WAL segments take on disk',
+      registers,
+    }),
+    freeDiskBytes: new Gauge({
+      name: 'zenith_safekeeper_free_disk_bytes',
+      help: 'Free space on the disk of the data folder',
+      registers,
+    }),
+    refusedAppends: new Counter({
+      name: 'zenith_safekeeper_refused_appends_total',
+      help: 'Appends refused since a limit of disk space was reached',
       registers,
     }),
     walReceivers: new Gauge({

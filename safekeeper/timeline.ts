@@ -25,6 +25,7 @@ import { ControlFile } from './store/control-file.ts'
 import type { ControlState } from './control-state.ts'
 import { fatalDiskError, syncDirectory } from './store/files.ts'
 import type { SafekeeperMetrics } from './metrics.ts'
+import type { DiskLimits } from './store/disk-limits.ts'
 import type { DiskReserve } from './store/disk-reserve.ts'
 import { type LocalSegment, localSegments, removalBound } from './store/local-segments.ts'
 import { SegmentDisk } from './store/segment-disk.ts'
@@ -54,6 +55,9 @@ export interface TimelineContext {
   spares: SpareSegments
   reserve: DiskReserve
   slots: WriteSlots
+  limits: DiskLimits
+  /** What the segments of all timelines take on disk. */
+  totalDiskBytes: () => number
   metrics: SafekeeperMetrics
   /** Null without an object store: then all WAL stays on this disk. */
   offload: OffloadService | null
@@ -253,6 +257,25 @@ export class Timeline {
     return this.#store.backlogBytes + this.#queuedBytes
   }
 
+  /** What the segments of this timeline take on disk. */
+  get diskBytes(): number {
+    return this.#store.diskBytes
+  }
+
+  /** Why this timeline cannot have another segment at present; null when it can. */
+  get segmentRefusal(): string | null {
+    const { limits, totalDiskBytes } = this.#context
+    return limits.refusal(this.#store.diskBytes, totalDiskBytes(), 1)
+  }
+
+  /** Why WAL up to `endLsn` cannot be taken for lack of space; null when it can. */
+  spaceRefusal(endLsn: Lsn): string | null {
+    const segments = this.#store.missingSegments(endLsn)
+    if (segments === 0) return null
+    const { limits, totalDiskBytes } = this.#context
+    return limits.refusal(this.#store.diskBytes, totalDiskBytes(), segments)
+  }
+
   /** Closed for good: the process stops, or the timeline was deleted. */
   get closed(): boolean {
     return this.#closed
@@ -275,6 +298,14 @@ export class Timeline {
   }
 
   receive(connection: number, message: ProposerMessage): void {
+    if (message.kind === 'append' && message.wal.length > 0) {
+      const refusal = this.spaceRefusal(message.endLsn)
+      if (refusal !== null) {
+        this.#context.metrics.refusedAppends.inc()
+        this.#connections.get(connection)?.close(refusal)
+        return
+      }
+    }
     this.dispatch({ kind: 'message', connection, message })
   }
 

@@ -9,6 +9,7 @@ import { buildCopy, checkOrder, type PullOrder, pullingFolder } from './membersh
 import { PullJobs, type PullProgress } from './membership/pull-jobs.ts'
 import { Tombstones } from './membership/tombstones.ts'
 import { replaceFile, syncDirectory } from './store/files.ts'
+import { DiskLimits, type DiskLimitSettings } from './store/disk-limits.ts'
 import { DiskReserve } from './store/disk-reserve.ts'
 import { SpareSegments } from './store/spare-segments.ts'
 import { WriteSlots } from './store/write-slots.ts'
@@ -16,6 +17,7 @@ import { Timeline, type TimelineContext } from './timeline.ts'
 
 const SPARE_SEGMENTS = 2
 const TICK_MS = 5_000
+const DISK_CHECK_MS = 1_000
 const PARALLEL_LOADS = 4
 /** Synced writes at a time: the pool of threads (thread-pool.ts) without two for all the rest. */
 const CONCURRENT_WRITES = 14
@@ -23,7 +25,15 @@ const CONCURRENT_WRITES = 14
 const CLEAN_MARKER = 'clean-stop'
 const ID_NAME = /^[0-9a-f]{32}$/
 
-type OpenOptions = Omit<TimelineContext, 'spares' | 'incarnation' | 'reserve' | 'slots'>
+type OpenOptions = Pick<TimelineContext, 'nodeId' | 'metrics' | 'log' | 'offload'> & {
+  limits?: DiskLimitSettings
+}
+
+const NO_LIMITS: DiskLimitSettings = {
+  maxTimelineWalBytes: null,
+  maxWalBytes: null,
+  minFreeBytes: 0,
+}
 
 /** A timeline that cannot be opened stays known, so that it is neither created anew nor voted for. */
 type Entry = { kind: 'open'; timeline: Timeline } | { kind: 'broken'; error: ZenithError }
@@ -37,14 +47,17 @@ export class Timelines {
   readonly #changing = new Map<string, Promise<unknown>>()
   readonly #pulls = new PullJobs()
   readonly tombstones: Tombstones
-  readonly #timer: NodeJS.Timeout
+  readonly #timers: NodeJS.Timeout[]
 
   private constructor(dataDir: string, tombstones: Tombstones, context: TimelineContext) {
     this.#dataDir = dataDir
     this.tombstones = tombstones
     this.#root = join(dataDir, 'tenants')
     this.#context = context
-    this.#timer = setInterval(() => this.#tick(), TICK_MS)
+    this.#timers = [
+      setInterval(() => this.#tick(), TICK_MS),
+      setInterval(() => void this.checkDisk(), DISK_CHECK_MS),
+    ]
   }
 
   /** Opens every timeline under `dataDir`; one that is damaged is kept as broken and logged. */
@@ -56,8 +69,11 @@ export class Timelines {
     const reserve = await DiskReserve.open(join(dataDir, 'reserve'))
     const slots = new WriteSlots(CONCURRENT_WRITES)
     const tombstones = await Tombstones.open(dataDir)
-    const context = { ...options, incarnation, spares, reserve, slots }
-    const timelines = new Timelines(dataDir, tombstones, context)
+    const limits = new DiskLimits(options.limits ?? NO_LIMITS, dataDir, spares)
+    const totalDiskBytes = () => timelines.diskBytes
+    const parts = { incarnation, spares, reserve, slots, limits, totalDiskBytes }
+    const timelines: Timelines = new Timelines(dataDir, tombstones, { ...options, ...parts })
+    await timelines.checkDisk()
     const afterCleanStop = await takeMarker(dataDir)
     const loads: (() => Promise<void>)[] = []
     for (const tenant of await readdir(root)) {
@@ -74,6 +90,35 @@ export class Timelines {
     }
     await Promise.all(Array.from({ length: PARALLEL_LOADS }, worker))
     return timelines
+  }
+
+  /** What the segments of all timelines take on disk. */
+  get diskBytes(): number {
+    let bytes = 0
+    for (const entry of this.#entries.values()) {
+      if (entry.kind === 'open') bytes += entry.timeline.diskBytes
+    }
+    return bytes
+  }
+
+  /** Space on the disk, and why nobody gets another segment at present; null when all may. */
+  get disk(): { freeBytes: number | null; walBytes: number; refusal: string | null } {
+    const { limits } = this.#context
+    const walBytes = this.diskBytes
+    return { freeBytes: limits.freeBytes, walBytes, refusal: limits.refusal(0, walBytes, 1) }
+  }
+
+  /** Looks how much space there is, and takes the reserve again if it was given up. */
+  async checkDisk(): Promise<void> {
+    const { limits, reserve, metrics, log } = this.#context
+    try {
+      await limits.refresh()
+      await reserve.refill()
+    } catch (error) {
+      log.error({ err: error }, 'the space on the disk cannot be told')
+    }
+    if (limits.freeBytes !== null) metrics.freeDiskBytes.set(limits.freeBytes)
+    metrics.walDiskBytes.set(this.diskBytes)
   }
 
   /** All timelines that are open. */
@@ -218,11 +263,17 @@ export class Timelines {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#timer)
+    for (const timer of this.#timers) clearInterval(timer)
     await this.#pulls.close()
     const closed = await Promise.all(this.list().map((timeline) => timeline.close()))
     await this.#context.spares.close()
-    if (closed.every(Boolean)) await replaceFile(join(this.#dataDir, CLEAN_MARKER), Buffer.alloc(0))
+    if (!closed.every(Boolean)) return
+    try {
+      await replaceFile(join(this.#dataDir, CLEAN_MARKER), Buffer.alloc(0))
+    } catch (error) {
+      // Without it the next start only looks more closely.
+      this.#context.log.warn({ err: error }, 'the clean stop cannot be noted')
+    }
   }
 
   async #load(tenantId: TenantId, timelineId: TimelineId, afterCleanStop: boolean): Promise<void> {

@@ -17,6 +17,13 @@ export const SafekeeperStatus = Type.Object({
   id: Type.Integer(),
   name: Type.String(),
   timelines: Type.Integer(),
+  disk: Type.Object({
+    freeBytes: Type.Union([Type.Integer(), Type.Null()]),
+    /** What the segments of all timelines take. */
+    walBytes: Type.Integer(),
+    /** Why appends that need another segment are refused; null when they are not. */
+    refusal: Type.Union([Type.String(), Type.Null()]),
+  }),
 })
 export type SafekeeperStatus = Static<typeof SafekeeperStatus>
 
@@ -66,6 +73,10 @@ export const SafekeeperTimeline = Type.Object({
   computeConnected: Type.Boolean(),
   /** WAL streams being served from here. */
   walReceivers: Type.Integer(),
+  /** What the segments of this timeline take on disk. */
+  walBytes: Type.Integer(),
+  /** Why an append that needs another segment is refused; null when it is not. */
+  refusal: Type.Union([Type.String(), Type.Null()]),
 })
 export type SafekeeperTimeline = Static<typeof SafekeeperTimeline>
 

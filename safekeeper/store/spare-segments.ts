@@ -3,13 +3,17 @@
  * a timeline is a rename, and a write into it never changes file metadata (a synced write into
  * allocated, written blocks is the cheapest the file system offers).
  */
-import { mkdir, open, readdir, rename } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { removeFile, syncHandle } from './files.ts'
 
 const READY_NAME = /^spare-\d+$/
 const REFILL_DELAY_MS = 100
+/** How long after a lack of space the next try is. */
+const RETRY_MS = 1_000
+/** A disk that is filled to the last block is no use to anybody. */
+const MARGIN_BYTES = 2 * 1024 * 1024
 const ZEROS = Buffer.alloc(1024 * 1024)
 
 export class SpareSegments {
@@ -19,6 +23,7 @@ export class SpareSegments {
   #counter = 0
   #making: Promise<void> | null = null
   #closed = false
+  #failed = false
 
   private constructor(directory: string, wanted: number) {
     this.#directory = directory
@@ -39,6 +44,15 @@ export class SpareSegments {
     }
     pool.#fill()
     return pool
+  }
+
+  /** There was no space for another segment, and none is ready. */
+  get full(): boolean {
+    return this.#failed && this.#ready.length === 0
+  }
+
+  get ready(): number {
+    return this.#ready.length
   }
 
   /** Moves a zero-filled segment to `target`; the caller syncs the target's folder. */
@@ -66,11 +80,14 @@ export class SpareSegments {
     making.then(
       () => {
         this.#making = null
+        this.#failed = false
         this.#fill()
       },
-      // Whoever takes sees the error, and asks again; until then nobody needs it.
+      // Whoever takes sees the error.
       () => {
         this.#making = null
+        this.#failed = true
+        setTimeout(() => this.#fill(), RETRY_MS).unref()
       },
     )
   }
@@ -78,6 +95,27 @@ export class SpareSegments {
   async #make(): Promise<void> {
     const name = `spare-${this.#counter++}`
     const temporary = join(this.#directory, `${name}.tmp`)
+    await this.#checkSpace()
+    try {
+      await this.#writeZeros(temporary)
+    } catch (error) {
+      await removeFile(temporary)
+      throw error
+    }
+    const path = join(this.#directory, name)
+    await rename(temporary, path)
+    this.#ready.push(path)
+  }
+
+  /** Tells without filling the disk first. */
+  async #checkSpace(): Promise<void> {
+    const { bavail, bsize } = await statfs(this.#directory)
+    if (bavail * bsize >= WAL_SEGMENT_SIZE + MARGIN_BYTES) return
+    const error = new Error(`no space for a segment in ${this.#directory}`)
+    throw Object.assign(error, { code: 'ENOSPC' })
+  }
+
+  async #writeZeros(temporary: string): Promise<void> {
     const handle = await open(temporary, 'w')
     try {
       for (let offset = 0; offset < WAL_SEGMENT_SIZE; offset += ZEROS.length) {
@@ -87,8 +125,5 @@ export class SpareSegments {
     } finally {
       await handle.close()
     }
-    const path = join(this.#directory, name)
-    await rename(temporary, path)
-    this.#ready.push(path)
   }
 }

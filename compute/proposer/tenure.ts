@@ -9,7 +9,7 @@
 /** A proposer that is deposed first lets the rival settle, for this long to twice as long. */
 export const FIRST_WAIT_MS = 1_000
 /** Each further time the wait doubles, up to this times the first. */
-const LONGEST_WAIT = 16
+const LONGEST_WAIT = 8
 /** Led for so long without a rival: the next wait is a first one again. */
 const CALM_MS = 30_000
 

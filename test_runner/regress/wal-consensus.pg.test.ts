@@ -9,11 +9,13 @@ import { formatLsn, parseLsn, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { VoteReply } from '#libs/protocol/wal-push.ts'
 import { SafekeeperLink } from '../../compute/proposer/safekeeper-link.ts'
 import type { WalProposer } from '../../compute/proposer/wal-proposer.ts'
+import { FaultProxy } from '../fixtures/fault-proxy.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 import { WalService } from '../fixtures/wal-service.ts'
+import { Prng } from '../sim/prng.ts'
 
-const PATIENCE_MS = 60_000
+const PATIENCE_MS = 120_000
 
 async function eventually(check: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const deadline = Date.now() + PATIENCE_MS
@@ -24,8 +26,11 @@ async function eventually(check: () => boolean | Promise<boolean>, what: string)
 }
 
 /** A compute with a load on it; what the clients were told is checked at the end of each test. */
-async function underLoad(service: WalService): Promise<{ proposer: WalProposer; ledger: Ledger }> {
-  const proposer = await service.startCompute()
+async function underLoad(
+  service: WalService,
+  members = service.members,
+): Promise<{ proposer: WalProposer; ledger: Ledger }> {
+  const proposer = await service.startCompute(members)
   const ledger = new Ledger(() => service.postgres.connect(), 3)
   await ledger.createTables()
   ledger.start()
@@ -221,4 +226,51 @@ test('an old compute that was paused never commits again once another has taken 
   await ledger.progress(50, PATIENCE_MS)
   await ledger.stop()
   expect(await ledger.violations()).toEqual([])
+})
+
+/** Set ZENITH_TEST_SEED to see one run again. */
+const SEED = Number(process.env['ZENITH_TEST_SEED'] ?? Date.now() % 100_000)
+
+test(`a storm of crashes, cut and stalled links, a rival and an operator (seed ${SEED})`, async () => {
+  await using service = await WalService.start({ safekeepers: 3 })
+  const proxies = await Promise.all(
+    service.members.map(({ host, pgPort }) => FaultProxy.start({ host, port: pgPort })),
+  )
+  const members = service.members.map((member, index) => ({
+    ...member,
+    pgPort: proxies[index]!.port,
+  }))
+  const { proposer, ledger } = await underLoad(service, members)
+  let fenced: string | null = null
+  proposer.onFenced((reason) => {
+    fenced = reason
+  })
+  const random = new Prng(SEED)
+  const restart = async (index: number) => {
+    await service.safekeepers[index]!.process.stop('SIGKILL')
+    await sleep(random.next() * 300)
+    await service.safekeepers[index]!.process.start()
+  }
+  const deeds: ((index: number) => Promise<unknown> | void)[] = [
+    restart,
+    restart,
+    (index) => proxies[index]!.cut(),
+    (index) => proxies[index]!.stall('to-server'),
+    (index) => proxies[index]!.stall('to-client'),
+    (index) => proxies[index]!.isolate(),
+    (index) => proxies[index]!.delay(20),
+    () => proxies.forEach((proxy) => proxy.heal()),
+  ]
+  for (let round = 0; round < 16; round += 1) {
+    await random.pick(deeds)(random.int(0, 2))
+    if (round === 5) await voteOfOne(service, random.int(0, 2), proposer.term + 5)
+    if (round === 10) await bumpTerm(service, random.int(0, 2), proposer.term + 5)
+    await sleep(random.next() * 250)
+  }
+  for (const proxy of proxies) proxy.heal()
+  await ledger.progress(50, PATIENCE_MS)
+  expect(fenced).toBeNull()
+  await settle(service, ledger)
+  proposer.abandon()
+  for (const proxy of proxies) await proxy[Symbol.asyncDispose]()
 })

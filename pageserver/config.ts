@@ -1,5 +1,6 @@
 /** Settings of the pageserver, in pageserver.toml. Its folder is the data folder. */
 import { NodeSettings } from '#libs/auth/auth-settings.ts'
+import { DiscoveryConfig } from '#libs/discovery/open-discovery.ts'
 import { type Static, Type } from 'typebox'
 
 const Port = Type.Integer({ minimum: 0, maximum: 65535 })
@@ -24,6 +25,8 @@ export const PageserverConfig = Type.Object(
     insecure: Type.Optional(Type.Boolean()),
     /** Install prefix of the patched Postgres, for initdb and redo; default: what set-up built. */
     postgres_prefix: Type.Optional(Type.String({ minLength: 1 })),
+    /** How safekeepers tell of new WAL; without it they are asked every few seconds. */
+    discovery: Type.Optional(DiscoveryConfig),
     /** Redo processes at most; default: one per processor, at most 4. */
     redo_processes: Type.Optional(Type.Integer({ minimum: 1, maximum: 64 })),
   },

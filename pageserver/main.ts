@@ -5,6 +5,7 @@ import { useCredentials } from '#libs/auth/credentials.ts'
 import { checkListenAddress } from '#libs/auth/listen-rule.ts'
 import { nodeCredentials } from '#libs/auth/node-credentials.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
+import { openDiscovery } from '#libs/discovery/open-discovery.ts'
 import { errorMessage } from '#libs/errors.ts'
 import { createHttp } from '#libs/http/server.ts'
 import { createMetrics } from '#libs/metrics.ts'
@@ -64,12 +65,15 @@ runProcess('pageserver', async (self) => {
     log,
   })
   self.onStop(() => tenants.shutdown())
+  const discovery = config.discovery ? openDiscovery(config.discovery, { log }) : null
+  self.onStop(() => discovery?.close())
   const service = new TimelineService({
     tenants,
     postgres,
     templateFolder: join(dataDir, 'templates'),
     log,
     metrics,
+    discovery,
   })
   self.onStop(() => service.stopReceivers())
 

@@ -10,6 +10,7 @@ import type {
   PageserverTimeline,
   TimelineMode,
 } from '#libs/api/pageserver.ts'
+import type { Discovery } from '#libs/discovery/discovery.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
@@ -45,6 +46,8 @@ export interface TimelineServiceOptions {
   templateFolder: string
   log: Logger
   metrics: Metrics
+  /** How safekeepers tell of new WAL; null: they are asked. */
+  discovery: Discovery | null
 }
 
 export class TimelineService {
@@ -261,6 +264,7 @@ export class TimelineService {
       safekeepers,
       log: this.#options.log,
       metrics: this.#walMetrics,
+      discovery: this.#options.discovery,
       onBroken: (reason) => {
         this.#broken.set(ids.timelineId, reason)
         timeline.failWaiters(new ZenithError('corrupt', `timeline is broken: ${reason}`))

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { afterEach, describe, expect, test } from 'vitest'
+import { MemoryDiscovery } from '#libs/discovery/memory-discovery.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { type PgWireServer, servePgWire } from '#libs/pgwire/server.ts'
@@ -29,6 +30,9 @@ class ModelSafekeeper {
   readonly sessions = new Set<PgSession>()
   readonly feedback: PageserverFeedback[] = []
   readonly starts: number[] = []
+  /** Requests for its status. */
+  asked = 0
+  computeConnected = false
   #wire!: PgWireServer
   #http!: Server
 
@@ -44,11 +48,12 @@ class ModelSafekeeper {
       onSession: (session) => this.#session(session),
     })
     this.#http = createServer((_request, response) => {
+      this.asked += 1
       response.setHeader('content-type', 'application/json')
       response.end(
         JSON.stringify({
           commitLsn: formatLsn(START + this.committed),
-          computeConnected: false,
+          computeConnected: this.computeConnected,
           remoteConsistentLsn: formatLsn(this.feedback.at(-1)?.remoteConsistentLsn ?? START),
         }),
       )
@@ -165,11 +170,16 @@ async function safekeeper(id: number): Promise<ModelSafekeeper> {
   return model
 }
 
-function receive(timeline: ModelTimeline, safekeepers: ModelSafekeeper[]) {
+function receive(
+  timeline: ModelTimeline,
+  safekeepers: ModelSafekeeper[],
+  discovery: MemoryDiscovery | null = null,
+) {
   const broken: string[] = []
+  const key = { tenantId: newTenantId(), timelineId: newTimelineId() }
   const receiver = new WalReceiver({
-    tenantId: newTenantId(),
-    timelineId: newTimelineId(),
+    ...key,
+    discovery,
     timeline: timeline as unknown as Timeline,
     openSink: timeline.openSink,
     safekeepers: safekeepers.map((one) => one.node),
@@ -181,7 +191,29 @@ function receive(timeline: ModelTimeline, safekeepers: ModelSafekeeper[]) {
   })
   closing.push(() => receiver.stop())
   receiver.start()
-  return { receiver, broken }
+  const tell = (nodeId: number, bytes: number, sentAtMs = 1) =>
+    discovery?.publish([
+      {
+        ...key,
+        nodeId,
+        generation: 1,
+        term: 1,
+        lastLogTerm: 1,
+        flushLsn: START + bytes,
+        commitLsn: START + bytes,
+        backupLsn: START,
+        remoteConsistentLsn: START,
+        peerHorizonLsn: START,
+        localStartLsn: START,
+        standbyHorizonLsn: null,
+        host: 'elsewhere',
+        pgPort: 1,
+        httpPort: 1,
+        computeConnected: false,
+        sentAtMs,
+      },
+    ])
+  return { receiver, broken, tell }
 }
 
 async function until(condition: () => boolean, what: string): Promise<void> {
@@ -320,4 +352,78 @@ describe('WAL receiver', () => {
     expect(receiver.info().safekeeperId).toBe(2)
     expect(timeline.received.equals(WAL.subarray(0, 20_000))).toBe(true)
   })
+
+  test('news wakes it at once, and while there is none it asks no more', async () => {
+    const [first, second] = [await safekeeper(1), await safekeeper(2)]
+    const timeline = new ModelTimeline()
+    const { receiver, tell } = receive(timeline, [first, second], new MemoryDiscovery())
+    await until(() => receiver.info().state === 'waiting', 'waiting')
+    second.committed = 4000
+    await sleep(2500)
+    expect([first.asked, second.asked]).toEqual([1, 1])
+    expect(timeline.received).toHaveLength(0)
+    tell(2, 4000)
+    await until(got(timeline, 4000), 'WAL')
+    expect(receiver.info().safekeeperId).toBe(2)
+    expect([first.asked, second.asked]).toEqual([1, 1])
+  })
+
+  test('without news, since discovery is away, it asks as if there were none', async () => {
+    const only = await safekeeper(1)
+    const timeline = new ModelTimeline()
+    const discovery = new MemoryDiscovery()
+    discovery.connected = false
+    const { receiver } = receive(timeline, [only], discovery)
+    await until(() => receiver.info().state === 'waiting', 'waiting')
+    only.committed = 4000
+    await until(got(timeline, 4000), 'WAL')
+  })
+
+  test('forged news costs a look, never WAL: a working stream stays, a false one is left', async () => {
+    const [honest, praised] = [await safekeeper(1), await safekeeper(2)]
+    const timeline = new ModelTimeline()
+    const { receiver, tell } = receive(timeline, [honest, praised], new MemoryDiscovery())
+    await until(() => receiver.info().state === 'waiting', 'waiting')
+    // It has nothing, whatever is said of it; the other one has all there is.
+    honest.committed = 8000
+    honest.computeConnected = true
+    tell(2, 2 ** 50, 2 ** 50)
+    tell(3, 2 ** 50)
+    await until(() => praised.starts.length === 1, 'the false one')
+    for (const session of praised.sessions) session.socket.destroy()
+    await until(got(timeline, 8000), 'WAL from the other')
+    expect(receiver.info().safekeeperId).toBe(1)
+    const lies = setInterval(() => tell(2, 2 ** 50, 2 ** 50), 100)
+    closing.push(async () => clearInterval(lies))
+    await sleep(6500)
+    expect(receiver.info().safekeeperId).toBe(1)
+    expect(honest.starts).toHaveLength(1)
+  })
+
+  test('ahead of the safekeeper it came to after a restart, it goes to one that has more', async () => {
+    const [behind, ahead] = [await safekeeper(1), await safekeeper(2)]
+    const timeline = new ModelTimeline()
+    timeline.received = Buffer.from(WAL.subarray(0, 1_000_000))
+    timeline.lastRecordLsn = START + 1_000_000
+    behind.committed = 400_000
+    behind.computeConnected = true
+    ahead.committed = 1_000_000
+    const discovery = new MemoryDiscovery()
+    const { receiver, tell } = receive(timeline, [behind, ahead], discovery)
+    await until(() => receiver.info().state === 'streaming', 'a stream')
+    expect(receiver.info().safekeeperId).toBe(2)
+    // The one it has stops getting WAL, the other one overtakes.
+    ahead.computeConnected = false
+    behind.committed = WAL.length
+    const news = setInterval(() => {
+      tell(1, behind.committed)
+      tell(2, ahead.committed)
+    }, 100)
+    closing.push(async () => clearInterval(news))
+    for (let waited = 0; timeline.received.length < WAL.length && waited < 25_000; waited += 50) {
+      await sleep(50)
+    }
+    expect(timeline.received.equals(WAL)).toBe(true)
+    expect(receiver.info()).toMatchObject({ safekeeperId: 1, reconnects: 1 })
+  }, 40_000)
 })

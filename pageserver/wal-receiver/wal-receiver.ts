@@ -1,11 +1,14 @@
 /**
- * Keeps one timeline supplied with WAL: asks its safekeepers how far they are, streams from the
- * furthest, goes to another when that one dies or lags. A connection that breaks is tried again. WAL
+ * Keeps one timeline supplied with WAL: learns how far its safekeepers are, by discovery where there
+ * is one and else by asking each, streams from the furthest, goes to another when that one dies or
+ * lags. A connection that breaks is tried again. WAL
  * that cannot be taken in breaks the timeline, since going on would skip it; after a while the same
  * WAL is tried again from a clean state, for what failed may have been a disk or object storage.
  */
 import type { WalSource } from '#libs/api/control.ts'
 import type { WalReceiverInfo, WalReceiverState } from '#libs/api/pageserver.ts'
+import type { Discovery } from '#libs/discovery/discovery.ts'
+import type { DiscoveryMessage } from '#libs/discovery/message.ts'
 import { errorMessage } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
@@ -13,7 +16,9 @@ import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { type Candidate, furthest, reasonToSwitch, worthConnecting } from './choice.ts'
 import type { WalReceiverMetrics } from './metrics.ts'
+import { SafekeeperNews } from './safekeeper-news.ts'
 import { askSource, describeSource } from './source.ts'
+import { SourceBackoff } from './source-backoff.ts'
 import { IngestFailure, type WalSink, WalStream } from './wal-stream.ts'
 
 const FIRST_RETRY_MS = 100
@@ -25,6 +30,8 @@ const NUDGED_POLL_MS = 200
 const NUDGED_FOR_MS = 15_000
 const TICK_MS = 500
 const SWITCH_CHECK_MS = 5000
+/** Where discovery brings the news, safekeepers are asked this seldom, in case it lost some. */
+const RARE_POLL_MS = 30_000
 /** A broken timeline is tried again after this long, then ever more seldom. */
 const FIRST_REPAIR_MS = 1000
 const LAST_REPAIR_MS = 60_000
@@ -44,6 +51,8 @@ export interface WalReceiverOptions {
   onRepaired: () => void
   /** Default 1 s. */
   firstRepairMs?: number
+  /** Null or absent: all news comes by asking. */
+  discovery?: Discovery | null
 }
 
 export class WalReceiver {
@@ -61,6 +70,10 @@ export class WalReceiver {
   /** Where WAL could not be taken in, until it went in; null while all is well. */
   #brokenAt: Lsn | null = null
   #repairMs: number
+  readonly #news = new SafekeeperNews()
+  readonly #backoff = new SourceBackoff()
+  #unsubscribe: () => void = () => {}
+  #waitingForNews = false
 
   constructor(options: WalReceiverOptions) {
     this.#options = options
@@ -73,11 +86,17 @@ export class WalReceiver {
   }
 
   start(): void {
-    this.#running ??= this.#run()
+    if (this.#running !== null) return
+    this.#unsubscribe =
+      this.#options.discovery?.subscribe(this.#options, (frame) => {
+        if (frame.kind === 'message') this.#hear(frame)
+      }) ?? (() => {})
+    this.#running = this.#run()
   }
 
   async stop(): Promise<void> {
     this.#stopped = true
+    this.#unsubscribe()
     this.#wake()
     await this.#stream?.close()
     await this.#running
@@ -120,25 +139,58 @@ export class WalReceiver {
 
   async #run(): Promise<void> {
     let retryMs = FIRST_RETRY_MS
+    let progressed = true
     while (!this.#stopped) {
       this.#nudged = false
-      const candidates = await this.#poll()
-      const best = furthest(candidates)
+      // News that led nowhere is not believed twice.
+      const candidates = (progressed ? this.#worthyNews() : null) ?? (await this.#poll())
+      const best = furthest(this.#backoff.eligible(candidates, performance.now()))
       if (best && worthConnecting(candidates, this.#options.timeline)) {
-        const progressed = await this.#streamFrom(best.id)
+        progressed = await this.#streamFrom(best.id)
+        if (progressed) this.#backoff.worked(best.id)
+        else this.#backoff.failed(best.id, performance.now())
         retryMs = progressed ? FIRST_RETRY_MS : Math.min(retryMs * 2, LAST_RETRY_MS)
         await this.#sleep(retryMs)
       } else if (best) {
         this.#setState('waiting')
         retryMs = FIRST_RETRY_MS
-        const nudged = performance.now() - this.#nudgedAt < NUDGED_FOR_MS
-        await this.#sleep(nudged ? NUDGED_POLL_MS : IDLE_POLL_MS)
+        progressed = true
+        await this.#waitForNews()
       } else {
         this.#setState('connecting')
         await this.#sleep(retryMs)
         retryMs = Math.min(retryMs * 2, LAST_RETRY_MS)
       }
     }
+  }
+
+  /** The candidates by discovery, when they say that there is something to receive. */
+  #worthyNews(): Candidate[] | null {
+    const candidates = this.#candidates()
+    return worthConnecting(candidates, this.#options.timeline) ? candidates : null
+  }
+
+  #candidates(): Candidate[] {
+    const ids = this.#safekeepers.map(({ id }) => id)
+    return this.#news.candidates(ids, performance.now())
+  }
+
+  #hear(message: DiscoveryMessage): void {
+    this.#news.hear(message, performance.now())
+    if (this.#waitingForNews && this.#worthyNews() !== null) this.#wake()
+  }
+
+  get #hearsNews(): boolean {
+    return this.#options.discovery?.connected ?? false
+  }
+
+  /** Idle: until news comes, or until it is time to ask. */
+  async #waitForNews(): Promise<void> {
+    const nudged = performance.now() - this.#nudgedAt < NUDGED_FOR_MS
+    const idleMs = this.#hearsNews ? RARE_POLL_MS : IDLE_POLL_MS
+    this.#waitingForNews = true
+    await this.#sleep(nudged ? NUDGED_POLL_MS : idleMs)
+    this.#waitingForNews = false
   }
 
   /** A broken timeline stays so until the WAL at which it broke has gone in. */
@@ -203,6 +255,7 @@ export class WalReceiver {
 
   #supervise(stream: WalStream): { stop(): void } {
     let checkedAt = performance.now()
+    let askedAt = checkedAt
     const tick = setInterval(() => {
       stream.sendFeedback(Date.now())
       this.#noteProgress()
@@ -211,6 +264,10 @@ export class WalReceiver {
       if (silent !== null) this.#leave(stream, silent)
       else if (now - checkedAt > SWITCH_CHECK_MS && this.#safekeepers.length > 1) {
         checkedAt = now
+        // News only makes suspicious: what the others have they tell themselves before we switch.
+        const suspicious = reasonToSwitch(currentOf(stream), this.#candidates()) !== null
+        if (this.#hearsNews && !suspicious && now - askedAt < RARE_POLL_MS) return
+        askedAt = now
         void this.#poll().then((candidates) => {
           const reason = reasonToSwitch(currentOf(stream), candidates)
           if (reason !== null) this.#leave(stream, reason)

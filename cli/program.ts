@@ -250,6 +250,11 @@ function withPorts(command: Command): Command {
     .option('--pageserver-http-port <port>', 'pageserver HTTP (default: 9898)', parsePort)
     .option('--safekeeper-port <port>', 'WAL, of the first one (default: 5454)', parsePort)
     .option('--safekeeper-http-port <port>', 'HTTP, of the first one (default: 7676)', parsePort)
+    .option(
+      '--etcd <url...>',
+      'keep records in this etcd and let services find each other by it (default: none needed)',
+      parseEtcd,
+    )
     .option('--control-port <port>', 'control plane HTTP (default: 9090)', parsePort)
     .option('--postgres-port <port>', 'the first Postgres (default: 55432)', parsePort)
 }
@@ -278,6 +283,13 @@ function parsePort(text: string): number {
   const port = Number(text)
   if (/^\d+$/.test(text) && port >= 1 && port <= 65535) return port
   throw new InvalidArgumentError('A port is a number from 1 to 65535.')
+}
+
+/** One or more addresses; commander calls it once for each. */
+function parseEtcd(text: string, before: readonly string[] = []): string[] {
+  const url = URL.parse(text)
+  if (url?.protocol === 'http:') return [...before, url.origin]
+  throw new InvalidArgumentError('An address of etcd looks like http://127.0.0.1:2379.')
 }
 
 function parseSafekeepers(text: string): number {

@@ -25,6 +25,8 @@ export interface InitOptions extends CommonOptions {
   readonly safekeeperPort?: number
   readonly safekeeperHttpPort?: number
   readonly postgresPort?: number
+  /** Client addresses of an etcd cluster. */
+  readonly etcd?: readonly string[]
 }
 
 export async function init(options: InitOptions): Promise<void> {
@@ -93,6 +95,7 @@ function settingsOf(options: InitOptions): Settings {
     initialized: false,
     defaultTenant: newTenantId(),
     askedPorts,
+    etcd: options.etcd ?? [],
     firstEndpointPort: options.postgresPort ?? DEFAULT_PORTS.firstEndpoint,
     control: { httpPort: options.controlPort ?? DEFAULT_PORTS.controlHttp },
     pageserver: {

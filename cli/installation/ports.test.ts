@@ -38,6 +38,7 @@ test('moves are stored', () => {
     initialized: false,
     defaultTenant: '',
     askedPorts: ['sk1.http'],
+    etcd: [],
     firstEndpointPort: 55432,
     control: { httpPort: 9090 },
     pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },

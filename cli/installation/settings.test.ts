@@ -18,6 +18,7 @@ const settings: Settings = {
   initialized: true,
   defaultTenant: '0123456789abcdef0123456789abcdef',
   askedPorts: ['pageserver.pg'],
+  etcd: [],
   firstEndpointPort: 55432,
   control: { httpPort: 9090 },
   pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },
@@ -32,6 +33,17 @@ test('what is written is read', () => {
   expect(readSettings(file, '.zenith')).toEqual(settings)
   expect(readFileSync(file, 'utf8')).toContain(`format = ${FORMAT}`)
 })
+
+test('an etcd is kept, and named only where there is one', () => {
+  expect(readFileSync(write(settings), 'utf8')).not.toContain('etcd')
+  const etcd = ['http://10.0.0.1:2379', 'http://10.0.0.2:2379']
+  expect(readSettings(write({ ...settings, etcd }), '.zenith').etcd).toEqual(etcd)
+})
+
+function write(what: Settings): string {
+  writeSettings(file, what)
+  return file
+}
 
 test('no installation', () => {
   expect(() => readSettings(file, '.zenith')).toThrow('There is no Zenith installation in .zenith.')

@@ -28,6 +28,8 @@ export interface Settings {
   readonly safekeepers: SafekeeperSettings[]
   /** The first port tried for a Postgres whose owner named none. */
   readonly firstEndpointPort: number
+  /** Addresses of an etcd that keeps the control plane's records and carries discovery; empty: none. */
+  readonly etcd: readonly string[]
   /** Ports that the user asked for (`pageserver.pg`): never replaced by a free one. */
   readonly askedPorts: string[]
 }
@@ -58,6 +60,7 @@ export function writeSettings(file: string, settings: Settings): void {
     initialized: settings.initialized,
     default_tenant: settings.defaultTenant,
     asked_ports: settings.askedPorts,
+    ...(settings.etcd.length > 0 ? { etcd: settings.etcd } : {}),
     endpoints: { first_port: settings.firstEndpointPort },
     control: { http_port: settings.control.httpPort },
     pageserver: {
@@ -113,6 +116,7 @@ function settingsOf(table: Table): Settings {
     initialized: table.boolean('initialized'),
     defaultTenant: table.string('default_tenant'),
     askedPorts: table.strings('asked_ports'),
+    etcd: table.has('etcd') ? table.strings('etcd') : [],
     firstEndpointPort: table.table('endpoints').port('first_port'),
     control: { httpPort: control.port('http_port') },
     pageserver: {
@@ -139,6 +143,10 @@ class Table {
     this.#values = values
     this.#file = file
     this.#path = path
+  }
+
+  has(key: string): boolean {
+    return this.#values[key] !== undefined
   }
 
   boolean(key: string): boolean {

@@ -38,9 +38,13 @@ export async function startServices(
   }
 
   try {
-    const first = { first_endpoint_port: installation.settings.firstEndpointPort }
+    const first = {
+      first_endpoint_port: installation.settings.firstEndpointPort,
+      ...(installation.settings.etcd.length > 0 ? { store: etcdSettings(installation) } : {}),
+    }
     const shared = {
       control_plane_url: installation.controlUrl,
+      discovery: discoverySettings(installation),
       object_store: { kind: 'local_fs', path: installation.objectStoreDir },
     }
     const results = await Promise.allSettled([
@@ -54,6 +58,17 @@ export async function startServices(
     for (const service of started.reverse()) await stopProcess(service).catch(() => undefined)
     throw error
   }
+}
+
+/** How services find each other: by the hub in the control plane, unless there is an etcd. */
+function discoverySettings(installation: Installation): Record<string, unknown> {
+  if (installation.settings.etcd.length > 0) return etcdSettings(installation)
+  return { kind: 'embedded', url: installation.controlUrl }
+}
+
+/** Each installation has a prefix of its own, so that several can share an etcd. */
+function etcdSettings({ settings }: Installation): Record<string, unknown> {
+  return { kind: 'etcd', endpoints: settings.etcd, prefix: `/zenith/${settings.defaultTenant}/` }
 }
 
 async function replaceTakenPorts(

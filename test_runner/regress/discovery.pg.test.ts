@@ -6,12 +6,17 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
 import { expect, test } from 'vitest'
+import { EmbeddedDiscovery } from '#libs/discovery/embedded-discovery.ts'
+import { createLogger } from '#libs/log.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import type { WalProposer } from '../../compute/proposer/wal-proposer.ts'
 import { ControlProcess } from '../fixtures/control-process.ts'
+import { EtcdServer } from '../fixtures/etcd-server.ts'
 import { freePort } from '../fixtures/vanilla-postgres.ts'
 import { WalService } from '../fixtures/wal-service.ts'
+import { ZenithCommand } from '../fixtures/zenith-command.ts'
 
 /** A hub of its own in a folder that goes with it. */
 class Hub implements AsyncDisposable {
@@ -81,7 +86,7 @@ async function expectCaughtUp(service: WalService, index: number, from: number):
   }
 }
 
-test('a safekeeper that lags, and one that joins late, catch up from peers without a compute', async () => {
+test('safekeepers catch up from peers without a compute; discovery may be away, or lie', async () => {
   await using hub = await Hub.start()
   await using service = await WalService.start({
     safekeepers: 5,
@@ -91,15 +96,92 @@ test('a safekeeper that lags, and one that joins late, catch up from peers witho
   const proposer = await service.startCompute()
   await writeRows(service, proposer, 100)
   await service.safekeepers[3]?.process.stop('SIGKILL')
-  // More than two segments that only three of five have.
-  const end = await writeRows(service, proposer, 60_000)
-  await killCompute(service, proposer)
+  const behind = parseLsn((await service.timeline(0)).flushLsn)
 
+  // Discovery goes away: what streams goes on. More than two segments that only three of five have.
+  await hub.control.process.stop('SIGKILL')
+  const end = await writeRows(service, proposer, 40_000)
+  await killCompute(service, proposer)
   await service.safekeepers[3]?.process.start()
   await service.createTimelineOn(4)
+  await sleep(2_500)
+  expect(parseLsn((await service.timeline(3)).flushLsn)).toBeLessThanOrEqual(behind)
+  expect(parseLsn((await service.timeline(4)).flushLsn)).toBe(service.startLsn)
+
+  // And comes back, and with it what waited for it.
+  await hub.control.process.start()
   await expectCaughtUp(service, 3, 0)
   await expectCaughtUp(service, 4, 0)
   const late = await service.timeline(4)
   expect(parseLsn(late.commitLsn)).toBeGreaterThanOrEqual(end)
   expect(parseLsn(late.startLsn)).toBe(service.startLsn)
-}, 120_000)
+
+  await expectUnmovedByLies(service, hub.control.url)
+}, 180_000)
+
+/** Somebody tells the wildest things in the name of every safekeeper. */
+async function expectUnmovedByLies(service: WalService, url: string): Promise<void> {
+  const states = () => Promise.all(service.safekeepers.map((_, index) => service.timeline(index)))
+  const before = await states()
+  const log = createLogger('liar')
+  log.level = 'fatal'
+  const liar = new EmbeddedDiscovery({ url, log })
+  const { tenantId, timelineId } = service
+  for (let round = 0; round < 30; round += 1) {
+    const far = 2 ** 45 + round * 8
+    liar.publish(
+      service.members.map(({ id, host, pgPort, httpPort }) => ({
+        tenantId,
+        timelineId,
+        nodeId: id,
+        generation: round,
+        term: round % 2 === 0 ? 2 ** 40 : 1,
+        lastLogTerm: round % 2 === 0 ? 2 ** 40 : 1,
+        flushLsn: far,
+        commitLsn: far,
+        backupLsn: far,
+        remoteConsistentLsn: far,
+        peerHorizonLsn: far,
+        localStartLsn: far,
+        standbyHorizonLsn: far,
+        host,
+        pgPort,
+        httpPort,
+        computeConnected: true,
+        sentAtMs: 2 ** 50 + round,
+      })),
+    )
+    await sleep(100)
+  }
+  await liar.close()
+  expect(await states()).toEqual(before)
+}
+
+test('a whole installation in etcd: goes on while etcd is down, and can be changed afterwards', async () => {
+  await using etcd = await EtcdServer.start()
+  await using zenith = new ZenithCommand()
+  await zenith.ok(`init --safekeepers 3 --etcd ${etcd.url}`)
+  await zenith.ok('start')
+  await zenith.ok('pg start main')
+  await zenith.sql('main', 'CREATE TABLE t AS SELECT generate_series(1, 1000) AS i')
+  const count = async (endpoint: string) =>
+    (await zenith.sql(endpoint, 'SELECT count(*)::int AS n FROM t'))[0]?.['n']
+
+  const [main] = await zenith.json<{ uri: string }[]>('pg list')
+  const client = new pg.Client({ connectionString: main?.uri })
+  await client.connect()
+  await etcd.stop()
+  for (let round = 0; round < 20; round += 1) await client.query('INSERT INTO t VALUES (0)')
+  const refused = await zenith.run('branch dev main')
+  expect(refused.code).not.toBe(0)
+  expect(refused.stderr).toMatch(/etcd/)
+  await client.query('INSERT INTO t VALUES (0)')
+  await client.end()
+
+  await etcd.start()
+  await zenith.ok('branch dev main')
+  await zenith.ok('pg start dev')
+  expect(await count('dev')).toBe(1021)
+  expect(await count('main')).toBe(1021)
+  await zenith.ok('stop')
+}, 180_000)

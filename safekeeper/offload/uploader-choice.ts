@@ -45,7 +45,9 @@ export function chooseUploader(question: UploaderQuestion): number | null {
     ({ nodeId, commitLsn, localStartLsn }) =>
       isMember(nodeId) && localStartLsn <= own.backupLsn && commitLsn + MAX_LAG_BYTES >= bestCommit,
   )
-  const ids = [...new Set(able.map(({ nodeId }) => nodeId))].sort((a, b) => a - b)
+  const fit = [...new Set(able.map(({ nodeId }) => nodeId))].sort((a, b) => a - b)
+  // What peers say of themselves may be wrong. When all that look fit got nowhere, everybody is.
+  const ids = misses < fit.length ? fit : [...new Set(members)].sort((a, b) => a - b)
   if (ids.length === 0) return null
   const first = Number.parseInt(timelineId.slice(0, 8), 16)
   return ids[(first + misses) % ids.length] as number

@@ -1,5 +1,7 @@
 /** Whole-object copies and fingerprints of opened instances (see open-fields.ts). */
 
+const NOTHING: ReadonlySet<string> = new Set()
+
 /** A deep copy with the same prototypes; functions are shared. */
 export function copyOf<T>(value: T): T {
   if (typeof value !== 'object' || value === null) return value
@@ -34,6 +36,8 @@ export function fingerprint(value: unknown, skip: ReadonlySet<string>): string {
 export class Interner<T> {
   readonly #ids = new Map<string, number>()
   readonly #values: T[] = []
+  /** Ids of objects seen before: transition tables give out the same ones again and again. */
+  readonly #known = new WeakMap<object, number>()
 
   get size(): number {
     return this.#values.length
@@ -45,6 +49,15 @@ export class Interner<T> {
     const id = this.#values.length
     this.#ids.set(key, id)
     this.#values.push(value)
+    return id
+  }
+
+  /** As `id`, by the object's fingerprint, which is made once for each object. */
+  idOf(value: T & object): number {
+    const known = this.#known.get(value)
+    if (known !== undefined) return known
+    const id = this.id(fingerprint(value, NOTHING), value)
+    this.#known.set(value, id)
     return id
   }
 

@@ -29,7 +29,7 @@ import {
   START_LSN,
   writersOf,
 } from './records.ts'
-import { fingerprint, Interner } from './snapshot.ts'
+import { Interner } from './snapshot.ts'
 
 export interface ModelOptions {
   readonly safekeepers: number
@@ -724,7 +724,7 @@ export class World {
   }
 
   #message(message: ProposerMessage | AcceptorMessage): number {
-    return this.#messages.id(fingerprint(message, new Set()), message)
+    return this.#messages.idOf(message)
   }
 
   #log(log: Log): number {
@@ -732,7 +732,7 @@ export class World {
   }
 
   #control(control: ControlState): number {
-    return this.#controls.id(fingerprint(control, new Set()), control)
+    return this.#controls.idOf(control)
   }
 }
 

@@ -29,8 +29,8 @@ export const SafekeeperConfig = Type.Object(
     max_timeline_wal_bytes: Type.Optional(Type.Integer({ minimum: 33554432 })),
     /** WAL of all timelines on this disk. Default: no limit. */
     max_wal_bytes: Type.Optional(Type.Integer({ minimum: 33554432 })),
-    /** Appends are refused while the disk has less free than this. */
-    min_free_bytes: Type.Integer({ minimum: 0, default: 67108864 }),
+    /** Appends are refused while the disk has less free than this. Default: 64 MiB. */
+    min_free_bytes: Type.Optional(Type.Integer({ minimum: 0 })),
     /** How it hears of other safekeepers; without it it does not, and catches up by computes only. */
     discovery: Type.Optional(DiscoveryConfig),
   },

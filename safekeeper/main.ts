@@ -18,6 +18,8 @@ import { OffloadService } from './offload/offload-service.ts'
 import { Timelines } from './timelines.ts'
 import { serveWal } from './wal-service.ts'
 
+const DEFAULT_MIN_FREE_BYTES = 64 * 1024 * 1024
+
 runProcess('safekeeper', async (service) => {
   const { log } = service
   const config = loadConfig(SafekeeperConfig, configPath())
@@ -37,7 +39,7 @@ runProcess('safekeeper', async (service) => {
   const limits = {
     maxTimelineWalBytes: config.max_timeline_wal_bytes ?? null,
     maxWalBytes: config.max_wal_bytes ?? null,
-    minFreeBytes: config.min_free_bytes,
+    minFreeBytes: config.min_free_bytes ?? DEFAULT_MIN_FREE_BYTES,
   }
   const timelines = await Timelines.open(config.dataDir, {
     nodeId: config.id,

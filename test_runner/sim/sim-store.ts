@@ -65,6 +65,7 @@ export class SimStore {
   /** What the oracle sees while the log is being read. */
   #durableBefore: Lsn
   #flushed: { lsn: Lsn; done: () => void }[] = []
+  #announced: Lsn = 0
   #conditions: { holds: () => boolean; done: () => void }[] = []
   #controls: { control: ControlState; done: () => void }[] = []
   #newestControl: ControlState
@@ -286,6 +287,8 @@ export class SimStore {
     }
     this.#perform(effect, () => {
       plan.done()
+      // The name of a full segment may be what its last record waited for.
+      if (plan.durableLsn > this.#announced) this.#announce(this.#epoch)
       this.#tell()
       this.#start()
     })
@@ -302,10 +305,15 @@ export class SimStore {
       while ((this.#tail[0]?.lsn ?? endLsn) + (this.#tail[0]?.bytes.length ?? 1) <= endLsn) {
         this.#tail.shift()
       }
-      this.#options.onDurable(epoch, plan.durableLsn)
+      this.#announce(epoch)
       this.#tell()
       this.#start()
     })
+  }
+
+  #announce(epoch: number): void {
+    this.#announced = this.#plan?.durableLsn ?? 0
+    this.#options.onDurable(epoch, this.#announced)
   }
 
   #bytes(from: Lsn, to: Lsn): Buffer {

@@ -1,7 +1,8 @@
 /**
  * `npm run bench`: stock Postgres and Zenith, one after the other in each round, medians over the
  * rounds. Options: `--rounds N` (3), `--scale N` (50), `--seconds N` (20), `--copy-mb N` (1000),
- * `--safekeepers N` (1), `--quick` (one round of small sizes, to see that it runs).
+ * `--safekeepers N` (1), `--quick` (one round of small sizes, to see that it runs). `--only wal` measures
+ * the WAL service alone: appends, the disk, commits with 1 and 3 safekeepers; about 5 minutes.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -14,6 +15,7 @@ import { measureBulk, measurePgbench, type Sizes } from './sql-workloads.ts'
 import { dropPageCache, startVanilla, startZenith } from './subject.ts'
 import { measurePages } from './page-workload.ts'
 import { measureIngest } from './ingest-workload.ts'
+import { measureWalService } from './wal-workloads.ts'
 import { measureBranches } from './zenith-workloads.ts'
 
 const RESULTS = fileURLToPath(new URL('../../bench/results', import.meta.url))
@@ -25,15 +27,18 @@ const { values } = parseArgs({
     seconds: { type: 'string' },
     'copy-mb': { type: 'string' },
     safekeepers: { type: 'string', default: '1' },
+    only: { type: 'string' },
     quick: { type: 'boolean', default: false },
   },
 })
 const pick = (given: string | undefined, quick: number, full: number) =>
   given === undefined ? (values.quick ? quick : full) : Number(given)
+const wal = values.only === 'wal'
+if (values.only !== undefined && !wal) throw new Error('--only takes "wal"')
 const options = {
   rounds: pick(values.rounds, 1, 3),
-  scale: pick(values.scale, 5, 50),
-  seconds: pick(values.seconds, 3, 20),
+  scale: pick(values.scale, 5, wal ? 20 : 50),
+  seconds: pick(values.seconds, 3, wal ? 12 : 20),
   copyMegabytes: pick(values['copy-mb'], 50, 1000),
   safekeepers: Number(values.safekeepers),
   pageCacheDropped: dropPageCache(),
@@ -42,11 +47,22 @@ const options = {
 const say = (text: string) => process.stderr.write(`${new Date().toISOString()} ${text}\n`)
 const dir = mkdtempSync(join(tmpdir(), 'zenith-bench-'))
 try {
+  const report = new Report()
+  if (wal) await measureWalService(options, report, say)
+  else await measureAll(report)
+  mkdirSync(RESULTS, { recursive: true })
+  const file = join(RESULTS, `${new Date().toISOString().replaceAll(':', '-')}.json`)
+  writeFileSync(file, report.json(options))
+  process.stdout.write(`${report.table()}\n\nwritten to ${file}\n`)
+} finally {
+  rmSync(dir, { recursive: true, force: true })
+}
+
+async function measureAll(report: Report): Promise<void> {
   const copyFile = join(dir, 'bulk.tsv')
   say(`writing ${options.copyMegabytes} MB to copy`)
   const copyBytes = writeCopyFile(copyFile, options.copyMegabytes * 1e6)
   const sizes: Sizes = { ...options, copyBytes, copyFile }
-  const report = new Report()
   for (let round = 1; round <= options.rounds; round++) {
     {
       say(`round ${round}: stock Postgres`)
@@ -66,10 +82,4 @@ try {
     say(`round ${round}: WAL ingest`)
     await measureIngest(sizes, report)
   }
-  mkdirSync(RESULTS, { recursive: true })
-  const file = join(RESULTS, `${new Date().toISOString().replaceAll(':', '-')}.json`)
-  writeFileSync(file, report.json(options))
-  process.stdout.write(`${report.table()}\n\nwritten to ${file}\n`)
-} finally {
-  rmSync(dir, { recursive: true, force: true })
 }

@@ -12,9 +12,11 @@ export interface PgAddress {
 }
 
 export interface PgbenchRun {
-  script: 'tpcb' | 'select'
+  script: 'tpcb' | 'select' | { file: string }
   clients: number
   seconds: number
+  /** Where the latency of each transaction is logged, as pgbench's --log-prefix. */
+  logPrefix?: string
 }
 
 export interface PgbenchResult {
@@ -37,13 +39,15 @@ export async function initialise(address: PgAddress, scale: number): Promise<num
   return (performance.now() - start) / 1000
 }
 
-/** Runs one of pgbench's built-in scripts with prepared statements. Throws if any client failed. */
+/** Runs a script, built in or of one's own, with prepared statements. Throws if any client failed. */
 export async function pgbench(address: PgAddress, options: PgbenchRun): Promise<PgbenchResult> {
-  const script = options.script === 'select' ? ['-S'] : []
+  const { script, logPrefix } = options
+  const which = script === 'tpcb' ? [] : script === 'select' ? ['-S'] : ['-f', script.file]
+  const logging = logPrefix === undefined ? [] : ['-l', '--log-prefix', logPrefix]
   const { stdout } = await run(findPostgres().bin('pgbench'), [
     ...connection(address),
     ...['-n', '-M', 'prepared', '-c', String(options.clients), '-j', '1'],
-    ...['-T', String(options.seconds), ...script, 'postgres'],
+    ...['-T', String(options.seconds), ...which, ...logging, 'postgres'],
   ])
   return {
     transactionsPerSecond: figure(stdout, /tps = ([\d.]+)/),

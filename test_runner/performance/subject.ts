@@ -3,7 +3,8 @@
  * Zenith compute with pageserver and safekeepers. Same build, same settings, each with its default
  * durability; only one of them runs at a time.
  */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Compute } from '../fixtures/compute.ts'
 import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
@@ -20,6 +21,8 @@ const SETTINGS: Record<string, string> = {
 export interface Server extends AsyncDisposable {
   readonly subject: Subject
   address(): PgAddress
+  /** Process id of its Postgres. */
+  postmaster(): number
   query(sql: string): Promise<Record<string, unknown>[]>
   /** Stops the database, forgets the operating system's page cache where allowed, starts again. */
   restartCold(): Promise<void>
@@ -32,6 +35,7 @@ export async function startVanilla(): Promise<Server> {
   return {
     subject: 'vanilla',
     address: () => postgres.address(),
+    postmaster: () => postmasterOf(postgres.dataDir),
     query: (sql) => postgres.query(sql),
     restartCold: async () => {
       await postgres.stop()
@@ -44,6 +48,8 @@ export async function startVanilla(): Promise<Server> {
 
 export interface ZenithServer extends Server {
   readonly installation: Installation
+  /** Process id of its compute's supervisor. */
+  supervisor(): number
 }
 
 /** A new installation with its compute on `main`. */
@@ -58,6 +64,8 @@ export async function startZenith(safekeepers: number): Promise<ZenithServer> {
     subject: 'zenith',
     installation,
     address: () => compute.address(),
+    postmaster: () => postmasterOf(compute.dataFolder),
+    supervisor: () => compute.process.pid as number,
     query: (sql) => compute.query(sql),
     restartCold: async () => {
       await compute.stop()
@@ -68,6 +76,11 @@ export async function startZenith(safekeepers: number): Promise<ZenithServer> {
     },
     [Symbol.asyncDispose]: () => installation[Symbol.asyncDispose](),
   }
+}
+
+/** The first line of the lock file. */
+function postmasterOf(dataFolder: string): number {
+  return Number(readFileSync(join(dataFolder, 'postmaster.pid'), 'utf8').split('\n')[0])
 }
 
 /** Empties the page cache when we may; otherwise "cold" means only that the servers' own caches are. */

@@ -75,6 +75,7 @@ export class WalProposer {
   #window = new WalWindow(0)
   #postgres: PostgresStream | null = null
   #postgresPaused = false
+  #pumping = false
   #timer: NodeJS.Timeout | undefined
   #newsTimer: NodeJS.Timeout | undefined
   readonly #shards = new ShardFeedbacks(1, 0)
@@ -353,14 +354,26 @@ export class WalProposer {
 
   #onWal(wal: Buffer): void {
     this.#window.append(wal)
-    this.#shareWindow()
-    this.#pumpAll()
+    this.#pumpSoon()
     if (!this.#window.isFull) return
     if (!this.#postgresPaused) {
       this.#log.warn('too much WAL waits for a quorum; not taking more from Postgres')
     }
     this.#postgresPaused = true
     this.#postgres?.pause()
+  }
+
+  /** Once all that one read brought is in the window: more commits share a message, none waits. */
+  #pumpSoon(): void {
+    if (this.#pumping) return
+    this.#pumping = true
+    process.nextTick(() => {
+      this.#pumping = false
+      this.#guard(() => {
+        this.#shareWindow()
+        this.#pumpAll()
+      })
+    })
   }
 
   #shareWindow(): void {

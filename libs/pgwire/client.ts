@@ -35,6 +35,8 @@ export interface QueryResult {
 }
 
 const MAX_MESSAGE_BYTES = 64 << 20
+/** What one read takes from a socket at most. */
+const READ_BYTES = 64 * 1024
 const AUTHENTICATION_OK = 0
 const AUTHENTICATION_CLEARTEXT = 3
 
@@ -43,19 +45,26 @@ export async function connectPgWire(options: ConnectOptions): Promise<PgClient> 
   const where = options.socketDir
     ? `${options.socketDir}/.s.PGSQL.${options.port}`
     : `${options.host ?? '127.0.0.1'}:${options.port}`
+  const tls = options.tls ?? null
+  const input = tls === null ? new ReusedInput() : null
+  const reading = input === null ? {} : { onread: input.onread }
   const socket = options.socketDir
-    ? connect({ path: where })
-    : connect({ host: options.host ?? '127.0.0.1', port: options.port, noDelay: true })
+    ? connect({ path: where, ...reading })
+    : connect({
+        host: options.host ?? '127.0.0.1',
+        port: options.port,
+        noDelay: true,
+        ...reading,
+      })
   const timeoutMs = options.connectTimeoutMs ?? 10_000
   let give: (error: Error) => void = (error) => socket.destroy(error)
   const timer = setTimeout(() => {
     give(new ZenithError('timeout', `no connection to ${where} within ${timeoutMs} ms`))
   }, timeoutMs)
   try {
-    const tls = options.tls ?? null
     const encrypted =
       tls === null ? socket : await encryptSocket(socket, options.host ?? '127.0.0.1', tls)
-    const client = new PgClient(encrypted, where)
+    const client = new PgClient(encrypted, where, input)
     give = (error) => client.fail(error)
     await client.start(options)
     return client
@@ -64,6 +73,21 @@ export async function connectPgWire(options: ConnectOptions): Promise<PgClient> 
     throw error
   } finally {
     clearTimeout(timer)
+  }
+}
+
+/**
+ * One buffer for all reads of a plain connection. A stream makes a new one of 64 KB for each read, and
+ * most reads here are short: the garbage collector would be busy with that.
+ */
+class ReusedInput {
+  onChunk: (chunk: Buffer) => void = () => {}
+  readonly onread = {
+    buffer: Buffer.allocUnsafeSlow(READ_BYTES),
+    callback: (length: number, buffer: Uint8Array): boolean => {
+      this.onChunk((buffer as Buffer).subarray(0, length))
+      return true
+    },
   }
 }
 
@@ -86,17 +110,20 @@ export class PgClient {
   #token: string | null = null
   #failure: Error | null = null
 
-  constructor(socket: Socket, where: string) {
+  /** Without an input the bytes come as the socket's data events. */
+  constructor(socket: Socket, where: string, input: ReusedInput | null) {
     this.socket = socket
     this.#where = where
     this.#reader = new FrameReader(MAX_MESSAGE_BYTES, (tag, body) => this.#onMessage(tag, body))
-    socket.on('data', (chunk) => {
+    const onChunk = (chunk: Buffer) => {
       try {
-        this.#reader.push(chunk as Buffer)
+        this.#reader.push(chunk)
       } catch (error) {
         this.fail(error as Error)
       }
-    })
+    }
+    if (input === null) socket.on('data', onChunk)
+    else input.onChunk = onChunk
     socket.on('error', (error) =>
       this.fail(new ZenithError('unavailable', `connection to ${where}: ${error.message}`)),
     )

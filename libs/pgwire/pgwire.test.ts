@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import fc from 'fast-check'
 import { afterEach, expect, test } from 'vitest'
 import { ZenithError } from '../errors.ts'
@@ -129,6 +131,69 @@ test('copyOut yields what the server sent, and its error', async () => {
   })()
   await expect(reading).rejects.toThrow('the layer is damaged')
   expect(bytes).toBe(100_000)
+})
+
+test('a client that asks for encryption first, and gets none, goes on in the clear', async () => {
+  const port = await serve(async (session) => void (await session.nextQuery()))
+  const socket = connect({ port, host: '127.0.0.1' })
+  await once(socket, 'connect')
+  socket.write(Buffer.from('0000000804d2162f', 'hex'))
+  const [answer] = (await once(socket, 'data')) as [Buffer]
+  expect(answer.toString()).toBe('N')
+  const startup = Buffer.from('\0\0\0\0\0\x03\0\0user\0x\0\0', 'latin1')
+  startup.writeUInt32BE(startup.length, 0)
+  socket.write(startup)
+  const [ok] = (await once(socket, 'data')) as [Buffer]
+  expect(ok.toString('latin1', 0, 1)).toBe('R')
+  socket.destroy()
+})
+
+test('pieces of any size arrive whole, also while the client reads with pauses', async () => {
+  const sizes = [0, 1, 300, 16_379, 16_380, 16_381, 70_000, 400_000]
+  const port = await serve(async (session) => {
+    await session.nextQuery()
+    session.startCopyOut()
+    for (const size of sizes) {
+      session.sendCopyData(Buffer.from([size % 251]), Buffer.alloc(size, size % 251))
+    }
+    session.sendCopyDone()
+    session.sendCommandComplete('COPY')
+    session.sendReadyForQuery()
+    await session.nextQuery()
+  })
+  const client = await connectPgWire({ port })
+  const got: number[] = []
+  await new Promise<void>((resolve, reject) => {
+    const onFrame = (payload: Buffer) => {
+      expect(payload.every((byte) => byte === payload[0])).toBe(true)
+      got.push(payload.length - 1)
+      client.pause()
+      setTimeout(() => client.resume(), 5)
+    }
+    client.startCopyBoth('x', onFrame, (error) => (error ? reject(error) : resolve())).catch(reject)
+  })
+  expect(got).toEqual(sizes)
+  await client.close()
+})
+
+test('a server that goes away ends the stream of a client', async () => {
+  const port = await serve(async (session) => {
+    await session.nextQuery()
+    session.startCopyBoth(
+      () => {},
+      () => {},
+    )
+    session.sendCopyData(Buffer.from('last words'))
+    setTimeout(() => session.socket.destroy(), 20)
+    await session.nextQuery()
+  })
+  const client = await connectPgWire({ port })
+  const words: string[] = []
+  const error = await new Promise<Error | undefined>((resolve) => {
+    void client.startCopyBoth('x', (payload) => words.push(payload.toString()), resolve)
+  })
+  expect(words).toEqual(['last words'])
+  expect(error?.message).toContain('was closed')
 })
 
 test('a refused connection names the address', async () => {

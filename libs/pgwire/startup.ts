@@ -132,6 +132,8 @@ function readMessage(
     socket.on('data', onData)
     socket.on('close', onClose)
     socket.on('end', onClose)
+    // The packet before may have left it paused, and a listener alone does not change that.
+    socket.resume()
     if (socket.destroyed) onClose()
     else if (pending.length > 0) look()
   })

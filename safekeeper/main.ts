@@ -10,6 +10,7 @@ import { openAccess } from './access.ts'
 import { SafekeeperConfig } from './config.ts'
 import { createSafekeeperHttp } from './http.ts'
 import { createSafekeeperMetrics } from './metrics.ts'
+import { PeerAddresses } from './peers/peer-addresses.ts'
 import { PeerExchange } from './peers/peer-exchange.ts'
 import { createPeerMetrics } from './peers/peer-metrics.ts'
 import { PeerTables } from './peers/peer-tables.ts'
@@ -86,6 +87,7 @@ runProcess('safekeeper', async (service) => {
       hasObjectStore: config.object_store !== undefined,
       timelines,
       tables,
+      addresses: new PeerAddresses(config.control_plane_url ?? null, log),
       discovery,
       metrics: createPeerMetrics(metrics.registry),
       log,

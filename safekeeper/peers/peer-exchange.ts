@@ -17,6 +17,7 @@ import { parseLsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import type { PeerMetrics } from './peer-metrics.ts'
 import type { Timeline } from '../timeline.ts'
+import type { PeerAddresses } from './peer-addresses.ts'
 import { type OwnPositions, peerToAsk, worthPublishing } from './peer-news.ts'
 import type { PeerTable } from './peer-table.ts'
 import type { PeerTables } from './peer-tables.ts'
@@ -43,6 +44,7 @@ export interface PeerExchangeOptions {
   hasObjectStore: boolean
   timelines: { list(): Timeline[] }
   tables: PeerTables
+  addresses: PeerAddresses
   discovery: Discovery
   metrics: PeerMetrics
   log: Logger
@@ -146,7 +148,7 @@ export class PeerExchange {
     for (const timeline of open) {
       const { tenantId, timelineId } = timeline.control
       const key = { tenantId, timelineId }
-      const { nodeId, proposerId, log, metrics } = this.#options
+      const { nodeId, proposerId, addresses, log, metrics } = this.#options
       this.#known.set(timelineKeyText(key), {
         timeline,
         key,
@@ -155,6 +157,7 @@ export class PeerExchange {
           timeline,
           nodeId,
           proposerId,
+          addresses,
           log: log.child({ timeline: timelineId }),
           onEnd: (caughtUp) => metrics.recoveries.inc({ result: caughtUp ? 'ok' : 'failed' }),
         }),
@@ -174,7 +177,9 @@ export class PeerExchange {
     known.asking = true
     const before = positionsOf(timeline)
     try {
-      const status = await askPeer(timeline, id)
+      const peer = await this.#options.addresses.of(timeline.control.configuration, id)
+      if (peer === null) return
+      const status = await askPeer(timeline, peer)
       if (timeline.closed || timeline.halted !== null) return
       timeline.peerPositions({
         term: status.term,

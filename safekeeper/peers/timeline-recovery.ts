@@ -4,9 +4,10 @@ import { errorMessage } from '#libs/errors.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import { DonorReader } from '#libs/pgwire/donor-reader.ts'
-import type { Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
+import type { Member } from '#libs/protocol/wal-push.ts'
 import type { SafekeeperTimeline } from '#libs/api/safekeeper.ts'
 import type { ProposerConnection, Timeline } from '../timeline.ts'
+import type { PeerAddresses } from './peer-addresses.ts'
 import {
   type DonorState,
   PeerRecovery,
@@ -23,6 +24,7 @@ export interface TimelineRecoveryOptions {
   timeline: Timeline
   nodeId: number
   proposerId: string
+  addresses: PeerAddresses
   log: Logger
   /** Told at the end of each attempt. */
   onEnd: (caughtUp: boolean) => void
@@ -31,6 +33,8 @@ export interface TimelineRecoveryOptions {
 export class TimelineRecovery {
   readonly #options: TimelineRecoveryOptions
   readonly #machine: PeerRecovery
+  /** Of the attempt under way. */
+  #donor: Member | null = null
   #connection: ProposerConnection | null = null
   /** Lets the timeline leave this disk again. */
   #leave: () => void = () => {}
@@ -72,16 +76,19 @@ export class TimelineRecovery {
     }
   }
 
-  async #ask({ attempt, donor }: RecoveryEffect & { kind: 'ask' }): Promise<void> {
-    const { timeline, log } = this.#options
+  async #ask({ attempt, donor: id }: RecoveryEffect & { kind: 'ask' }): Promise<void> {
+    const { timeline, addresses, log } = this.#options
     let state: DonorState | null = null
     try {
-      state = donorState(donor, await askPeer(timeline, donor))
+      const donor = await addresses.of(timeline.control.configuration, id)
+      if (this.#machine.attempt !== attempt) return
+      this.#donor = donor
+      if (donor !== null) state = donorState(id, await askPeer(timeline, donor))
       const leave = await timeline.occupy()
       this.#leave()
       this.#leave = leave
     } catch (error) {
-      log.info({ donor, err: errorMessage(error) }, 'a peer with a better log does not answer')
+      log.info({ donor: id, err: errorMessage(error) }, 'a peer with a better log does not answer')
     }
     this.#perform(this.#machine.step({ kind: 'donor', attempt, state }))
     if (this.#machine.attempt === null) this.#leave()
@@ -114,12 +121,12 @@ export class TimelineRecovery {
     }
   }
 
-  #read({ attempt, donor: id, term, beginLsn, endLsn }: RecoveryEffect & { kind: 'read' }): void {
+  #read({ attempt, term, beginLsn, endLsn }: RecoveryEffect & { kind: 'read' }): void {
     const { timeline, log } = this.#options
-    const { tenantId, timelineId, configuration } = timeline.control
-    const donor = memberOf(configuration, id)
+    const { tenantId, timelineId } = timeline.control
+    const donor = this.#donor
     if (donor === null || beginLsn >= endLsn) return
-    log.info({ donor: id, term, beginLsn, endLsn }, 'catching up from a peer')
+    log.info({ donor: donor.id, term, beginLsn, endLsn }, 'catching up from a peer')
     const reader = new DonorReader({
       donor,
       target: { tenantId, timelineId },
@@ -172,18 +179,10 @@ export class TimelineRecovery {
   }
 }
 
-/** The address of a peer comes from the configuration: news could name any. */
-export function memberOf(configuration: MemberConfiguration, id: number): Member | null {
-  const { members, newMembers } = configuration
-  return [...members, ...(newMembers ?? [])].find((member) => member.id === id) ?? null
-}
-
-/** Asks a peer itself about a timeline. Throws when it is no member or does not answer. */
-export function askPeer(timeline: Timeline, id: number): Promise<SafekeeperTimeline> {
-  const { tenantId, timelineId, configuration } = timeline.control
-  const member = memberOf(configuration, id)
-  if (member === null) return Promise.reject(new Error(`safekeeper ${id} is not a member`))
-  return callSafekeeper(`http://${member.host}:${member.httpPort}`, 'getTimeline', {
+/** Asks a peer itself about a timeline. Throws when it does not answer. */
+export function askPeer(timeline: Timeline, peer: Member): Promise<SafekeeperTimeline> {
+  const { tenantId, timelineId } = timeline.control
+  return callSafekeeper(`http://${peer.host}:${peer.httpPort}`, 'getTimeline', {
     params: { tenantId, timelineId },
     timeoutMs: ASK_TIMEOUT_MS,
   })

@@ -81,7 +81,8 @@ async function world(options: { safekeepers?: number; store?: MemoryStore } = {}
   await registerNode(registry, 'pageserver', pageserver.node)
   for (const { node } of safekeepers) await registerNode(registry, 'safekeeper', node)
   const timelines = new Timelines(registry, log)
-  const tips = new TipFinder(registry, log)
+  const tokens = new Tokens({ auth: null, caFile: null, log })
+  const tips = new TipFinder({ registry, tokens, log })
   return {
     store,
     commit,
@@ -94,7 +95,7 @@ async function world(options: { safekeepers?: number; store?: MemoryStore } = {}
     endpoints: new Endpoints({
       registry,
       tips,
-      tokens: new Tokens({ auth: null, caFile: null, log }),
+      tokens,
       log,
       controlPlaneUrl: () => 'http://127.0.0.1:9090',
       firstPort: 56_000 + Math.floor(Math.random() * 4_000),

@@ -40,9 +40,9 @@ runProcess('control', async (self) => {
   const registry = new Registry(store)
   const timelines = new Timelines(registry, log)
   const tenants = new Tenants(registry, timelines, log)
-  const tips = new TipFinder(registry, log)
+  const tips = new TipFinder({ registry, tokens, log })
   const branches = new Branches({ registry, timelines, tips, log })
-  const migrations = new Migrations(registry, log)
+  const migrations = new Migrations({ registry, tokens, log })
   const host = config.listen_http_host
   const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
   let port = config.listen_http_port

@@ -16,7 +16,7 @@ import { isActive, modeOf } from './endpoint-state.ts'
 import type { EndpointRecord, TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { computeApi, safekeeperApi } from './remote.ts'
-import { syncSafekeepers } from './safekeeper-sync.ts'
+import { type SyncContext, syncSafekeepers } from './safekeeper-sync.ts'
 
 /** How long a compute that is just starting may hold up a branch. */
 const WAIT_MS = 30_000
@@ -24,10 +24,12 @@ const WAIT_MS = 30_000
 export class TipFinder {
   readonly #registry: Registry
   readonly #log: Logger
+  readonly #context: SyncContext
 
-  constructor(registry: Registry, log: Logger) {
-    this.#registry = registry
-    this.#log = log
+  constructor(context: SyncContext) {
+    this.#context = context
+    this.#registry = context.registry
+    this.#log = context.log
   }
 
   /**
@@ -55,7 +57,7 @@ export class TipFinder {
       if (decision.kind === 'sync') {
         const { timelineId } = timeline
         this.#log.info({ timelineId }, 'the last compute left a tail in doubt: syncing safekeepers')
-        await syncSafekeepers(this.#registry, timeline, this.#log)
+        await syncSafekeepers(this.#context, timeline)
       } else await sleep(pauseMs)
     }
   }

@@ -8,6 +8,8 @@ import type { CommandContext } from './command-context.ts'
 import { safekeeperName, safekeeperNames } from './safekeeper-names.ts'
 
 const POLL_MS = 200
+/** In force it is anyhow; whoever is down is told when it is back. */
+const ANNOUNCE_MS = 10_000
 /** How long a problem may last before it is told. */
 const PROBLEM_AFTER_MS = 5_000
 
@@ -47,6 +49,7 @@ export async function changeMembers(
       quietSince = Date.now()
       context.say(`  ${line}`)
     }
+    if (info.newSafekeepers === null && Date.now() - quietSince > ANNOUNCE_MS) break
     if (Date.now() > deadline) throw late(branch, timeoutMs)
     await sleep(POLL_MS)
     info = await look(() => callControl(url, 'getMembers', { params }))

@@ -9,7 +9,7 @@ import { isActive, modeOf } from '../endpoint-state.ts'
 import { recordKey, type TimelineRecord } from '../records.ts'
 import { addressOf, type Registry } from '../registry.ts'
 import { pageserverApi, safekeeperApi } from '../remote.ts'
-import { syncSafekeepers } from '../safekeeper-sync.ts'
+import { type SyncContext, syncSafekeepers } from '../safekeeper-sync.ts'
 import { type MemberReport, sameMembership } from './membership.ts'
 import { membershipOf, withMembership } from './membership-record.ts'
 import { Migration, type MigrationEffect, type MigrationEvent } from './migration.ts'
@@ -23,14 +23,9 @@ const FAST_MS = 30_000
 type SwapEffect = Extract<MigrationEffect, { kind: 'swap' }>
 type PullEffect = Extract<MigrationEffect, { kind: 'pull' }>
 
-export interface MigrationRunOptions {
-  registry: Registry
-  timeline: TimelineRecord
-  log: Logger
-}
-
 export class MigrationRun {
   readonly machine: Migration
+  readonly #context: SyncContext
   readonly #registry: Registry
   readonly #target: { tenantId: string; timelineId: string }
   readonly #log: Logger
@@ -39,17 +34,22 @@ export class MigrationRun {
   #phase: string | null = null
   #movedAtMs = performance.now()
 
-  private constructor(options: MigrationRunOptions, addresses: Map<number, Member>) {
-    const { tenantId, timelineId } = options.timeline
-    this.#registry = options.registry
+  private constructor(
+    context: SyncContext,
+    timeline: TimelineRecord,
+    addresses: Map<number, Member>,
+  ) {
+    const { tenantId, timelineId } = timeline
+    this.#context = context
+    this.#registry = context.registry
     this.#target = { tenantId, timelineId }
-    this.#log = options.log.child({ timelineId })
+    this.#log = context.log.child({ timelineId })
     this.#addresses = addresses
-    this.machine = new Migration({ membership: membershipOf(options.timeline), addresses })
+    this.machine = new Migration({ membership: membershipOf(timeline), addresses })
   }
 
-  static async open(options: MigrationRunOptions): Promise<MigrationRun> {
-    const run = new MigrationRun(options, new Map())
+  static async open(context: SyncContext, timeline: TimelineRecord): Promise<MigrationRun> {
+    const run = new MigrationRun(context, timeline, new Map())
     await run.#refreshAddresses()
     return run
   }
@@ -161,7 +161,7 @@ export class MigrationRun {
     if (!written) {
       const timeline = await this.#registry.timeline(tenantId, timelineId)
       this.#log.info('no compute writes and new members are behind: syncing safekeepers')
-      await syncSafekeepers(this.#registry, timeline, this.#log)
+      await syncSafekeepers(this.#context, timeline)
     }
     return { kind: 'elected' }
   }

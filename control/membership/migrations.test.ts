@@ -13,11 +13,13 @@ import { recordKey, type TenantRecord, type TimelineRecord } from '../records.ts
 import { Registry } from '../registry.ts'
 import { listSafekeepers, nextSafekeeperId, setSafekeeperState } from '../safekeepers.ts'
 import { MemoryStore } from '../store/memory-store.ts'
+import { Tokens } from '../tokens.ts'
 import { Migrations } from './migrations.ts'
 
 const TENANT = 'a'.repeat(32)
 const TIMELINE = 'b'.repeat(32)
 const LOG = pino({ level: 'silent' })
+const TOKENS = new Tokens({ auth: null, caFile: null, log: LOG })
 
 const open: (Server | Migrations)[] = []
 afterEach(() => {
@@ -44,7 +46,7 @@ class Keeper {
     this.requests.push(`${method} ${route === TIMELINE ? 'timeline' : route}`)
     if (this.down) return [503, { code: 'unavailable', detail: 'it is down' }]
     if (method === 'DELETE') {
-      this.tombstones.push(Number(path.split('generation=')[1]))
+      this.tombstones.push(Number(new URLSearchParams(path.split('?')[1]).get('generation')))
       this.generation = null
       return [200, { deleted: true }]
     }
@@ -131,7 +133,7 @@ async function world(members: number[], spares: number[]) {
     { key: recordKey.timeline(TENANT, TIMELINE), expectedVersion: 0, value: timeline },
   ])
   const life = () => {
-    const migrations = new Migrations(registry, LOG)
+    const migrations = new Migrations({ registry, tokens: TOKENS, log: LOG })
     open.push(migrations)
     return migrations
   }

@@ -9,6 +9,7 @@ import { formatLsn } from '#libs/lsn.ts'
 import { recordKey, type TimelineRecord } from '../records.ts'
 import type { Registry } from '../registry.ts'
 import { safekeeperApi } from '../remote.ts'
+import type { SyncContext } from '../safekeeper-sync.ts'
 import { abortChange, beginChange, type Membership } from './membership.ts'
 import { isUnfinished, membershipOf, withMembership } from './membership-record.ts'
 import { MigrationRun } from './migration-run.ts'
@@ -16,12 +17,14 @@ import { MigrationRun } from './migration-run.ts'
 export class Migrations {
   readonly #registry: Registry
   readonly #log: Logger
+  readonly #context: SyncContext
   readonly #runs = new Map<string, MigrationRun>()
   #stopped = false
 
-  constructor(registry: Registry, log: Logger) {
-    this.#registry = registry
-    this.#log = log
+  constructor(context: SyncContext) {
+    this.#context = context
+    this.#registry = context.registry
+    this.#log = context.log
   }
 
   /** Every timeline with its members; those with a change under way tell how far it is. */
@@ -101,7 +104,7 @@ export class Migrations {
       return
     }
     if (this.#stopped || !isUnfinished(membership)) return
-    const run = await MigrationRun.open({ registry: this.#registry, timeline, log: this.#log })
+    const run = await MigrationRun.open(this.#context, timeline)
     if (this.#runs.has(timelineId) || this.#stopped) return
     this.#runs.set(timelineId, run)
     run

@@ -57,10 +57,16 @@ export function addMembershipRoutes(app: HttpServer, timelines: Timelines): void
     { schema: { ...answer(control), params: control.params } },
     async ({ params }) => {
       const timeline = find(params)
-      return {
-        control: encodeControlState(timeline.control).toString('base64'),
-        flushLsn: formatLsn(timeline.flushLsn),
-        lastLogTerm: timeline.lastLogTerm,
+      // Its tail may be in object storage only; whoever copies it reads it next.
+      const leave = await timeline.occupy()
+      try {
+        return {
+          control: encodeControlState(timeline.control).toString('base64'),
+          flushLsn: formatLsn(timeline.flushLsn),
+          lastLogTerm: timeline.lastLogTerm,
+        }
+      } finally {
+        leave()
       }
     },
   )

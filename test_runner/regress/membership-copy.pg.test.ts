@@ -2,6 +2,7 @@
  * Copies of a timeline, deletions that stay, and members of a higher generation, on real safekeepers
  * that are told what to do as the control plane would tell them.
  */
+import { createHash } from 'node:crypto'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,6 +11,7 @@ import { callSafekeeper, type MemberState, type PullAnswer } from '#libs/api/saf
 import { ZenithError } from '#libs/errors.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import type { MemberConfiguration } from '#libs/protocol/wal-push.ts'
+import { WalFollower } from '../fixtures/wal-follower.ts'
 import { WalService } from '../fixtures/wal-service.ts'
 
 const urlOf = (service: WalService, index: number) => service.all[index]?.url ?? ''
@@ -162,4 +164,42 @@ test('a copy that breaks off leaves nothing, and a damaged timeline is replaced 
   await expect(
     callSafekeeper(urlOf(service, 2), 'getTimeline', { params: { tenantId, timelineId } }),
   ).resolves.toMatchObject({ generation: 2 })
+}, 180_000)
+
+test('a copy begins where object storage ends, also of a timeline that has left its disk', async () => {
+  await using service = await WalService.start({
+    safekeepers: 1,
+    spares: 1,
+    offload: { tail_after_s: 0.3, evict_after_s: 1, takeover_s: 1 },
+  })
+  const proposer = await service.startCompute()
+  await using follower = new WalFollower(service.members[0]!, service, service.startLsn)
+  await service.postgres.query('CREATE TABLE t (a int, b text)')
+  for (let round = 0; round < 6; round++) {
+    await service.postgres.query(
+      "INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 10000) g",
+    )
+  }
+  await service.postgres.stop()
+  await proposer.stop()
+  const deadline = Date.now() + 90_000
+  while (!(await service.timeline(0)).evicted) {
+    if (Date.now() > deadline) throw new Error('the timeline does not leave the disk')
+    await sleep(100)
+  }
+  const before = await service.timeline(0)
+  const configuration = joint(service, [1, 2])
+  const { done } = await pull(service, 1, { from: [1], configuration })
+  expect(done).toMatchObject({ flushLsn: before.flushLsn, lastLogTerm: before.lastLogTerm })
+  const copy = await service.timeline(1)
+  const [start, end] = [parseLsn(copy.localStartLsn), parseLsn(copy.flushLsn)]
+  expect(start).toBeGreaterThan(service.startLsn)
+  const sent = follower.bytes(service.startLsn, end)
+  const hash = (from: number) =>
+    createHash('sha256')
+      .update(sent.subarray(from - service.startLsn))
+      .digest('hex')
+  expect(await service.digest(1, start, end)).toBe(hash(start))
+  // What it never had on its disk it reads from object storage.
+  expect(await service.digest(1, service.startLsn, end)).toBe(hash(service.startLsn))
 }, 180_000)

@@ -97,6 +97,11 @@ export class SimProposer {
     return this.core.phase === 'elected' && this.core.commitLsn >= this.core.termStartLsn
   }
 
+  /** It has written all that this run may write. */
+  get full(): boolean {
+    return this.endLsn >= this.#options.limitLsn
+  }
+
   get endLsn(): Lsn {
     return this.#builder?.lsn ?? this.#windowStart
   }

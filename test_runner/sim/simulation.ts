@@ -514,6 +514,8 @@ export class Simulation {
   /** The new compute has committed more than its first record, and nothing was lost. */
   #settled(proposer: SimProposer, before: number): boolean {
     if (!proposer.ready || this.#oracle.committedLsn < before) return false
+    // One that was elected again after it had written all it may has nothing more to commit.
+    if (proposer.full) return proposer.core.commitLsn === proposer.endLsn
     return proposer.core.commitLsn >= proposer.core.termStartLsn + 128
   }
 

@@ -257,6 +257,7 @@ function withPorts(command: Command): Command {
     )
     .option('--control-port <port>', 'control plane HTTP (default: 9090)', parsePort)
     .option('--postgres-port <port>', 'the first Postgres (default: 55432)', parsePort)
+    .option('--tls', 'encrypt connections to safekeepers, with certificates made for it')
 }
 
 /** How a list of commands names one: without its options, which its own help shows. */

@@ -27,6 +27,8 @@ export interface InitOptions extends CommonOptions {
   readonly postgresPort?: number
   /** Client addresses of an etcd cluster. */
   readonly etcd?: readonly string[]
+  /** Safekeepers speak TLS alone, with certificates of an authority made for it. */
+  readonly tls?: boolean
 }
 
 export async function init(options: InitOptions): Promise<void> {
@@ -96,6 +98,7 @@ function settingsOf(options: InitOptions): Settings {
     defaultTenant: newTenantId(),
     askedPorts,
     etcd: options.etcd ?? [],
+    tls: options.tls === true,
     firstEndpointPort: options.postgresPort ?? DEFAULT_PORTS.firstEndpoint,
     control: { httpPort: options.controlPort ?? DEFAULT_PORTS.controlHttp },
     pageserver: {

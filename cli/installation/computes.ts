@@ -29,7 +29,11 @@ export function spawnCompute(installation: Installation, spec: ComputeSpec): Spa
   mkdirSync(compute.dir, { recursive: true })
   const specFile = join(compute.dir, 'spec.json')
   const postgresPrefix = findPostgres().prefix
-  writeFileSync(specFile, `${JSON.stringify({ ...spec, postgresPrefix }, null, 2)}\n`)
+  // It holds the compute's token.
+  rmSync(specFile, { force: true })
+  writeFileSync(specFile, `${JSON.stringify({ ...spec, postgresPrefix }, null, 2)}\n`, {
+    mode: 0o600,
+  })
   return spawnDetached({
     program: 'compute/main.ts',
     args: ['--spec', specFile],

@@ -2,6 +2,7 @@
  * One installation: a folder (`.zenith`) with its settings and the services that belong to it.
  *
  *   config.toml          settings, with the format's number
+ *   auth/                keys, secrets and certificates (trust.ts)
  *   lock                 held by a command that changes something
  *   control/ pageserver/ safekeepers/<name>/
  *                        data of each service, its settings, log and pid
@@ -14,6 +15,7 @@ import { join, relative, resolve } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
 import { type FileLock, lockFile } from '#libs/file-lock.ts'
 import { HOST } from './ports.ts'
+import { authorityFile } from './trust.ts'
 import { type Settings, readSettings, writeSettings } from './settings.ts'
 
 const LOCK_TIMEOUT_MS = 120_000
@@ -34,6 +36,8 @@ export interface Service {
   readonly httpPort: number
   /** Absent for the control plane, which speaks HTTP only. */
   readonly pgPort: number | null
+  /** File with the authority of its certificate; null when its HTTP is plain. */
+  readonly authority: string | null
 }
 
 export class Installation {
@@ -134,6 +138,7 @@ export class Installation {
       pidFile: join(dir, `${kind}.pid`),
       httpPort,
       pgPort,
+      authority: kind === 'safekeeper' && this.settings.tls ? authorityFile(this.dir) : null,
     }
   }
 }

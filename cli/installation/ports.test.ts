@@ -39,6 +39,7 @@ test('moves are stored', () => {
     defaultTenant: '',
     askedPorts: ['sk1.http'],
     etcd: [],
+    tls: false,
     firstEndpointPort: 55432,
     control: { httpPort: 9090 },
     pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },

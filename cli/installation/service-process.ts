@@ -5,6 +5,7 @@ import {
   fstatSync,
   mkdirSync,
   openSync,
+  readFileSync,
   renameSync,
   statSync,
   writeFileSync,
@@ -13,6 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'smol-toml'
 import { ZenithError } from '#libs/errors.ts'
+import { requestText } from '#libs/http/client.ts'
 import { type Service, shownPath } from './installation.ts'
 import { logTail } from './log-tail.ts'
 import { HOST } from './ports.ts'
@@ -110,13 +112,14 @@ export interface Health {
 /** Asks a service how it is. Never throws. */
 export async function probeHealth(service: Service, timeoutMs: number): Promise<Health> {
   try {
-    const response = await fetch(`http://${HOST}:${service.httpPort}/healthz`, {
-      signal: AbortSignal.timeout(timeoutMs),
-    })
-    const { status } = (await response.json()) as { status?: string }
-    return { healthy: response.ok, reason: status ?? `it answers ${response.status}` }
+    const ca = service.authority
+    const url = `${ca === null ? 'http' : 'https'}://${HOST}:${service.httpPort}/healthz`
+    const tls = ca === null ? null : { ca: readFileSync(ca, 'utf8') }
+    const answer = await requestText('GET', url, undefined, { timeoutMs, tls })
+    const { status } = JSON.parse(answer.text) as { status?: string }
+    return { healthy: answer.status === 200, reason: status ?? `it answers ${answer.status}` }
   } catch (error) {
-    const late = error instanceof Error && error.name === 'TimeoutError'
+    const late = error instanceof ZenithError && error.code === 'timeout'
     const reason = late ? `no answer within ${timeoutMs / 1000} s` : 'it does not answer'
     return { healthy: false, reason }
   }

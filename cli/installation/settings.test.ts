@@ -19,6 +19,7 @@ const settings: Settings = {
   defaultTenant: '0123456789abcdef0123456789abcdef',
   askedPorts: ['pageserver.pg'],
   etcd: [],
+  tls: true,
   firstEndpointPort: 55432,
   control: { httpPort: 9090 },
   pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },
@@ -27,6 +28,12 @@ const settings: Settings = {
     { id: 2, name: 'sk2', pgPort: 5455, httpPort: 7677 },
   ],
 }
+
+test('an installation of before there was TLS has none', () => {
+  writeSettings(file, settings)
+  writeFileSync(file, readFileSync(file, 'utf8').replace('tls = true\n', ''))
+  expect(readSettings(file, '.zenith').tls).toBe(false)
+})
 
 test('what is written is read', () => {
   writeSettings(file, settings)

@@ -30,6 +30,8 @@ export interface Settings {
   readonly firstEndpointPort: number
   /** Addresses of an etcd that keeps the control plane's records and carries discovery; empty: none. */
   readonly etcd: readonly string[]
+  /** Safekeepers speak TLS alone. */
+  readonly tls: boolean
   /** Ports that the user asked for (`pageserver.pg`): never replaced by a free one. */
   readonly askedPorts: string[]
 }
@@ -61,6 +63,7 @@ export function writeSettings(file: string, settings: Settings): void {
     default_tenant: settings.defaultTenant,
     asked_ports: settings.askedPorts,
     ...(settings.etcd.length > 0 ? { etcd: settings.etcd } : {}),
+    tls: settings.tls,
     endpoints: { first_port: settings.firstEndpointPort },
     control: { http_port: settings.control.httpPort },
     pageserver: {
@@ -117,6 +120,7 @@ function settingsOf(table: Table): Settings {
     defaultTenant: table.string('default_tenant'),
     askedPorts: table.strings('asked_ports'),
     etcd: table.has('etcd') ? table.strings('etcd') : [],
+    tls: table.has('tls') && table.boolean('tls'),
     firstEndpointPort: table.table('endpoints').port('first_port'),
     control: { httpPort: control.port('http_port') },
     pageserver: {
@@ -145,8 +149,9 @@ class Table {
     this.#path = path
   }
 
+  /** Keys that installations of before do not have. */
   has(key: string): boolean {
-    return this.#values[key] !== undefined
+    return key in this.#values
   }
 
   boolean(key: string): boolean {

@@ -10,6 +10,7 @@ import type { Installation, Service } from './installation.ts'
 import { applyMove, HOST, movePorts, portSlots } from './ports.ts'
 import { processState } from './process-record.ts'
 import { probeHealth, spawnService, stopProcess, waitUntilHealthy } from './service-process.ts'
+import { prepareTrust, type TrustedNode, type TrustOptions } from './trust.ts'
 
 export interface StartReport {
   /** A port that was taken has been replaced. */
@@ -27,11 +28,16 @@ export async function startServices(
   const postgresPrefix = findPostgres().prefix
   const stopped = installation.services.filter((one) => processState(one.pidFile).kind !== 'alive')
   await replaceTakenPorts(installation, stopped, report)
+  const trust = await prepareTrust(trustOf(installation))
   const started: Service[] = []
   const start = async (service: Service, settings: Record<string, unknown>): Promise<void> => {
     if (processState(service.pidFile).kind === 'alive') return await checkRunning(service, report)
     const startMs = Date.now()
-    const child = spawnService(service, { ...commonSettings(installation, service), ...settings })
+    const child = spawnService(service, {
+      ...commonSettings(installation, service),
+      ...trust.get(service.name),
+      ...settings,
+    })
     started.push(service)
     await waitUntilHealthy(service, child)
     report.started(service, Date.now() - startMs)
@@ -69,6 +75,22 @@ function discoverySettings(installation: Installation): Record<string, unknown> 
 /** Each installation has a prefix of its own, so that several can share an etcd. */
 function etcdSettings({ settings }: Installation): Record<string, unknown> {
   return { kind: 'etcd', endpoints: settings.etcd, prefix: `/zenith/${settings.defaultTenant}/` }
+}
+
+function trustOf(installation: Installation): TrustOptions {
+  const { dir, settings, control, pageserver, safekeepers } = installation
+  const nodes: TrustedNode[] = [
+    { kind: 'pageserver', id: settings.pageserver.id, ...placeOf(pageserver) },
+  ]
+  for (const [index, { id }] of settings.safekeepers.entries()) {
+    const service = safekeepers[index]
+    if (service !== undefined) nodes.push({ kind: 'safekeeper', id, ...placeOf(service) })
+  }
+  return { dir, controlDir: control.dir, nodes, tls: settings.tls }
+}
+
+function placeOf({ name, dir }: Service): { name: string; dir: string; host: string } {
+  return { name, dir, host: HOST }
 }
 
 async function replaceTakenPorts(

@@ -24,18 +24,18 @@ export async function requestJson<T>(
   body?: unknown,
   options: RequestOptions = {},
 ): Promise<T> {
-  const { status, text } = await send(method, url, body, options)
+  const { status, text } = await requestText(method, url, body, options)
   const json: unknown = text === '' ? undefined : parseJson(text)
   if (status >= 400) throw errorOf((json ?? {}) as Partial<Problem>, status)
   return json as T
 }
 
 /**
- * One request on a connection of its own. By `node:http` and not `fetch`, which takes longer to load
+ * One request on a connection of its own, whatever the answer. Throws `timeout` or `unavailable`. By `node:http` and not `fetch`, which takes longer to load
  * than a short-lived process needs for everything else; a kept connection that the server is just
  * closing would make a request fail for no reason.
  */
-function send(
+export function requestText(
   method: string,
   url: string,
   body: unknown,

@@ -135,7 +135,11 @@ function readMessage(
     // The packet before may have left it paused, and a listener alone does not change that.
     socket.resume()
     if (socket.destroyed) onClose()
-    else if (pending.length > 0) look()
+    else {
+      // Paused since the message before: what follows it is the next reader's.
+      socket.resume()
+      if (pending.length > 0) look()
+    }
   })
 }
 

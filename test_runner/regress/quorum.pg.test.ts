@@ -4,18 +4,16 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import type { SafekeeperTimeline } from '#libs/api/safekeeper.ts'
-import { requestJson } from '#libs/http/client.ts'
+import { callSafekeeper, type SafekeeperTimeline } from '#libs/api/safekeeper.ts'
 import { parseLsn, parseSegmentFileName, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { filesBelow, Installation } from '../fixtures/installation.ts'
 
 async function timelines(zenith: Installation, timelineId: string): Promise<SafekeeperTimeline[]> {
   return Promise.all(
     zenith.safekeeperNodes.map((node) =>
-      requestJson<SafekeeperTimeline>(
-        'GET',
-        `http://${node.host}:${node.httpPort}/v1/tenant/${zenith.tenantId}/timeline/${timelineId}`,
-      ),
+      callSafekeeper(`http://${node.host}:${node.httpPort}`, 'getTimeline', {
+        params: { tenantId: zenith.tenantId, timelineId },
+      }),
     ),
   )
 }

@@ -52,7 +52,8 @@ function standbySettings(zenith: Installation, compute: Compute): Record<string,
   const { tenantId, timelineId } = compute.spec
   const node = zenith.safekeeperNodes[0]
   const options = `-c tenant_id=${tenantId} -c timeline_id=${timelineId}`
-  const source = `host=${node?.host} port=${node?.pgPort} user=standby options=''${options}''`
+  const password = compute.spec.safekeeperAccess?.token ?? ''
+  const source = `host=${node?.host} port=${node?.pgPort} user=standby password=${password} options=''${options}''`
   return {
     primary_conninfo: `'${source}'`,
     hot_standby: 'on',

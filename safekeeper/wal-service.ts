@@ -18,6 +18,7 @@ import { runWalPush } from './wal-push-session.ts'
 import { type StreamRequest, WalStreamSession } from './wal-stream-session.ts'
 
 const TEXT_OID = 25
+const MAX_COMMAND_CHARS = 1000
 const INT8_OID = 20
 const START_REPLICATION =
   /^START_REPLICATION\s+(?:SLOT\s+(?:"[^"]*"|\w+)\s+)?(?:PHYSICAL\s+)?([0-9A-F]+\/[0-9A-F]+)(?:\s+TIMELINE\s+(\d+))?(?:\s*\(\s*term\s*=?\s*'(\d+)'\s*\))?\s*;?$/i
@@ -56,6 +57,10 @@ async function runSession(session: PgSession, options: WalServiceOptions): Promi
   checkWalAction(session.claims, 'read', target)
   const timeline = options.timelines.get(target.tenantId, target.timelineId)
   for (let query = await session.nextQuery(); query !== null; query = await session.nextQuery()) {
+    // Longer ones are no commands of ours, and patterns take their time with them.
+    if (query.length > MAX_COMMAND_CHARS) {
+      throw new ZenithError('invalid_argument', `a command of ${query.length} characters`)
+    }
     const text = query.trim()
     if (START_PUSH.test(text)) {
       checkWalAction(session.claims, 'push', target)

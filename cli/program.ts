@@ -3,6 +3,7 @@
  * `--help` and small commands start fast.
  */
 import { Command, InvalidArgumentError } from 'commander'
+import { addAuthCommands } from './auth-program.ts'
 import { example, optionsOf, withCommon, withTenant } from './command-options.ts'
 import type { CommonOptions } from './commands/command-context.ts'
 import type { InitOptions } from './commands/init.ts'
@@ -43,6 +44,7 @@ Example:
   addPostgresCommands(program)
   addBranchCommands(program)
   addSafekeeperCommands(program)
+  addAuthCommands(program)
   return program
 }
 

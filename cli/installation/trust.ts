@@ -47,7 +47,7 @@ export async function prepareTrust(options: TrustOptions): Promise<TrustSettings
   const secretsFile = join(authDir, 'node-secrets')
   if (!existsSync(secretsFile)) writeSecret(secretsFile, newSecret())
   const master = readSecret(secretsFile)
-  if (options.tls) await makeCertificates(authDir, options.nodes)
+  if (options.tls) await makeCertificates(authDir, audience, options.nodes)
 
   const settings = new Map<string, Record<string, unknown>>()
   const { controlDir } = options
@@ -121,7 +121,11 @@ function safekeeperSettings(
   }
 }
 
-async function makeCertificates(authDir: string, nodes: readonly TrustedNode[]): Promise<void> {
+async function makeCertificates(
+  authDir: string,
+  audience: string,
+  nodes: readonly TrustedNode[],
+): Promise<void> {
   // Only installations with TLS load what makes certificates.
   const { X509Certificate } = process.getBuiltinModule('node:crypto')
   const { makeAuthority, makeCertificate, writeCertificate } = await import(
@@ -133,7 +137,7 @@ async function makeCertificates(authDir: string, nodes: readonly TrustedNode[]):
   })
   const nowMs = Date.now()
   const ca = place('ca')
-  if (!existsSync(ca.cert)) writeCertificate(ca, await makeAuthority('Zenith installation', nowMs))
+  if (!existsSync(ca.cert)) writeCertificate(ca, await makeAuthority(audience, nowMs))
   const authority = { cert: readFileSync(ca.cert, 'utf8'), key: readFileSync(ca.key, 'utf8') }
   for (const { kind, name, host } of nodes) {
     if (kind !== 'safekeeper') continue

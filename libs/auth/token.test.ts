@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { TenantId, TimelineId } from '../ids.ts'
 import type { SessionTarget } from '../pgwire/session-target.ts'
 import { KeyFolder, keyFolders, makeKey } from './key-folder.ts'
+import { rotateKeys } from './key-rotation.ts'
 import { isExpired, type TokenRequest, TokenSigner, TokenVerifier } from './token.ts'
 
 const NOW_MS = Date.parse('2026-11-21T18:00:00Z')
@@ -195,6 +196,22 @@ test('keys are rotated without a restart', async () => {
   await new Promise((resolve) => setTimeout(resolve, 2500))
   await expect(verifier.verify(old, { nowMs: NOW_MS })).rejects.toThrow('key is not known')
   expect(second > first).toBe(true)
+})
+
+test('rotating forgets public keys only when their tokens have ended', () => {
+  const at = (hours: number) => new Date(NOW_MS + hours * 3_600_000)
+  const { publicDir, privateDir } = keyFolders(dir)
+  const kids = (folder: string) => readdirSync(folder).map((name) => name.replace('.json', ''))
+  const first = makeKey(dir, at(0))
+  const second = rotateKeys(dir, at(1))
+  expect(second.removed).toEqual([])
+  const third = rotateKeys(dir, at(2))
+  expect(third.removed).toEqual([])
+  expect(kids(publicDir)).toEqual([first, second.made, third.made])
+  expect(kids(privateDir)).toEqual([third.made])
+  const fourth = rotateKeys(dir, at(3.5))
+  expect(fourth.removed).toEqual([first])
+  expect(kids(publicDir)).toEqual([second.made, third.made, fourth.made])
 })
 
 test('files that are no keys take nothing away, and private keys are no public ones', async () => {

@@ -76,7 +76,8 @@ runProcess('safekeeper', async (service) => {
   if (config.discovery !== undefined) {
     const tables = new PeerTables(config.id)
     if (offload) offload.peersOf = (timeline) => tables.of(timeline).fresh(performance.now())
-    const discovery = openDiscovery(config.discovery, { log })
+    const token = () => access.credentials.token({ for: 'http', target: null })
+    const discovery = openDiscovery(config.discovery, { log, token })
     service.onStop(() => discovery.close())
     const exchange = new PeerExchange({
       nodeId: config.id,

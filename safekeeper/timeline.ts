@@ -245,7 +245,7 @@ export class Timeline {
 
   /** Why no more WAL goes to object storage; null while all is well. */
   get offloadProblem(): string | null {
-    return this.#offloader?.conflict ?? null
+    return this.#offloader?.problem ?? null
   }
 
   get readers(): number {

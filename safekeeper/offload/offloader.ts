@@ -58,6 +58,7 @@ export class Offloader {
   #waiters: { resolve: () => void; reject: (error: ZenithError) => void }[] = []
   #complainedAtMs = Number.NEGATIVE_INFINITY
   #conflictLogged = false
+  #failure: string | null = null
   #closed = false
 
   constructor(host: OffloadHost, service: OffloadService, nodeId: number) {
@@ -72,8 +73,8 @@ export class Offloader {
   }
 
   /** Why offloading has stopped for good; null while all is well. */
-  get conflict(): string | null {
-    return this.#plan.conflict
+  get problem(): string | null {
+    return this.#failure ?? this.#plan.conflict
   }
 
   /** WAL may be appended and read here. */
@@ -92,7 +93,8 @@ export class Offloader {
    * is done. Throws `unavailable` when it cannot be had from object storage now.
    */
   async wake(): Promise<void> {
-    if (this.#closed) throw new ZenithError('unavailable', 'this timeline is being closed here')
+    if (this.isPresent && this.#closed) return
+    if (this.#closed) throw asleep(this.#failure ?? 'this timeline is being closed here')
     const timeout = AbortSignal.timeout(WAKE_TIMEOUT_MS)
     await new Promise<void>((resolve, reject) => {
       this.#waiters.push({ resolve, reject })
@@ -129,7 +131,14 @@ export class Offloader {
 
   #step(event: OffloadEvent): void {
     if (this.#closed || this.#host.stopped) return
-    for (const effect of this.#plan.step(performance.now(), this.#view, event)) this.#begin(effect)
+    let effects: OffloadEffect[]
+    try {
+      effects = this.#plan.step(performance.now(), this.#view, event)
+    } catch (error) {
+      this.#giveUp(error)
+      return
+    }
+    for (const effect of effects) this.#begin(effect)
     const { conflict } = this.#plan
     if (conflict === null || this.#conflictLogged) return
     this.#conflictLogged = true
@@ -137,29 +146,27 @@ export class Offloader {
   }
 
   #begin(effect: OffloadEffect): void {
-    switch (effect.kind) {
-      case 'store':
-        this.#host.recordOffload(effect.record)
-        break
-      case 'awake':
-        for (const { resolve } of this.#waiters.splice(0)) resolve()
-        break
-      case 'asleep':
-        this.#log.warn({ reason: effect.reason }, 'the timeline could not be brought back')
-        this.#rejectWaiters(effect.reason)
-        break
-      default: {
-        const task = this.#perform(effect)
-          .then((event) => this.#step(event))
-          .catch((error: unknown) => {
-            // Nothing above throws but a bug: say so, and let the timeline live without offloading.
-            this.#log.error({ err: error }, 'offloading failed')
-            this.#closed = true
-          })
-          .finally(() => this.#running.delete(task))
-        this.#running.add(task)
-      }
+    if (effect.kind === 'store') this.#host.recordOffload(effect.record)
+    else if (effect.kind === 'awake') {
+      for (const { resolve } of this.#waiters.splice(0)) resolve()
+    } else if (effect.kind === 'asleep') {
+      this.#log.warn({ reason: effect.reason }, 'the timeline could not be brought back')
+      this.#rejectWaiters(effect.reason)
+    } else {
+      const task = this.#perform(effect)
+        .then((event) => this.#step(event))
+        .catch((error: unknown) => this.#giveUp(error))
+        .finally(() => this.#running.delete(task))
+      this.#running.add(task)
     }
+  }
+
+  /** A broken invariant, or a disk that cannot remove files: all stays as it is until the next start. */
+  #giveUp(error: unknown): void {
+    this.#failure = errorMessage(error)
+    this.#log.error({ err: error }, 'offloading of this timeline has failed')
+    this.#closed = true
+    this.#rejectWaiters(this.#failure)
   }
 
   async #perform(

@@ -14,6 +14,7 @@ export const PURE_FILES: readonly string[] = [
   'safekeeper/store/wal-lead.ts',
   'safekeeper/store/local-segments.ts',
   'safekeeper/acceptor/**/*.ts',
+  'safekeeper/offload/{offload-plan,segment-uploads,tail-backups,uploader-choice,backoff,wal-objects}.ts',
   'safekeeper/peers/peer-table.ts',
   'safekeeper/peers/peer-recovery.ts',
   'control/membership/membership.ts',

@@ -35,6 +35,14 @@ function prng(seed: number): () => number {
 class ModelStore {
   readonly objects = new Map<string, string>()
   puts = 0
+  /** What was asked for, answered with an error, and still happens. */
+  late: (() => void)[] = []
+
+  put(name: string, body: string): boolean {
+    if (this.objects.has(name)) return false
+    this.objects.set(name, body)
+    return true
+  }
 }
 
 interface Write {
@@ -224,6 +232,7 @@ class Member {
         const entry = this.durable.partialBackups.find(({ name }) => name === effect.name)
         expect(entry?.state).toBe('deleting')
         if (!fault || this.random() < 0.5) objects.delete(effect.name)
+        else if (this.random() < 0.5) this.store.late.push(() => objects.delete(effect.name))
         this.step({ kind: 'tail-deleted', name: effect.name, done: !fault })
         break
       }
@@ -245,10 +254,11 @@ class Member {
   }
 
   #put(name: string, body: string, fault: boolean): 'stored' | 'exists' | 'unknown' {
-    const { objects } = this.store
-    if (fault && this.random() < 0.5) return 'unknown'
-    if (objects.has(name)) return fault ? 'unknown' : 'exists'
-    objects.set(name, body)
+    if (fault && this.random() < 0.5) {
+      if (this.random() < 0.5) this.store.late.push(() => this.store.put(name, body))
+      return 'unknown'
+    }
+    if (!this.store.put(name, body)) return fault ? 'unknown' : 'exists'
     this.store.puts += 1
     return fault ? 'unknown' : 'stored'
   }
@@ -294,6 +304,7 @@ class Member {
     }
     if (durable.eviction === null) return
     must(durable.eviction.flushLsn === flushLsn, 'the control file knows the end of the log')
+    must(durable.commitLsn === flushLsn, 'all of an evicted log is committed')
     if (segmentOffset(flushLsn) === 0) return
     const tail = durable.partialBackups.find(
       (entry) => entry.state === 'uploaded' && entry.flushLsn === flushLsn,
@@ -554,6 +565,7 @@ test('a thousand steps with faults, crashes and cuts, many times over', () => {
       }
       if (chance(0.02)) member.inUse = false
       if (chance(0.02)) member.step({ kind: 'wake' })
+      if (chance(0.02)) for (const happen of member.store.late.splice(0)) happen()
       if (chance(0.6)) member.persist()
       if (chance(0.6)) member.finish(chance(0.2))
       if (chance(0.01)) {

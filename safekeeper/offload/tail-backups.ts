@@ -46,6 +46,8 @@ export class TailBackups {
   #failures = 0
   #retryAtMs = 0
   #deleting: string | null = null
+  /** Names with a deletion that failed: it may still happen, so nothing is kept under them again. */
+  readonly #doubtful = new Set<string>()
 
   constructor(entries: readonly PartialBackup[], nodeId: number, backoff: Backoff) {
     this.#entries = entries
@@ -125,7 +127,7 @@ export class TailBackups {
     if (this.uploaded(flushLsn, lastLogTerm)) return
     const name = tailName({ ...view, nodeId: this.#nodeId })
     // An object of that name is on its way out: what is not there any more can be made anew.
-    if (this.#entries.some((entry) => entry.name === name)) return
+    if (this.#doubtful.has(name) || this.#entries.some((entry) => entry.name === name)) return
     this.#entries = [...this.#entries, { name, flushLsn, lastLogTerm, state: 'uploading' }]
     this.#cutsAtIntent = view.cuts
     this.#next = 'upload'
@@ -163,7 +165,10 @@ export class TailBackups {
     if (this.#deleting !== name) return
     this.#deleting = null
     if (done) this.#entries = this.#entries.filter((entry) => entry.name !== name)
-    else this.#retry(nowMs)
+    else {
+      this.#doubtful.add(name)
+      this.#retry(nowMs)
+    }
   }
 
   /** The object of an uploaded tail is not what it should be: make another. */

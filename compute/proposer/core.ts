@@ -386,7 +386,7 @@ export class ProposerCore {
       if (greeting !== null && (best === null || isBetterLog(greeting, best))) best = greeting
     }
     assert(best !== null, 'a quorum has greeted')
-    if (!this.#tenure.owns(best.lastLogTerm)) {
+    if (!this.ownsTerm(best.lastLogTerm)) {
       this.#fence(`the log goes on in term ${best.lastLogTerm} of another proposer`, effects)
       return false
     }
@@ -469,7 +469,7 @@ export class ProposerCore {
     const startLsn = donor.vote.flushLsn
     const again = this.#tenure.hasBegun
     if (again) {
-      if (!this.#tenure.owns(donor.log.lastLogTerm)) {
+      if (!this.ownsTerm(donor.log.lastLogTerm)) {
         this.#fence(`the log went on in term ${donor.log.lastLogTerm} of another`, effects)
         return
       }
@@ -559,6 +559,11 @@ export class ProposerCore {
     for (const node of this.#nodes.values()) lowest = Math.min(lowest, node.ackedLsn)
     this.#truncate = Math.max(this.#truncate, lowest)
     effects.push({ kind: 'committed', lsn: commit })
+  }
+
+  /** Whether a log that ends in this term is one that our own Postgres wrote. */
+  protected ownsTerm(term: number): boolean {
+    return this.#tenure.owns(term)
   }
 
   /** An ack counts only when it reaches the start of this term: bytes of older terms alone do not. */

@@ -2,7 +2,7 @@
  * Runs simulations. `--seeds N [--from S]`: many, over all cores, with figures. `--seed S [--trace]`:
  * one; a failing one is made smaller. `--only cut:1,pause:0`: no other faults than these.
  * `--mutations`: breaks each rule on purpose and shows after how many seeds that was noticed;
- * `--mutation NAME` with `--seed` runs one seed so. Exit code 1 on a violation.
+ * `--mutation NAME` only that one, or with `--seed` one seed so. Exit code 1 on a violation.
  */
 import { parseArgs } from 'node:util'
 import type { BatchReport } from './batch.ts'
@@ -92,7 +92,8 @@ async function runMany(from: number, count: number): Promise<boolean> {
 
 function runMutations(): boolean {
   let all = true
-  for (const mutation of MUTATIONS) {
+  const chosen = chosenMutation()
+  for (const mutation of chosen === null ? MUTATIONS : [chosen]) {
     const before = process.cpuUsage()
     const found = findMutation(mutation)
     const cpu = process.cpuUsage(before)
@@ -107,6 +108,6 @@ function runMutations(): boolean {
 
 let good: boolean
 if (values.seed !== undefined) good = runOne(Number(values.seed))
-else if (values.mutations) good = runMutations()
+else if (values.mutations || values.mutation !== undefined) good = runMutations()
 else good = await runMany(Number(values.from), Number(values.seeds))
 process.exitCode = good ? 0 : 1

@@ -32,6 +32,21 @@ export const DIVERGENCE: Partial<SimulationOptions> = {
   maxWritePauseMs: 20,
   maxRelayBytes: 500,
   syncShare: 0.5,
+  // Nothing but the rounds of leaders.
+  calmMs: 1_000_000,
+  spares: 0,
+  peers: false,
+  clockErrorMs: 0,
+}
+
+/** Aims at changes of the members while leaders of before go on. */
+const CHANGES: Partial<SimulationOptions> = {
+  safekeepers: 3,
+  spares: 3,
+  changeShare: 0.6,
+  calmMs: 300,
+  rivalChance: 0.6,
+  staleShare: 0.3,
 }
 
 export const MUTATIONS: readonly MutationCase[] = [
@@ -82,6 +97,36 @@ export const MUTATIONS: readonly MutationCase[] = [
     rule: 'a leader commits by acks below the start of its term',
     options: DIVERGENCE,
     within: 300,
+  },
+  {
+    name: 'skip-term-bump',
+    rule: 'a change of the members does not raise the terms of the new ones (38)',
+    options: CHANGES,
+    within: 1500,
+  },
+  {
+    name: 'skip-generation-check',
+    rule: 'a safekeeper takes messages of any generation of the members',
+    options: CHANGES,
+    within: 500,
+  },
+  {
+    name: 'keep-acks-after-wipe',
+    rule: 'a leader counts what a safekeeper acknowledged in an earlier life',
+    options: { ...CHANGES, wipeShare: 0.1, bumpShare: 0.3 },
+    within: 500,
+  },
+  {
+    name: 'elected-again-with-foreign-log',
+    rule: 'a compute is elected again though another wrote in between',
+    options: { rivalChance: 0.6, chairs: false, syncShare: 0 },
+    within: 500,
+  },
+  {
+    name: 'peer-commit-without-term',
+    rule: "a peer's commit position is taken whatever its term",
+    options: { ...DIVERGENCE, safekeepers: 5, peers: true },
+    within: 1500,
   },
 ]
 

@@ -1,6 +1,10 @@
 /** Rules that can be broken on purpose: the simulation must notice each of them. */
 import { quorumLsn } from '#libs/protocol/quorum.ts'
-import type { AcceptorMessage } from '#libs/protocol/wal-push.ts'
+import type {
+  AcceptorMessage,
+  MemberConfiguration,
+  ProposerMessage,
+} from '#libs/protocol/wal-push.ts'
 import { ProposerCore } from '../../compute/proposer/core.ts'
 import type { AcceptorEffect } from '../../safekeeper/acceptor.ts'
 
@@ -41,6 +45,26 @@ export function mutateEffects(
   return effects
 }
 
+/**
+ * A message as a safekeeper that does not look at generations takes it, and the reply as its sender
+ * then gets it: each is told its own generation.
+ */
+export function ignoreGenerations(
+  message: ProposerMessage,
+  own: MemberConfiguration,
+): ProposerMessage {
+  if (message.kind === 'greeting') return { ...message, configuration: own }
+  return { ...message, generation: own.generation }
+}
+
+export function hideGenerations(
+  message: AcceptorMessage,
+  offered: MemberConfiguration,
+): AcceptorMessage {
+  if (message.kind === 'greeting') return { ...message, configuration: offered }
+  return { ...message, generation: offered.generation }
+}
+
 /** A message as a safekeeper that breaks a rule would send it. */
 export function mutateReply(mutation: Mutation | null, message: AcceptorMessage): AcceptorMessage {
   if (mutation !== 'cut-below' || message.kind !== 'vote') return message
@@ -56,6 +80,30 @@ class HastyCore extends ProposerCore {
   }
 }
 
+/** Counts what a safekeeper acknowledged in an earlier life or an earlier term. */
+class RememberingCore extends ProposerCore {
+  readonly #best = new Map<number, number>()
+
+  protected override quorumCommitLsn(): number {
+    for (const { id, ackedLsn } of this.nodes()) {
+      this.#best.set(id, Math.max(ackedLsn, this.#best.get(id) ?? 0))
+    }
+    return quorumLsn(this.configuration, (id) => {
+      const acked = this.#best.get(id) ?? 0
+      return acked >= this.termStartLsn ? acked : 0
+    })
+  }
+}
+
+/** Takes any log for its own when it is elected again with its Postgres alive. */
+class GreedyCore extends ProposerCore {
+  protected override ownsTerm(): boolean {
+    return true
+  }
+}
+
 export function proposerCore(mutation: Mutation | null): typeof ProposerCore {
-  return mutation === 'commit-without-term-start' ? HastyCore : ProposerCore
+  if (mutation === 'commit-without-term-start') return HastyCore
+  if (mutation === 'keep-acks-after-wipe') return RememberingCore
+  return mutation === 'elected-again-with-foreign-log' ? GreedyCore : ProposerCore
 }

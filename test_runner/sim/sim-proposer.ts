@@ -5,7 +5,6 @@
 import type { Lsn } from '#libs/lsn.ts'
 import { FrameReader } from '#libs/pgwire/frame-reader.ts'
 import {
-  type AcceptorMessage,
   decodeAcceptorMessage,
   encodeProposerMessage,
   type MemberConfiguration,
@@ -282,7 +281,7 @@ export class SimProposer {
   #attach(id: number, safekeeper: SimSafekeeper): void {
     const reader = new FrameReader(MAX_FRAME_BYTES, (_tag, body) => {
       if (this.#links.get(id) !== link) return
-      const message = this.#read(decodeAcceptorMessage(body))
+      const message = decodeAcceptorMessage(body)
       this.#step({ kind: 'message', node: id, message, nowMs: this.host.nowMs() })
     })
     let link: Link
@@ -305,13 +304,6 @@ export class SimProposer {
       return link
     }, this.name)
     this.#step({ kind: 'connected', node: id, nowMs: this.host.nowMs() })
-  }
-
-  #read(message: AcceptorMessage): AcceptorMessage {
-    if (this.#options.mutation !== 'keep-acks-after-wipe' || message.kind !== 'greeting') {
-      return message
-    }
-    return { ...message, incarnation: '0'.repeat(32) }
   }
 
   #nextEpoch(id: number): number {

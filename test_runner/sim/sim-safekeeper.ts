@@ -7,6 +7,7 @@ import {
   decodeProposerMessage,
   encodeAcceptorMessage,
   type MemberConfiguration,
+  type ProposerMessage,
 } from '#libs/protocol/wal-push.ts'
 import type { SyncPoint } from '../../control/membership/migration.ts'
 import { Acceptor, type AcceptorEffect, type AcceptorEvent } from '../../safekeeper/acceptor.ts'
@@ -16,7 +17,13 @@ import { SimDisk } from './disk.ts'
 import type { FaultKind, Faults } from './faults.ts'
 import { copyDataFrame, MAX_FRAME_BYTES } from './frames.ts'
 import { Host } from './host.ts'
-import { mutateEffects, mutateReply, type Mutation } from './mutations.ts'
+import {
+  hideGenerations,
+  ignoreGenerations,
+  type Mutation,
+  mutateEffects,
+  mutateReply,
+} from './mutations.ts'
 import type { End, Link, Network } from './network.ts'
 import { LOG_BYTES, type Oracle, Violation, type Witness } from './oracle.ts'
 import type { Prng } from './prng.ts'
@@ -82,6 +89,8 @@ export class SimSafekeeper implements Witness {
   #tombstone = 0
   readonly #connections = new Map<number, Attached>()
   #connectionCounter = 0
+  /** With generations ignored: what the proposer of a connection goes by. */
+  readonly #offered = new Map<number, MemberConfiguration>()
   #queue: AcceptorEffect[] = []
   #busy = false
   /** Highest term ever told, and the generation: neither may fall, over all lives. */
@@ -308,7 +317,7 @@ export class SimSafekeeper implements Witness {
     const id = ++this.#connectionCounter
     const reader = new FrameReader(MAX_FRAME_BYTES, (_tag, body) => {
       if (!this.#connections.has(id)) return
-      this.dispatch({ kind: 'message', connection: id, message: decodeProposerMessage(body) })
+      this.#receive(id, decodeProposerMessage(body))
     })
     const { life } = this.host
     const link = open({
@@ -324,11 +333,24 @@ export class SimSafekeeper implements Witness {
     const { mutation } = this.#options
     const far: Far = {
       send: (message) => {
-        link.send(1, copyDataFrame(encodeAcceptorMessage(mutateReply(mutation, message))))
+        const offered = this.#offered.get(id)
+        const told = offered ? hideGenerations(message, offered) : mutateReply(mutation, message)
+        link.send(1, copyDataFrame(encodeAcceptorMessage(told)))
       },
       close: () => link.close(1),
     }
     this.#connections.set(id, { far, peer })
+  }
+
+  #receive(connection: number, message: ProposerMessage): void {
+    const { acceptor } = this
+    if (this.#options.mutation !== 'skip-generation-check' || acceptor === null) {
+      this.dispatch({ kind: 'message', connection, message })
+      return
+    }
+    if (message.kind === 'greeting') this.#offered.set(connection, message.configuration)
+    const taken = ignoreGenerations(message, acceptor.control.configuration)
+    this.dispatch({ kind: 'message', connection, message: taken })
   }
 
   /** A connection from this very process. Answers come later, never within a call. */

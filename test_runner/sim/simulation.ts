@@ -511,7 +511,7 @@ export class Simulation {
     }
   }
 
-  /** The new compute has committed more than its first record, and nothing was lost. */
+  /** The new compute has committed its first record, or all that it may write. */
   #settled(proposer: SimProposer, before: number): boolean {
     if (!proposer.ready || this.#oracle.committedLsn < before) return false
     // One that was elected again after it had written all it may has nothing more to commit.
@@ -527,6 +527,9 @@ export class Simulation {
     })
     const proposer = this.#proposers.at(-1)
     const record = JSON.stringify(this.#control.membership)
-    return `${safekeepers.join(', ')}; ${record} ${JSON.stringify(proposer?.core.nodes())} ${proposer?.core.phase}`
+    return (
+      `${safekeepers.join(', ')}; ${record} ${JSON.stringify(proposer?.core.nodes())} ${proposer?.core.phase} from ${proposer?.core.termStartLsn}, ` +
+      `commit ${proposer?.core.commitLsn}, change ${this.#control.settled ? 'over' : 'under way'}`
+    )
   }
 }

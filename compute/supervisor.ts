@@ -239,7 +239,11 @@ export class Supervisor {
       this.settings.close()
     }
     // Computes without a term only read: slots are not for them.
-    if (term !== null) await this.#restoreReplication(backup.dataFolder, startLsn, term)
+    if (term !== null) {
+      // It may have risen since the election: safekeepers serve old WAL to the term in force only.
+      const present = this.#options.role.term ?? term
+      await this.#restoreReplication(backup.dataFolder, startLsn, present)
+    }
     return { kind: 'fetched' }
   }
 

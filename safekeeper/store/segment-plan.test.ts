@@ -103,7 +103,9 @@ class Life {
       this.restEnds = builder.records.map((record) => record.endLsn)
       for (const record of builder.records) this.starts.set(record.endLsn, record.startLsn)
     }
-    const length = random.chance(0.3) ? random.int(1, this.rest.length) : this.rest.length
+    // Appends end anywhere, but as all positions in WAL on a multiple of 8.
+    const words = this.rest.length / 8
+    const length = random.chance(0.3) ? 8 * random.int(1, words) : this.rest.length
     this.log = Buffer.concat([this.log, this.rest.subarray(0, length)])
     this.rest = this.rest.subarray(length)
     this.ends.push(...this.restEnds.filter((lsn) => lsn <= this.end))

@@ -187,4 +187,84 @@ describe('WAL store', () => {
       message: expect.stringContaining('is gone'),
     })
   })
+
+  it('goes on from an end at a page, at a segment, and 8 bytes before each', async () => {
+    const segmentEnd = (SEGMENT + 1) * WAL_SEGMENT_SIZE
+    for (const end of [segmentEnd - 8192, segmentEnd - 8200, segmentEnd, segmentEnd - 8]) {
+      rmSync(directory, { recursive: true })
+      mkdirSync(directory)
+      const startLsn = segmentEnd - 65_536
+      const wal = new WalBuilder(startLsn)
+      while (end - wal.lsn > 6_000) wal.appendNoop(3_000)
+      // The last record ends there, with a page header between or not.
+      const left = end - wal.lsn
+      const crosses = Math.floor((end - 1) / 8192) > Math.floor(wal.lsn / 8192)
+      wal.appendNoop(left - (crosses || wal.lsn % 8192 === 0 ? 24 : 0))
+      expect(wal.lsn).toBe(end)
+      const store = await openStore(control(startLsn))
+      store.write(0, startLsn, wal.bytes())
+      await store.close()
+      const disk = await diskOf(control(startLsn))
+      const { flushLsn, segments } = await recoverWal(disk, control(startLsn))
+      expect(flushLsn).toBe(end)
+      const next = new WalBuilder(end, { previousLsn: wal.previousLsn })
+      while (next.lsn < end + 20_000) next.appendNoop(3_000)
+      const again = new WalStore({
+        disk,
+        slots: new WriteSlots(1),
+        startLsn,
+        localStartLsn: startLsn,
+        endLsn: end,
+        segments,
+        onDurable: () => {},
+        onFull: () => {},
+      })
+      again.write(0, end, next.bytes())
+      await again.close()
+      expect(await recover(control(startLsn))).toBe(next.lsn)
+      expect(stored(startLsn, next.lsn).equals(Buffer.concat([wal.bytes(), next.bytes()]))).toBe(
+        true,
+      )
+    }
+  })
+
+  it('makes a half-made segment whole, and removes an empty one', async () => {
+    const startLsn = SEGMENT * WAL_SEGMENT_SIZE
+    const wal = new WalBuilder(startLsn)
+    wal.appendNoop(5_000)
+    writeFileSync(pathOf(SEGMENT, true), wal.bytes())
+    writeFileSync(pathOf(SEGMENT + 1, true), '')
+    expect(await recover(control(startLsn))).toBe(wal.lsn)
+    expect(readdirSync(directory)).toEqual([segmentName(SEGMENT, true)])
+    expect(stored(startLsn, wal.lsn).equals(wal.bytes())).toBe(true)
+    writeFileSync(pathOf(SEGMENT, true), wal.bytes().subarray(0, 2_000))
+    await expect(recover(control(startLsn, wal.lsn))).rejects.toMatchObject({ code: 'corrupt' })
+  })
+
+  it('removes whole segments and says so in the control file first', async () => {
+    const startLsn = SEGMENT * WAL_SEGMENT_SIZE
+    const wal = new WalBuilder(startLsn)
+    wal.appendSwitch()
+    wal.appendSwitch()
+    wal.appendNoop(5_000)
+    const state = control(startLsn)
+    const controlFile = new ControlFile(root)
+    const store = await openStore(state)
+    store.write(0, startLsn, wal.bytes())
+    await store.flush()
+    await store.remove(wal.lsn)
+    expect(readdirSync(directory)).toEqual([segmentName(SEGMENT + 2, true)])
+    const { localStartLsn } = await controlFile.read()
+    expect(localStartLsn).toBe(startLsn + 2 * WAL_SEGMENT_SIZE)
+    await store.close()
+    // A removal that a crash undid is done again; WAL that is missing above is not taken for one.
+    writeFileSync(pathOf(SEGMENT, false), Buffer.alloc(WAL_SEGMENT_SIZE))
+    const after = { ...state, localStartLsn, commitLsn: localStartLsn }
+    expect(await recover(after)).toBe(wal.lsn)
+    expect(readdirSync(directory)).toEqual([segmentName(SEGMENT + 2, true)])
+    await expect(recover({ ...after, localStartLsn: startLsn })).rejects.toMatchObject({
+      code: 'corrupt',
+      message: expect.stringContaining('is gone'),
+    })
+  })
 })

@@ -3,6 +3,7 @@
  * to the commit position; with a term (recovery of another safekeeper through its leader) up to the
  * end of the log, and only while the term is still that one.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn, segmentNumber, segmentOffset, WAL_PAGE_SIZE } from '#libs/lsn.ts'
 import type { PgSession } from '#libs/pgwire/session.ts'
@@ -20,6 +21,12 @@ import { segmentEnd, type Timeline } from './timeline.ts'
 
 const MAX_SEND_BYTES = 128 * 1024
 const KEEPALIVE_MS = 1_000
+/**
+ * After a message what is committed gathers for so long before the next one, unless it is a lot. Many
+ * small commits then cost few messages here and at the receiver; a lone commit is passed on at once.
+ */
+const GATHER_MS = 1
+const GATHERED_BYTES = 64 * 1024
 /** A receiver answers keepalives; a silent one is cut off. */
 const SILENCE_MS = 60_000
 /** Memory that unsent messages may take. */
@@ -41,6 +48,7 @@ export class WalStreamSession {
   #wake: () => void = () => {}
   #segment: { number: number; reader: SegmentReader } | null = null
   #lastHeardMs = performance.now()
+  #sentAtMs = Number.NEGATIVE_INFINITY
   readonly #streamEnd = new StreamEnd()
   /** What the page server at the other end has in object storage; null for other clients. */
   #remoteConsistentLsn: Lsn | null = null
@@ -141,6 +149,10 @@ export class WalStreamSession {
       this.#wake = () => {}
       return
     }
+    if (this.#gathers(endLsn)) {
+      await sleep(GATHER_MS)
+      return
+    }
     if (this.#session.socket.writableLength > MAX_BUFFERED_BYTES) {
       await this.#session.drained()
       return
@@ -157,6 +169,13 @@ export class WalStreamSession {
     this.#session.sendCopyData(header, wal)
     this.#metrics.sentBytes.inc(wal.length)
     this.#sent += wal.length
+    this.#sentAtMs = performance.now()
+  }
+
+  /** Recovery, for which an election may wait, gathers nothing. */
+  #gathers(endLsn: Lsn): boolean {
+    if (this.#term !== null || endLsn - this.#sent >= GATHERED_BYTES) return false
+    return performance.now() - this.#sentAtMs < GATHER_MS
   }
 
   /** At most 128 KiB, within the segment, up to a page end unless that is all there is. */

@@ -34,6 +34,8 @@ export const START_WAL_PUSH = `START_WAL_PUSH (proto_version '${WAL_PUSH_VERSION
 export const MAX_APPEND_BYTES = 128 * 1024
 export const APPEND_HEADER_SIZE = 50
 const APPEND_CRC_OFFSET = 46
+/** Of an ack without feedback. */
+const ACK_SIZE = 63
 
 const MAX_MEMBERS = 64
 const MAX_HISTORY = 1_000_000
@@ -315,6 +317,24 @@ export function decodeProposerMessage(payload: Buffer): ProposerMessage {
   throw new ZenithError('invalid_argument', `WAL push message with unknown tag ${tag}`)
 }
 
+/** An ack without feedback, of which there is one for each synced write: 63 bytes, no writer. */
+function shortAck(ack: Ack): Buffer {
+  const target = Buffer.allocUnsafe(ACK_SIZE)
+  target[0] = TAG_APPEND
+  target.writeUInt32BE(ack.generation, 1)
+  writeLsnBE(target, ack.term, 5)
+  writeLsnBE(target, ack.flushLsn, 13)
+  writeLsnBE(target, ack.commitLsn, 21)
+  const { timestampUs, xmin, catalogXmin } = ack.hotStandby
+  target.writeBigInt64BE(timestampUs, 29)
+  target.writeBigUInt64BE(xmin, 37)
+  target.writeBigUInt64BE(catalogXmin, 45)
+  target.writeUInt32BE(ack.heldUs, 53)
+  target.writeUInt32BE(ack.syncUs, 57)
+  target.writeUInt16BE(0, 61)
+  return target
+}
+
 export function encodeAcceptorMessage(message: AcceptorMessage): Buffer {
   const out = new ByteWriter()
   switch (message.kind) {
@@ -333,6 +353,7 @@ export function encodeAcceptorMessage(message: AcceptorMessage): Buffer {
       writeHistory(out, message.history)
       break
     case 'ack':
+      if (message.feedback.length === 0) return shortAck(message)
       out.u8(TAG_APPEND).u32(message.generation).u64(message.term)
       out.u64(message.flushLsn).u64(message.commitLsn)
       out.bigI64(message.hotStandby.timestampUs)

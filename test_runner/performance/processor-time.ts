@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 
 const TICKS_PER_SECOND = 100
+const SESSION_TITLE = /^postgres: \S+ \S+ (\d|\[local\])/
 
 interface ProcessStat {
   parent: number
@@ -59,7 +60,8 @@ export function postgresSeconds(postmaster: number): PostgresSeconds {
     if (stat?.parent !== postmaster) continue
     const title = titleOf(name)
     if (title.includes('walsender')) used.walsender += stat.ownSeconds
-    else if (/postgres: \S+ \S+ (\d|\[local\])/.test(title)) used.backends += stat.ownSeconds
+    // One that has just ended has no title any more.
+    else if (title === '' || SESSION_TITLE.test(title)) used.backends += stat.ownSeconds
     else used.others += stat.ownSeconds
   }
   return used

@@ -41,6 +41,36 @@ describe('hot standby feedback', () => {
     expect(Number(await primary.value(`SELECT pg_relation_size('h') / 8192`))).toBe(1)
   })
 
+  test('the oldest need of several replicas counts, and that of one that vanishes no more', async () => {
+    const settings = { ...SMALL, wal_receiver_status_interval: '1s' }
+    const [old, young] = [await follow('old', settings), await follow('young', settings)]
+    const xmin = () =>
+      primary.value(`SELECT xmin::text FROM pg_replication_slots WHERE slot_name = 'walproposer'`)
+    /** Opens a snapshot on a replica and returns its horizon. */
+    const hold = async (replica: Compute) => {
+      await caughtUp(replica, primary)
+      const reader = await replica.connect()
+      await reader.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
+      const { rows } = await reader.query(
+        'SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xmin',
+      )
+      return { reader, xmin: Number(rows[0].xmin) }
+    }
+    const first = await hold(old)
+    for (let at = 0; at < 3; at += 1) await primary.query('SELECT pg_current_xact_id()')
+    await primary.query('CREATE TABLE later (n int)')
+    const second = await hold(young)
+    expect(second.xmin).toBeGreaterThan(first.xmin)
+    await until('the older one counts', async () => Number(await xmin()) === first.xmin)
+    await old.kill()
+    await until('the younger one counts', async () => Number(await xmin()) === second.xmin)
+    await first.reader.end().catch(() => undefined)
+    await second.reader.query('COMMIT')
+    await second.reader.end()
+    await young.stop()
+    await until('nobody counts', async () => (await xmin()) === null)
+  })
+
   test('without feedback a query is ended when its rows are vacuumed away', async () => {
     await primary.query('CREATE TABLE g AS SELECT generate_series(1, 5000) AS n')
     const replica = await follow('careless', {

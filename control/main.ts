@@ -8,7 +8,7 @@ import { createMetrics } from '#libs/metrics.ts'
 import { runProcess } from '#libs/service.ts'
 import { Branches } from './branches.ts'
 import { ControlConfig } from './config.ts'
-import { addDiscoveryRoutes } from './discovery/http.ts'
+import { addDiscoveryRoutes, guardDiscovery } from './discovery/http.ts'
 import { EndpointSettings } from './endpoint-settings.ts'
 import { Endpoints } from './endpoints.ts'
 import { addRoutes } from './http.ts'
@@ -60,6 +60,7 @@ runProcess('control', async (self) => {
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
   addRoutes(app, { registry, tenants, branches, migrations, endpoints, settings, tokens })
+  if (tokens.verify !== null) guardDiscovery(app, tokens.verify, log)
   addDiscoveryRoutes(app, new DiscoveryHub())
   await app.listen({ host, port })
   self.onStop(() => app.close())

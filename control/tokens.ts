@@ -5,7 +5,7 @@
  */
 import { resolve } from 'node:path'
 import type { SafekeeperAccess } from '#libs/api/control.ts'
-import type { Scope } from '#libs/auth/claims.ts'
+import type { Claims, Scope } from '#libs/auth/claims.ts'
 import type { Credentials } from '#libs/auth/credentials.ts'
 import { KeyFolder, keyFolders } from '#libs/auth/key-folder.ts'
 import { nodeSecret, readSecret, secretsEqual } from '#libs/auth/node-secret.ts'
@@ -68,6 +68,12 @@ export class Tokens {
         }),
       tls: () => this.#ca?.read() ?? null,
     }
+  }
+
+  /** Checks a token that somebody shows; null: nobody is asked for one. */
+  get verify(): ((token: string) => Promise<Claims>) | null {
+    const verifier = this.#verifier
+    return verifier === null ? null : (token) => verifier.verify(token)
   }
 
   /** What a compute is started with to reach its safekeepers. */

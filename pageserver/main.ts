@@ -1,7 +1,7 @@
 /** The pageserver: `node pageserver/main.ts --config pageserver.toml`. */
 import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
-import { useCredentials } from '#libs/auth/credentials.ts'
+import { ownCredentials, useCredentials } from '#libs/auth/credentials.ts'
 import { checkListenAddress } from '#libs/auth/listen-rule.ts'
 import { nodeCredentials } from '#libs/auth/node-credentials.ts'
 import { configPath, loadConfig } from '#libs/config.ts'
@@ -65,7 +65,8 @@ runProcess('pageserver', async (self) => {
     log,
   })
   self.onStop(() => tenants.shutdown())
-  const discovery = config.discovery ? openDiscovery(config.discovery, { log }) : null
+  const token = () => ownCredentials().token({ for: 'http', target: null })
+  const discovery = config.discovery ? openDiscovery(config.discovery, { log, token }) : null
   self.onStop(() => discovery?.close())
   const service = new TimelineService({
     tenants,

@@ -1,13 +1,24 @@
 /** The hub over real HTTP: the driver on one side, the control plane's routes on the other. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterEach, expect, test, vi } from 'vitest'
+import type { Scope } from '#libs/auth/claims.ts'
+import { KeyFolder, keyFolders, makeKey } from '#libs/auth/key-folder.ts'
+import { TokenSigner, TokenVerifier } from '#libs/auth/token.ts'
 import { createHttp, type HttpServer } from '#libs/http/server.ts'
 import { EmbeddedDiscovery } from '#libs/discovery/embedded-discovery.ts'
 import { DiscoveryHub } from '#libs/discovery/hub.ts'
-import { type DiscoveryFrame, type DiscoveryMessage, encodeFrame } from '#libs/discovery/message.ts'
+import {
+  type DiscoveryFrame,
+  type DiscoveryMessage,
+  encodeFrame,
+  type TimelineKey,
+} from '#libs/discovery/message.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import { createLogger } from '#libs/log.ts'
 import { createMetrics } from '#libs/metrics.ts'
-import { addDiscoveryRoutes } from './http.ts'
+import { addDiscoveryRoutes, guardDiscovery } from './http.ts'
 
 const closers: (() => Promise<unknown>)[] = []
 afterEach(async () => {
@@ -143,4 +154,63 @@ test('a subscriber that hangs costs the others nothing', async () => {
   hub.publish([{ kind: 'message', ...message(7, 4711) }], performance.now())
   await vi.waitFor(() => expect(heard.at(-1)).toMatchObject({ flushLsn: 4711 }))
   expect(before).toBeGreaterThan(10_000)
+})
+
+test('with tokens: safekeepers publish, page servers listen, everybody else does neither', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'zenith-discovery-keys-'))
+  closers.push(async () => rmSync(dir, { recursive: true, force: true }))
+  makeKey(dir, new Date())
+  const { publicDir, privateDir } = keyFolders(dir)
+  const folders = [
+    new KeyFolder(publicDir, 'public', log),
+    new KeyFolder(privateDir, 'private', log),
+  ]
+  closers.push(async () => folders.forEach((folder) => folder.close()))
+  const verifier = new TokenVerifier(folders[0] as KeyFolder, 'here')
+  const signer = new TokenSigner(folders[1] as KeyFolder, 'here')
+  const sign = (scope: Scope, target: TimelineKey | null = null) =>
+    signer.sign({ scope, subject: 'test', target, lifetimeMs: 60_000 })
+
+  const app = await createHttp({ service: 'control', log, metrics: createMetrics('test') })
+  app.get('/open', () => ({}))
+  guardDiscovery(app, (token) => verifier.verify(token), log)
+  addDiscoveryRoutes(app, new DiscoveryHub())
+  const url = await app.listen({ host: '127.0.0.1', port: 0 })
+  closers.push(() => app.close())
+
+  const status = async (path: string, token: string | null, body?: Buffer) => {
+    const abort = new AbortController()
+    const response = await fetch(`${url}${path}`, {
+      method: body === undefined ? 'GET' : 'POST',
+      signal: abort.signal,
+      headers: {
+        ...(body === undefined ? {} : { 'content-type': 'application/octet-stream' }),
+        ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+      },
+      ...(body === undefined ? {} : { body }),
+    })
+    abort.abort()
+    return response.status
+  }
+  const frame = encodeFrame({ kind: 'message', ...message(1, 100) })
+  const publish = (token: string | null) => status('/v1/discovery/publish', token, frame)
+  const listen = (token: string | null) => status('/v1/discovery/subscribe', token)
+  const [peer, reader] = [await sign('sk-peer'), await sign('wal-read')]
+  expect([await publish(peer), await listen(peer)]).toEqual([204, 200])
+  expect([await publish(reader), await listen(reader)]).toEqual([403, 200])
+  for (const token of [await sign('compute-write', key), await sign('wal-read', key)]) {
+    expect([await publish(token), await listen(token)]).toEqual([403, 403])
+  }
+  for (const token of [null, 'nonsense']) {
+    expect([await publish(token), await listen(token)]).toEqual([401, 401])
+  }
+  expect(await status('/open', null)).toBe(200)
+
+  const heard: DiscoveryFrame[] = []
+  const discovery = new EmbeddedDiscovery({ url, log, token: async () => peer })
+  closers.push(() => discovery.close())
+  discovery.subscribe(null, (one) => heard.push(one))
+  await vi.waitFor(() => expect(heard).toHaveLength(1))
+  discovery.publish([message(2, 200)])
+  await vi.waitFor(() => expect(heard.at(-1)).toMatchObject({ nodeId: 2 }))
 })

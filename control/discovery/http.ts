@@ -6,12 +6,15 @@
  *   GET  /v1/discovery/subscribe[?tenant=ID&timeline=ID]  frames out, until one side ends it
  */
 import type { ServerResponse } from 'node:http'
+import { checkPermission, type Claims, type Scope } from '#libs/auth/claims.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { DISCOVERY_PUBLISH_PATH, DISCOVERY_SUBSCRIBE_PATH } from '#libs/discovery/embedded-paths.ts'
 import type { DiscoveryHub, HubSubscription } from '#libs/discovery/hub.ts'
 import { FrameSplitter, type TimelineKey } from '#libs/discovery/message.ts'
+import { guardRoutes } from '#libs/http/guard.ts'
 import type { HttpServer } from '#libs/http/server.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
 
 /** A frame of a kind that nobody knows: shows that the stream lives. */
 const HEARTBEAT = Buffer.from([0, 0, 0, 1, 0x6b])
@@ -19,9 +22,29 @@ const HEARTBEAT_MS = 1_000
 /** Bytes that may wait in a socket before frames wait in the bounded queue instead. */
 const SOCKET_BYTES = 256 * 1024
 
+/** Who may do what, by a token that is not bound to one tenant. */
+const SCOPES: ReadonlyMap<string, readonly Scope[]> = new Map([
+  [DISCOVERY_PUBLISH_PATH, ['sk-peer', 'broker'] as const],
+  [DISCOVERY_SUBSCRIBE_PATH, ['sk-peer', 'wal-read', 'broker'] as const],
+])
+
 interface SubscribeQuery {
   tenant?: string
   timeline?: string
+}
+
+/** Asks for a token on the routes of discovery, and on no other. Call before routes are added. */
+export function guardDiscovery(
+  app: HttpServer,
+  verify: (token: string) => Promise<Claims>,
+  log: Logger,
+): void {
+  guardRoutes(app, {
+    log,
+    verify,
+    isOpen: (_method, path) => !SCOPES.has(path),
+    permit: (claims, _method, path) => checkPermission(claims, SCOPES.get(path) ?? [], null),
+  })
 }
 
 export function addDiscoveryRoutes(app: HttpServer, hub: DiscoveryHub): void {

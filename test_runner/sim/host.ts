@@ -14,7 +14,7 @@ export class Host {
   readonly id: number
   readonly name: string
   readonly clock: Clock
-  readonly #scheduler: Scheduler
+  readonly scheduler: Scheduler
   #deferred: (() => void)[] | null = null
   #pause = 0
   life = 0
@@ -22,7 +22,7 @@ export class Host {
   constructor(id: number, name: string, scheduler: Scheduler, clock: Clock) {
     this.id = id
     this.name = name
-    this.#scheduler = scheduler
+    this.scheduler = scheduler
     this.clock = clock
   }
 
@@ -32,7 +32,7 @@ export class Host {
 
   /** What this machine's clock shows. */
   nowMs(): number {
-    return this.clock.offsetMs + this.#scheduler.nowMs * this.clock.rate
+    return this.clock.offsetMs + this.scheduler.nowMs * this.clock.rate
   }
 
   /** Runs `work` now, or when the machine goes on. */
@@ -44,7 +44,7 @@ export class Host {
   /** Runs `work` after a while of true time, unless the machine starts another life before. */
   after(delayMs: number, work: () => void): void {
     const { life } = this
-    this.#scheduler.after(delayMs, () => {
+    this.scheduler.after(delayMs, () => {
       if (this.life !== life) return
       this.run(() => {
         if (this.life === life) work()
@@ -55,7 +55,7 @@ export class Host {
   pause(durationMs: number): void {
     this.#deferred ??= []
     const pause = ++this.#pause
-    this.#scheduler.after(durationMs, () => {
+    this.scheduler.after(durationMs, () => {
       if (this.#pause === pause) this.resume()
     })
   }

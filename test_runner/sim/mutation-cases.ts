@@ -1,4 +1,5 @@
 /** Where each broken rule is looked for, and within how many seeds it must be noticed. */
+import { WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { Mutation } from './mutations.ts'
 import type { SimulationOptions } from './options.ts'
 import { Simulation } from './simulation.ts'
@@ -48,6 +49,9 @@ const CHANGES: Partial<SimulationOptions> = {
   rivalChance: 0.6,
   staleShare: 0.3,
 }
+
+/** So that the log soon goes on in a second segment. */
+const NEAR_END = 2 * WAL_SEGMENT_SIZE - 30_000
 
 export const MUTATIONS: readonly MutationCase[] = [
   {
@@ -127,6 +131,18 @@ export const MUTATIONS: readonly MutationCase[] = [
     rule: "a peer's commit position is taken whatever its term",
     options: { ...DIVERGENCE, safekeepers: 5, peers: true },
     within: 1500,
+  },
+  {
+    name: 'delete-by-horizon',
+    rule: 'WAL is removed as soon as every safekeeper has it',
+    options: { startLsn: NEAR_END, offload: true, pageserver: true, wipeShare: 0, changeShare: 0 },
+    within: 200,
+  },
+  {
+    name: 'remove-above-backup',
+    rule: 'WAL is removed that is not in object storage',
+    options: { startLsn: NEAR_END, offload: true, pageserver: true, objectStoreFailChance: 0.4 },
+    within: 200,
   },
 ]
 

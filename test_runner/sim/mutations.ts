@@ -20,6 +20,8 @@ export type Mutation =
   | 'keep-acks-after-wipe'
   | 'peer-commit-without-term'
   | 'skip-term-bump'
+  | 'delete-by-horizon'
+  | 'remove-above-backup'
   | 'skip-generation-check'
   | 'elected-again-with-foreign-log'
 

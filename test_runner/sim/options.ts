@@ -45,6 +45,10 @@ export interface SimulationOptions {
   peers: boolean
   discoveryDropChance: number
   discoveryLieChance: number
+  /** A page server reads along, and WAL goes to object storage. */
+  pageserver: boolean
+  offload: boolean
+  objectStoreFailChance: number
   /** Clocks are off by this much, and run wrong by the thousandth part of it. */
   clockErrorMs: number
 }
@@ -88,6 +92,9 @@ export function drawOptions(random: Prng): SimulationOptions {
     peers: random.chance(0.6),
     discoveryDropChance: random.pick([0, 0.1, 0.5]),
     discoveryLieChance: random.pick([0, 0.05, 0.3]),
+    pageserver: random.chance(0.7),
+    offload: random.chance(0.6),
+    objectStoreFailChance: random.pick([0, 0.1, 0.4]),
     clockErrorMs: random.pick([0, 50, 3_600_000]),
   }
 }

@@ -212,7 +212,6 @@ export class SimPeers {
           const { acceptor } = peer
           if (acceptor === null || acceptor.control.term !== term) return null
           const limit = Math.min(acceptor.flushLsn, lsn + READ_BYTES, endLsn ?? Infinity)
-          if (lsn < peer.localStartLsn) return null
           return limit > lsn ? Buffer.from(peer.readWal(lsn, limit)) : Buffer.alloc(0)
         },
         (wal) => {

@@ -46,6 +46,8 @@ export interface SimSafekeeperOptions {
   mutation: Mutation | null
   /** False: it begins without a copy of the timeline. */
   isMember: boolean
+  /** Committed WAL out of object storage. */
+  archive: (from: Lsn, to: Lsn) => Buffer
   /** It is down, and comes back when the simulation calls `boot`. */
   onDown: (safekeeper: SimSafekeeper) => void
 }
@@ -84,6 +86,8 @@ export class SimSafekeeper implements Witness {
   /** Its timeline is gone from its disk: nobody may take it for the member it was. */
   absent = false
   incarnation = 0
+  /** How often this life has cut the log. */
+  cuts = 0
   readonly lost: Witness['lost'][number][] = []
   /** Nothing of this generation or a lower one may come back: survives crashes and wiped disks. */
   #tombstone = 0
@@ -160,9 +164,40 @@ export class SimSafekeeper implements Witness {
     return this.#store.durableControl.configuration.generation
   }
 
-  /** WAL as its streams would send it. */
+  /** WAL as its streams send it: from object storage what was removed here. */
   readWal(from: Lsn, to: Lsn): Buffer {
-    return this.#store.read(from, to)
+    const { localStartLsn } = this.#store
+    if (from >= localStartLsn) return this.#store.read(from, to)
+    const removed = this.#options.archive(from, Math.min(to, localStartLsn))
+    return to <= localStartLsn
+      ? removed
+      : Buffer.concat([removed, this.#store.read(localStartLsn, to)])
+  }
+
+  /** Removes whole segments below `lsn` from the disk. */
+  removeWal(lsn: Lsn, done: () => void): void {
+    this.#store.remove(lsn, done)
+  }
+
+  /** What a page server tells of itself. */
+  feedback(lastReceivedLsn: Lsn, diskConsistentLsn: Lsn, remoteConsistentLsn: Lsn): void {
+    this.dispatch({
+      kind: 'pageserver-feedback',
+      feedback: {
+        currentTimelineSizeBytes: 0,
+        lastReceivedLsn,
+        diskConsistentLsn,
+        remoteConsistentLsn,
+        replyTimeUs: 0n,
+        shardNumber: 0,
+        shardCount: 1,
+        incarnation: 1,
+      },
+    })
+    const { acceptor } = this
+    if (acceptor !== null && acceptor.control.remoteConsistentLsn > acceptor.commitLsn) {
+      throw new Violation('I23', `safekeeper ${this.id} takes feedback beyond its commit`)
+    }
   }
 
   /** The process starts; it takes part when its log has been read and rewritten. */
@@ -192,6 +227,7 @@ export class SimSafekeeper implements Witness {
       flushLsn,
     })
     this.#lifeCommit = control.commitLsn
+    this.cuts = 0
     this.#cleanTail = false
     this.#everySave()
   }
@@ -433,6 +469,7 @@ export class SimSafekeeper implements Witness {
         break
       case 'truncate':
         this.#options.coverage.count('truncations')
+        this.cuts += 1
         this.#trace('truncates at', effect.lsn)
         this.#busy = true
         if (effect.lsn < this.#ackedEnd) this.#ackedEnd = effect.lsn

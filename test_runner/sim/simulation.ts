@@ -6,9 +6,12 @@
  */
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { majority } from '#libs/protocol/quorum.ts'
+import { segmentNumber } from '#libs/lsn.ts'
 import type { Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import { newControlState } from '../../safekeeper/control-state.ts'
 import { allMembers } from '../../control/membership/membership.ts'
+import { segmentObject } from '../../safekeeper/offload/wal-objects.ts'
+import { segmentStart } from '../../safekeeper/store/segment-plan.ts'
 import { Coverage } from './coverage.ts'
 import { SimDiscovery } from './discovery.ts'
 import { Faults } from './faults.ts'
@@ -18,9 +21,12 @@ import { drawOptions, type SimulationOptions } from './options.ts'
 import { LOG_BYTES, Oracle, Violation } from './oracle.ts'
 import { Prng } from './prng.ts'
 import { Scheduler } from './scheduler.ts'
+import { SimObjectStore } from './object-store.ts'
 import { SimControl } from './sim-control.ts'
+import { SimOffload } from './sim-offload.ts'
 import { SimPeers } from './sim-peers.ts'
 import { SimProposer } from './sim-proposer.ts'
+import { SimReader } from './sim-reader.ts'
 import { SimSafekeeper } from './sim-safekeeper.ts'
 
 const TENANT = parseTenantId('5'.repeat(32))
@@ -31,6 +37,7 @@ const HEALED_MS = 60_000
 const MAX_STEPS = 400_000
 const CHECK_EVERY = 500
 const FIRST_PROPOSER = 100
+const READER = 800
 
 export interface SimulationResult {
   seed: number
@@ -70,6 +77,8 @@ export class Simulation {
   readonly #configurations: MemberConfiguration[] = []
   readonly #proposers: SimProposer[] = []
   readonly #held = new Set<SimSafekeeper>()
+  readonly #objects: SimObjectStore
+  #reader: SimReader | null = null
   #healed = false
 
   constructor(setup: SimulationSetup) {
@@ -89,6 +98,13 @@ export class Simulation {
       this.#options.network,
     )
     this.#oracle = new Oracle(startLsn)
+    this.#objects = new SimObjectStore({
+      scheduler: this.#scheduler,
+      random: root.fork('objects'),
+      faults: this.#faults,
+      coverage: this.#coverage,
+      failChance: this.#options.objectStoreFailChance,
+    })
     const addresses = new Map<number, Member>()
     const count = safekeepers + this.#options.spares
     for (let id = 1; id <= count; id += 1) {
@@ -116,6 +132,7 @@ export class Simulation {
       this.#safekeepers.set(id, this.#newSafekeeper(id, configuration, random))
     }
     if (this.#options.peers) this.#acquaint(root)
+    this.#addReaders(root)
   }
 
   run(): SimulationResult {
@@ -143,6 +160,41 @@ export class Simulation {
       faults: this.#faults.fired,
       steps: this.#scheduler.steps,
     }
+  }
+
+  #addReaders(root: Prng): void {
+    const safekeepers = this.#safekeepers
+    const [network, oracle, coverage] = [this.#network, this.#oracle, this.#coverage]
+    if (this.#options.pageserver) {
+      const random = root.fork('reader')
+      const startLsn = this.#startLsn
+      const id = READER
+      this.#reader = new SimReader({ id, startLsn, safekeepers, network, random, oracle, coverage })
+    }
+    if (!this.#options.offload) return
+    for (const safekeeper of safekeepers.values()) {
+      new SimOffload({
+        safekeeper,
+        safekeepers,
+        store: this.#objects,
+        random: root.fork(`offload ${safekeeper.id}`),
+        oracle,
+        coverage,
+        mutation: this.#mutation,
+        lieChance: this.#options.discoveryLieChance,
+      })
+    }
+  }
+
+  /** Committed WAL out of object storage, as a stream falls back to it. */
+  #archive(from: number, to: number): Buffer {
+    this.#coverage.count('reads from object storage')
+    const segment = segmentNumber(from)
+    const owner = { tenantId: TENANT, timelineId: TIMELINE }
+    const found = this.#objects.peek(segmentObject(owner, segment))
+    if (found === null) throw new Violation('I19', 'WAL is neither on disk nor in object storage')
+    const base = segmentStart(segment + 1) - found.length
+    return found.subarray(from - base, to - base)
   }
 
   #acquaint(root: Prng): void {
@@ -190,6 +242,7 @@ export class Simulation {
       crashChance: this.#options.crashChance,
       eioChance: this.#options.eioChance,
       mutation: this.#mutation,
+      archive: (from, to) => this.#archive(from, to),
       isMember: configuration.members.some((member) => member.id === id),
       onDown: (safekeeper) => this.#reboot(safekeeper),
     })
@@ -305,6 +358,8 @@ export class Simulation {
     if (wipe.fires(wipeShare)) this.#wipe(wipe.random)
     const full = this.#faults.kind('disk-full')
     if (full.fires(fullShare)) this.#fillDisk(full.random)
+    const restart = this.#faults.kind('restart-pageserver')
+    if (this.#reader !== null && restart.fires(0.1)) this.#reader.restart()
     this.#administer()
     if (chairs) return
     const crash = this.#faults.kind('crash')
@@ -475,6 +530,7 @@ export class Simulation {
     for (const one of this.#safekeepers.values()) this.#hold(one, false)
     this.#runFor(HEALED_MS, () => {
       if (!this.#control.settled || !this.#settled(relieve(), before)) return false
+      if (this.#reader !== null && this.#reader.received < before) return false
       const goal = proposer.core.termStartLsn
       return this.#members().every((one) => {
         const isLost = one.absent && !this.#control.membership.pending.includes(one.id)

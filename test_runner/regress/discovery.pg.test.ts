@@ -7,13 +7,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
+import type { NodeInfo } from '#libs/api/control.ts'
+import { callSafekeeper } from '#libs/api/safekeeper.ts'
 import { EmbeddedDiscovery } from '#libs/discovery/embedded-discovery.ts'
 import { createLogger } from '#libs/log.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import type { WalProposer } from '../../compute/proposer/wal-proposer.ts'
 import { ControlProcess } from '../fixtures/control-process.ts'
 import { EtcdServer } from '../fixtures/etcd-server.ts'
+import { Installation } from '../fixtures/installation.ts'
 import { freePort } from '../fixtures/vanilla-postgres.ts'
 import { WalService } from '../fixtures/wal-service.ts'
 import { ZenithCommand } from '../fixtures/zenith-command.ts'
@@ -156,6 +159,38 @@ async function expectUnmovedByLies(service: WalService, url: string): Promise<vo
   await liar.close()
   expect(await states()).toEqual(before)
 }
+
+test('with tokens and TLS, peers show who they are and catch up', async () => {
+  await using zenith = await Installation.create({ safekeepers: 3, tls: true })
+  const compute = await zenith.startCompute('main')
+  const client = await compute.connect()
+  await client.query('CREATE TABLE t (i int, b text)')
+  const { timelineId } = compute.spec
+  const state = (index: number) => {
+    const node = zenith.safekeeperNodes[index] as NodeInfo
+    return callSafekeeper(`http://${node.host}:${node.httpPort}`, 'getTimeline', {
+      params: { tenantId: zenith.tenantId, timelineId },
+    })
+  }
+  await zenith.safekeepers[2]?.stop('SIGKILL')
+  await client.query(`INSERT INTO t SELECT i, repeat('y', 500) FROM generate_series(1, 5000) i`)
+  await client.end()
+  await compute.kill()
+  await zenith.safekeepers[2]?.start()
+  await vi.waitFor(
+    async () => {
+      const [first, third] = [await state(0), await state(2)]
+      expect(third).toMatchObject({
+        flushLsn: first.flushLsn,
+        commitLsn: first.commitLsn,
+        lastLogTerm: first.lastLogTerm,
+        computeConnected: false,
+      })
+    },
+    { timeout: 60_000, interval: 200 },
+  )
+  expect(zenith.safekeepers[2]?.logTail(200)).toContain('catching up from a peer')
+}, 180_000)
 
 test('a whole installation in etcd: goes on while etcd is down, and can be changed afterwards', async () => {
   await using etcd = await EtcdServer.start()

@@ -411,10 +411,6 @@ export class Timeline {
     return openSegment(this, this.#context.offload?.archive ?? null, lsn)
   }
 
-  segmentPath(segment: number): string {
-    return this.#disk.path(segmentName(segment, false))
-  }
-
   /** Opens the segment's file, whichever name it has at the moment. */
   async openLocalSegment(lsn: Lsn): Promise<FileHandle> {
     const segment = segmentNumber(lsn)

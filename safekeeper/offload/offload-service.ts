@@ -13,7 +13,7 @@ import { WalArchive } from './wal-archive.ts'
 import { tailObject, type WalOwner, walFolder } from './wal-objects.ts'
 
 /** For all timelines together; each may hold a buffer of a segment's size. */
-const MAX_TRANSFERS = 6
+const MAX_TRANSFERS = 4
 const PARALLEL_SEGMENTS = 5
 const TICK_MS = 1_000
 const MIN_TICK_MS = 20

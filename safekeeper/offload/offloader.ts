@@ -15,7 +15,7 @@ import {
 } from './offload-plan.ts'
 import type { OffloadService } from './offload-service.ts'
 import { checkTail } from './segment-check.ts'
-import { compareObject, readFully, type Told, uploadBytes, uploadFile } from './transfers.ts'
+import { compareObject, readStart, type Told, upload } from './transfers.ts'
 import { segmentObject, tailObject } from './wal-objects.ts'
 
 const RETRY_MS = 50
@@ -40,8 +40,6 @@ export interface OffloadHost {
   /** Stores what the plan decided in the control file, in the background. */
   recordOffload(record: OffloadRecord): void
   removeWalBelow(lsn: Lsn): Promise<Lsn>
-  /** Path of a full segment's file. */
-  segmentPath(segment: number): string
   openLocalSegment(lsn: Lsn): Promise<FileHandle>
   /** Removes all WAL from this disk; the control file says that it is evicted. */
   leaveDisk(): Promise<void>
@@ -172,14 +170,14 @@ export class Offloader {
   async #perform(
     effect: Exclude<OffloadEffect, { kind: 'store' | 'awake' | 'asleep' }>,
   ): Promise<OffloadEvent> {
-    const { store, metrics } = this.#service
+    const { metrics } = this.#service
     const host = this.#host
     switch (effect.kind) {
       case 'upload-segment': {
         const { segment } = effect
         const name = segmentObject(host.control, segment)
-        const path = host.segmentPath(segment)
-        const outcome = await this.#transfer(() => uploadFile(store, name, path))
+        const lsn = segment * WAL_SEGMENT_SIZE
+        const outcome = await this.#upload(name, lsn, WAL_SEGMENT_SIZE)
         if (outcome === 'stored') metrics.offloadedBytes.inc(WAL_SEGMENT_SIZE)
         return { kind: 'segment-uploaded', segment, outcome }
       }
@@ -192,10 +190,9 @@ export class Offloader {
       case 'upload-tail': {
         const { name, flushLsn } = effect
         const object = tailObject(host.control, name)
-        const outcome = await this.#transfer(() =>
-          uploadBytes(store, object, () => this.#readTail(flushLsn)),
-        )
-        if (outcome === 'stored') metrics.offloadedBytes.inc(segmentOffset(flushLsn))
+        const length = segmentOffset(flushLsn)
+        const outcome = await this.#upload(object, flushLsn - length, length)
+        if (outcome === 'stored') metrics.offloadedBytes.inc(length)
         return { kind: 'tail-uploaded', name, outcome }
       }
       case 'verify-tail': {
@@ -236,20 +233,15 @@ export class Offloader {
     this.#log.warn({ err: error }, 'object storage does not do what was asked; trying again')
   }
 
+  #upload(name: string, lsn: Lsn, length: number) {
+    const open = () => this.#host.openLocalSegment(lsn)
+    const { store } = this.#service
+    return this.#transfer(() => upload(store, name, () => readStart(open, length)))
+  }
+
   #compare(name: string, lsn: Lsn, length: number) {
     const open = () => this.#host.openLocalSegment(lsn)
     return this.#transfer(() => compareObject(this.#service.store, name, open, length))
-  }
-
-  async #readTail(flushLsn: Lsn): Promise<Buffer> {
-    const bytes = Buffer.allocUnsafe(segmentOffset(flushLsn))
-    const handle = await this.#host.openLocalSegment(flushLsn - 1)
-    try {
-      await readFully(handle, bytes, bytes.length, 0)
-    } finally {
-      await handle.close()
-    }
-    return bytes
   }
 
   async #delete(name: string): Promise<boolean> {

@@ -14,10 +14,9 @@ import {
   type SegmentRange,
   segmentStart,
 } from '../store/segment-plan.ts'
-import { UPLOAD_SUFFIX } from './transfers.ts'
 
 const RESTORE_SUFFIX = '.restore'
-const SUFFIXES = [PARTIAL_SUFFIX, RESTORE_SUFFIX, UPLOAD_SUFFIX]
+const SUFFIXES = [PARTIAL_SUFFIX, RESTORE_SUFFIX]
 const ZEROS = Buffer.alloc(1024 * 1024)
 
 /** Removes every file of WAL; those that an earlier try left too. */
@@ -27,12 +26,10 @@ export async function removeAllWal(disk: SegmentDisk, flushLsn: Lsn): Promise<vo
   await disk.perform({ kind: 'mark', dirtyTail: false, localStartLsn: flushLsn })
 }
 
-/** Removes what transfers that a crash interrupted have left. */
+/** Removes what a restore that a crash interrupted has left. */
 export async function removeLeftovers(disk: SegmentDisk): Promise<void> {
   for (const { name } of await disk.list()) {
-    if (name.endsWith(RESTORE_SUFFIX) || name.endsWith(UPLOAD_SUFFIX)) {
-      await removeFile(disk.path(name))
-    }
+    if (name.endsWith(RESTORE_SUFFIX)) await removeFile(disk.path(name))
   }
 }
 

@@ -1,13 +1,10 @@
 /** Moves WAL between this disk and object storage, and compares the two. Decides nothing. */
-import { constants } from 'node:fs'
-import { copyFile, type FileHandle, rm } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { ZenithError } from '#libs/errors.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { UploadOutcome, VerifyOutcome } from './segment-uploads.ts'
 
 const COMPARE_BYTES = 1024 * 1024
-/** Copies of segments on their way; a crash may leave one behind. */
-export const UPLOAD_SUFFIX = '.upload'
 
 export interface Told<T> {
   outcome: T
@@ -16,39 +13,20 @@ export interface Told<T> {
 }
 
 /**
- * Uploads a finished file. A copy of it travels, not the file itself: the store may keep what it is
- * given by reference, and files of WAL can be written to again.
+ * Uploads what `read` gives. The bytes go through memory: the store may keep a file that it is given
+ * by reference, and files of WAL can be written to again; a copy on this disk would need space just
+ * when there is none and uploads are to make some.
  */
-export async function uploadFile(
+export async function upload(
   store: ObjectStore,
   name: string,
-  path: string,
+  read: () => Promise<Buffer>,
 ): Promise<Told<UploadOutcome>> {
-  const copy = path + UPLOAD_SUFFIX
-  return told(async () => {
-    try {
-      await copyFile(path, copy, constants.COPYFILE_FICLONE)
-      await store.putFile(name, copy)
-    } finally {
-      await rm(copy, { force: true })
-    }
-  })
-}
-
-export function uploadBytes(
-  store: ObjectStore,
-  name: string,
-  bytes: () => Promise<Buffer>,
-): Promise<Told<UploadOutcome>> {
-  return told(async () => store.put(name, await bytes()))
-}
-
-/** Every error but a taken name leaves open whether the object is there. */
-async function told(put: () => Promise<void>): Promise<Told<UploadOutcome>> {
   try {
-    await put()
+    await store.put(name, await read())
     return { outcome: 'stored', error: null }
   } catch (error) {
+    // Every error but a taken name leaves open whether the object is there.
     const taken = error instanceof ZenithError && error.code === 'already_exists'
     return taken ? { outcome: 'exists', error: null } : { outcome: 'unknown', error }
   }
@@ -82,8 +60,20 @@ export async function compareObject(
   }
 }
 
+/** The first `length` bytes of a file. */
+export async function readStart(open: () => Promise<FileHandle>, length: number): Promise<Buffer> {
+  const handle = await open()
+  try {
+    const bytes = Buffer.allocUnsafe(length)
+    await readFully(handle, bytes, length, 0)
+    return bytes
+  } finally {
+    await handle.close()
+  }
+}
+
 /** Reads exactly `length` bytes at `position` to the start of `target`. */
-export async function readFully(
+async function readFully(
   handle: FileHandle,
   target: Buffer,
   length: number,

@@ -19,6 +19,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
+import { callSafekeeper } from '#libs/api/safekeeper.ts'
 import { formatLsn, type Lsn, parseLsn, segmentFileName, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
 import { WalFollower } from '../fixtures/wal-follower.ts'
@@ -327,4 +328,13 @@ test('an idle timeline leaves the disk and comes back with the same bytes', asyn
   expect(after.evicted).toBe(false)
   await next.stop()
   expect(await service.digest(0, service.startLsn, lsn)).toBe(whole)
+
+  // Objects go with the timeline only when the control plane says so.
+  const { tenantId, timelineId } = service
+  const params = { tenantId, timelineId }
+  const url = service.safekeepers[0]?.url as string
+  await callSafekeeper(url, 'deleteTimeline', { params })
+  expect(objects(service).length).toBeGreaterThan(0)
+  await callSafekeeper(url, 'deleteTimeline', { params, query: { objects: 'true' } })
+  expect([objects(service), tails(service)]).toEqual([[], []])
 })

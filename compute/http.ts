@@ -6,6 +6,7 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { type ComputeSettingsChange, computePaths } from '#libs/api/compute.ts'
+import type { NodeInfo } from '#libs/api/control.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { problemOf } from '#libs/http/problem.ts'
 import type { Logger } from '#libs/log.ts'
@@ -77,6 +78,11 @@ export class SupervisorHttp {
       case `POST ${computePaths.changeSettings.path}`: {
         const change = JSON.parse(body) as ComputeSettingsChange
         return json(200, await this.#supervisor.settings.change(change))
+      }
+      case `POST ${computePaths.setSafekeepers.path}`: {
+        const { safekeepers } = JSON.parse(body) as { safekeepers: NodeInfo[] }
+        this.#supervisor.setSafekeepers(safekeepers)
+        return json(200, this.#supervisor.status())
       }
       case `POST ${computePaths.systemSettings.path}`:
         return this.#storeSystemSettings()

@@ -71,6 +71,8 @@ export class Postgres {
      * postgres_fdw): to this server, as in a stock one whose socket is at libpq's default place.
      */
     self: { host: string; user: string }
+    /** Where libpq within the server looks up services; default: nowhere. */
+    serviceFile?: string
     logFile: string
   }): Postgres {
     const program = findPostgres(options.prefix).bin('postgres')
@@ -87,7 +89,11 @@ export class Postgres {
     const child = spawn(
       'setpriv',
       [...identity, '--pdeathsig', 'KILL', '--', program, '-D', options.dataFolder, ...settings],
-      { stdio: ['ignore', log, log], cwd: options.dataFolder, env: childEnvironment(options.self) },
+      {
+        stdio: ['ignore', log, log],
+        cwd: options.dataFolder,
+        env: childEnvironment(options.self, options.serviceFile),
+      },
     )
     closeSync(log)
     return new Postgres(child, options.dataFolder)
@@ -153,8 +159,12 @@ function statusLine(file: string): string | null {
 }
 
 /** Only what Postgres needs: no secrets or PG* settings of whoever started us. */
-function childEnvironment(self: { host: string; user: string }): Record<string, string> {
+function childEnvironment(
+  self: { host: string; user: string },
+  serviceFile: string | undefined,
+): Record<string, string> {
   return {
+    ...(serviceFile === undefined ? {} : { PGSERVICEFILE: serviceFile }),
     PATH: process.env['PATH'] ?? '/usr/bin:/bin',
     LC_ALL: 'C.UTF-8',
     TZ: 'UTC',

@@ -70,13 +70,13 @@ export async function keepAccessFiles(
   log: Logger,
 ): Promise<() => void> {
   const ca = credentials.tls()?.ca
-  if (ca !== undefined) replace(join(dataFolder, CA_FILE), ca)
+  if (ca !== undefined) replacePrivateFile(join(dataFolder, CA_FILE), ca)
   if (spec.safekeeperAccess?.token === undefined) return () => {}
   let written = ''
   const update = async () => {
     const token = await credentials.token({ for: 'wal', target: null })
     if (token === null || token === written) return
-    replace(join(dataFolder, PASSFILE), `*:*:*:*:${token}\n`)
+    replacePrivateFile(join(dataFolder, PASSFILE), `*:*:*:*:${token}\n`)
     written = token
   }
   await update()
@@ -88,7 +88,8 @@ export async function keepAccessFiles(
   return () => clearInterval(timer)
 }
 
-function replace(file: string, text: string): void {
+/** For Postgres' eyes only; a crash leaves the old file or the new one. */
+export function replacePrivateFile(file: string, text: string): void {
   writeFileSync(`${file}.new`, text, { mode: 0o600 })
   chmodSync(`${file}.new`, 0o600)
   giveTo(`${file}.new`)

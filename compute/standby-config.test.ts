@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import type { ComputeSpec } from '#libs/api/control.ts'
 import type { ControlFile } from '#libs/pg/control-file.ts'
-import { standbySettings } from './standby-config.ts'
+import { safekeeperService, standbySettings } from './standby-config.ts'
 
 const DATA = '/data folder'
 const node = (id: number) => ({ id, host: '127.0.0.1', pgPort: 5453 + id, httpPort: 7675 + id })
@@ -30,9 +30,13 @@ const control = {
 } as ControlFile
 
 describe('settings of a standby', () => {
-  it('name every safekeeper, and the branch', () => {
+  it('name a file with every safekeeper, and the branch', () => {
     const { primary_conninfo: conninfo } = standbySettings(spec, control, DATA)
-    expect(conninfo).toContain('host=127.0.0.1,127.0.0.1 port=5454,5455 ')
+    expect(conninfo).toContain('service=safekeepers ')
+    expect(conninfo).not.toContain('host=')
+    expect(safekeeperService(spec.safekeepers)).toBe(
+      '[safekeepers]\nhost=127.0.0.1,127.0.0.1\nport=5454,5455\n',
+    )
     expect(conninfo).toContain(`-c timeline_id=${spec.timelineId}`)
   })
 

@@ -1,9 +1,13 @@
 /** Settings of computes that only read, besides those that every compute has. Pure. */
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec, NodeInfo } from '#libs/api/control.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { ControlFile } from '#libs/pg/control-file.ts'
 import { targetOptions } from '#libs/pgwire/session-target.ts'
 import { accessConninfo } from './safekeeper-access.ts'
+
+/** In the data folder of a replica: its safekeepers, as libpq reads them. */
+export const SERVICE_FILE = 'safekeepers.conf'
+const SERVICE = 'safekeepers'
 
 /** How soon a replica whose safekeeper is gone turns to another one. */
 const RETRY_INTERVAL = '200ms'
@@ -41,17 +45,17 @@ function atLeast(spec: ComputeSpec, name: string, needed: number): string {
 
 /**
  * Any of the safekeepers will do, since all serve committed WAL only; libpq tries them in random
- * order until one answers.
+ * order until one answers. Where they are is in a service file, which libpq reads each time that it
+ * connects: the members of a branch change, and what is on the command line cannot.
  */
 export function safekeeperConninfo(spec: ComputeSpec, dataFolder: string): string {
-  const { safekeepers, endpoint } = spec
+  const { endpoint } = spec
   const options = targetOptions({
     tenantId: parseTenantId(spec.tenantId),
     timelineId: parseTimelineId(spec.timelineId),
   })
   return [
-    `host=${safekeepers.map(({ host }) => host).join(',')}`,
-    `port=${safekeepers.map(({ pgPort }) => pgPort).join(',')}`,
+    `service=${SERVICE}`,
     'load_balance_hosts=random',
     'connect_timeout=3',
     'user=standby',
@@ -59,4 +63,11 @@ export function safekeeperConninfo(spec: ComputeSpec, dataFolder: string): strin
     `options='${options}'`,
     ...accessConninfo(spec, dataFolder),
   ].join(' ')
+}
+
+/** Contents of the service file. */
+export function safekeeperService(safekeepers: readonly NodeInfo[]): string {
+  const hosts = safekeepers.map(({ host }) => host).join(',')
+  const ports = safekeepers.map(({ pgPort }) => pgPort).join(',')
+  return `[${SERVICE}]\nhost=${hosts}\nport=${ports}\n`
 }

@@ -3,7 +3,7 @@
  * instance lives as long as its process.
  */
 import type { ComputeStatus } from '#libs/api/compute.ts'
-import type { ComputeSpec, EndpointReport, EndpointStatus } from '#libs/api/control.ts'
+import type { ComputeSpec, EndpointReport, EndpointStatus, NodeInfo } from '#libs/api/control.ts'
 import { ownCredentials } from '#libs/auth/credentials.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
@@ -36,11 +36,11 @@ import { protectedSettings } from './postgres-config.ts'
 import { type BackpressureFigures, PROGRESS_FILE_NAME, ProgressFile } from './progress-file.ts'
 import { logTail, Postgres } from './postgres.ts'
 import type { Role } from './role.ts'
-import { keepAccessFiles } from './safekeeper-access.ts'
+import { keepAccessFiles, replacePrivateFile } from './safekeeper-access.ts'
 import { oldestRestartLsn, restoreSlots } from './slot-files.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
-import { standbySettings } from './standby-config.ts'
+import { SERVICE_FILE, safekeeperService, standbySettings } from './standby-config.ts'
 
 /** A clean stop that takes longer is given up: nothing that was acknowledged depends on it. */
 const STOP_PATIENCE_MS = 20_000
@@ -59,6 +59,8 @@ export interface SupervisorOptions {
 export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #log: Logger
+  /** Who keeps the branch, as far as it was told. */
+  #safekeepers: readonly NodeInfo[]
   #state: LifecycleState = INITIAL_STATE
   #elected: { term: number | null; startLsn: Lsn | null } | null = null
   #startLsn: Lsn | null = null
@@ -83,6 +85,7 @@ export class Supervisor {
 
   constructor(options: SupervisorOptions) {
     this.#options = options
+    this.#safekeepers = options.spec.safekeepers
     this.#log = options.log
     const { spec, log } = options
     this.settings = new LiveSettings({ spec, log, superuser: SUPERUSER })
@@ -108,6 +111,16 @@ export class Supervisor {
   /** Asks for a clean stop; `ended` says when it is done. */
   stop(): void {
     this.#handle({ kind: 'stop-asked' })
+  }
+
+  /**
+   * Other safekeepers keep the branch. A replica's WAL receiver turns to them when the one that it
+   * has goes away; a primary learns of them from the safekeepers themselves.
+   */
+  setSafekeepers(safekeepers: readonly NodeInfo[]): void {
+    this.#safekeepers = safekeepers
+    if (this.#options.spec.mode !== 'replica' || this.#dataFolder === null) return
+    replacePrivateFile(join(this.#dataFolder, SERVICE_FILE), safekeeperService(safekeepers))
   }
 
   status(): ComputeStatus {
@@ -274,7 +287,10 @@ export class Supervisor {
       this.#dataFolder !== null && this.#control !== null && startLsn !== null,
       'Postgres needs a data folder',
     )
-    if (spec.mode === 'replica') await this.#keepAccessFiles(this.#dataFolder)
+    if (spec.mode === 'replica') {
+      await this.#keepAccessFiles(this.#dataFolder)
+      this.setSafekeepers(this.#safekeepers)
+    }
     if (spec.mode === 'primary') this.#shareProgress(this.#dataFolder)
     const postgres = Postgres.start({
       prefix: spec.postgresPrefix,
@@ -289,6 +305,7 @@ export class Supervisor {
         ...(spec.mode === 'primary' ? {} : standbySettings(spec, this.#control, this.#dataFolder)),
       },
       self: { host: this.#socketFolder ?? spec.host, user: SUPERUSER },
+      ...(spec.mode === 'replica' ? { serviceFile: join(this.#dataFolder, SERVICE_FILE) } : {}),
       logFile: place.postgresLog,
     })
     this.#postgres = postgres

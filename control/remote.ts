@@ -153,6 +153,14 @@ export const computeApi = {
       timeoutMs: SETTINGS_TIMEOUT_MS,
     }),
 
+  setSafekeepers: (host: string, httpPort: number, safekeepers: NodeInfo[]): Promise<unknown> =>
+    requestJson(
+      'POST',
+      urlOf({ host, httpPort }) + computePaths.setSafekeepers.path,
+      { safekeepers },
+      { timeoutMs: STATUS_TIMEOUT_MS },
+    ),
+
   stop: (host: string, httpPort: number): Promise<ComputeStatus> =>
     requestJson(
       'POST',

@@ -121,8 +121,16 @@ export async function safekeeperRemove(
     requireRunning(installation)
     const id = safekeeperId(installation, name)
     const url = installation.controlUrl
-    const plans = await planRemoval(installation, id, options.shrink === true)
-    await callControl(url, 'setSafekeeperState', { params: { id }, body: { state: 'draining' } })
+    // First of all nothing new is placed on it, so that what is planned is all there is.
+    const setState = (state: 'active' | 'draining') =>
+      callControl(url, 'setSafekeeperState', { params: { id }, body: { state } })
+    await setState('draining')
+    const plans = await planRemoval(installation, id, options.shrink === true).catch(
+      async (error: unknown) => {
+        await setState('active')
+        throw error
+      },
+    )
     const timeoutMs = options.timeout * 1000
     for (const { timeline, safekeepers } of plans) {
       await changeMembers(context, installation, { timeline, safekeepers, timeoutMs })

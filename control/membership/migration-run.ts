@@ -5,10 +5,10 @@ import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { Member } from '#libs/protocol/wal-push.ts'
-import { isActive, modeOf } from '../endpoint-state.ts'
+import { isActive, modeOf, startIsOverdue } from '../endpoint-state.ts'
 import { recordKey, type TimelineRecord } from '../records.ts'
 import { addressOf, type Registry } from '../registry.ts'
-import { pageserverApi, safekeeperApi } from '../remote.ts'
+import { computeApi, pageserverApi, safekeeperApi } from '../remote.ts'
 import { type SyncContext, syncSafekeepers } from '../safekeeper-sync.ts'
 import { type MemberReport, sameMembership } from './membership.ts'
 import { membershipOf, withMembership } from './membership-record.ts'
@@ -145,7 +145,26 @@ export class MigrationRun {
     const pageserver = await this.#registry.node('pageserver', pageserverId)
     const addresses = safekeepers.map((id) => this.#address(id))
     await pageserverApi.setSafekeepers(pageserver, this.#target, addresses)
+    await this.#tellReplicas(addresses)
     return { kind: 'told' }
+  }
+
+  /** Their Postgres knows no other way. Throws while one may be there and has not been told. */
+  async #tellReplicas(addresses: Member[]): Promise<void> {
+    const { tenantId, timelineId } = this.#target
+    for (const endpoint of await this.#registry.endpoints(tenantId)) {
+      if (endpoint.timelineId !== timelineId || modeOf(endpoint) !== 'replica') continue
+      if (!isActive(endpoint.status)) continue
+      const { name, host, httpPort } = endpoint
+      if (httpPort === null) {
+        if (startIsOverdue(endpoint, new Date())) continue
+        throw new ZenithError('unavailable', `replica "${name}" is just being started`)
+      }
+      await computeApi.setSafekeepers(host, httpPort, addresses).catch((error: unknown) => {
+        const gone = error instanceof ZenithError && error.code === 'unavailable'
+        if (!gone) throw error
+      })
+    }
   }
 
   /** Not while a compute writes: its own stream brings everybody up, or it is about to be replaced. */

@@ -53,6 +53,8 @@ export const computePaths = {
   stop: { method: 'POST', path: '/stop' },
   /** New settings of the endpoint: writes them to the configuration files and reloads. */
   changeSettings: { method: 'POST', path: '/settings' },
+  /** Who keeps the branch from now on (`{ safekeepers: NodeInfo[] }`): where a replica gets WAL. */
+  setSafekeepers: { method: 'POST', path: '/safekeepers' },
   /** From a backend after ALTER SYSTEM: answers once the control plane has it durably. */
   systemSettings: { method: 'POST', path: '/system-settings' },
 } as const

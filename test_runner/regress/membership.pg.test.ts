@@ -109,6 +109,7 @@ class Branch {
 test('each safekeeper is replaced under load, with the control plane killed at every step', async () => {
   await using zenith = await Installation.create({ safekeepers: 4 })
   const compute = await zenith.startCompute('main')
+  const replica = await zenith.startCompute('main', { name: 'reports', mode: 'replica' })
   const branch = new Branch(zenith, compute.spec.timelineId)
   const ledger = new Ledger(() => compute.connect(), 3)
   await ledger.createTables()
@@ -168,6 +169,13 @@ test('each safekeeper is replaced under load, with the control plane killed at e
   expect(await ledger.violations()).toEqual([])
   expect(await compute.value('SELECT pg_postmaster_start_time()::text')).toBe(startedAt)
   await branch.expectEqualLogs()
+  // The replica knew the first members only, none of which has kept its copy; it follows the others.
+  const count = await compute.value('SELECT count(*)::int FROM ledger')
+  const deadline = Date.now() + PATIENCE_MS
+  while ((await replica.value('SELECT count(*)::int FROM ledger')) !== count) {
+    if (Date.now() > deadline) throw new Error('the replica has lost its safekeepers')
+    await sleep(100)
+  }
 
   // Everything is also there for a compute that starts from nothing.
   await compute.kill()

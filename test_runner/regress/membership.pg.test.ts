@@ -109,7 +109,6 @@ class Branch {
 test('each safekeeper is replaced under load, with the control plane killed at every step', async () => {
   await using zenith = await Installation.create({ safekeepers: 4 })
   const compute = await zenith.startCompute('main')
-  const replica = await zenith.startCompute('main', { name: 'reports', mode: 'replica' })
   const branch = new Branch(zenith, compute.spec.timelineId)
   const ledger = new Ledger(() => compute.connect(), 3)
   await ledger.createTables()
@@ -117,6 +116,7 @@ test('each safekeeper is replaced under load, with the control plane killed at e
   const spare = (members: number[]) => [1, 2, 3, 4].find((id) => !members.includes(id)) as number
   ledger.start()
   await ledger.progress(50, PATIENCE_MS)
+  const replica = await zenith.startCompute('main', { name: 'reports', mode: 'replica' })
 
   // Step by step another member goes and the spare one comes, so that in the end every copy was
   // deleted and made anew.

@@ -1,12 +1,12 @@
 /** The control file of a timeline on disk: one writer, whole-file replacement. */
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { type ControlState, decodeControlState, encodeControlState } from '../control-state.ts'
 import type { DiskReserve } from './disk-reserve.ts'
-import { removeFile, replaceFile } from './files.ts'
+import { removeFile, replaceFile, syncDirectory } from './files.ts'
 
 export const CONTROL_FILE_NAME = 'safekeeper.control'
 const RETRY_MS = 1_000
@@ -15,6 +15,8 @@ export class ControlFile {
   #path: string
   #tail: Promise<void> = Promise.resolve()
   #stored: ControlState | null = null
+  /** Its bytes: the same once more need no write. */
+  #storedBytes: Buffer | null = null
   /** The newest state that was asked to be stored. */
   #newest: ControlState | null = null
   /** Fields that belong to the WAL store; null until it changed them. */
@@ -42,10 +44,13 @@ export class ControlFile {
   async read(): Promise<ControlState> {
     await removeFile(`${this.#path}.tmp`)
     const bytes = await readFile(this.#path)
+    // Its name may be newer than what is on disk of the folder, if the process before was killed.
+    await syncDirectory(dirname(this.#path))
     try {
       const state = decodeControlState(bytes)
       this.#stored = state
       this.#newest = state
+      this.#storedBytes = bytes
       return state
     } catch (error) {
       if (!(error instanceof ZenithError)) throw error
@@ -64,7 +69,9 @@ export class ControlFile {
     this.#newest = state
     const bytes = encodeControlState(state)
     const done = this.#tail.then(async () => {
+      if (this.#storedBytes?.equals(bytes)) return
       await this.#replace(bytes)
+      this.#storedBytes = bytes
       this.#stored = state
     })
     // The chain goes on after a failure; the caller of this write sees it.

@@ -25,7 +25,7 @@ export async function makeAuthority(name: string, nowMs: number): Promise<KeyPai
       { name: 'keyUsage', keyCertSign: true, cRLSign: true, critical: true },
     ],
   })
-  return { cert: made.cert, key: made.private }
+  return { cert: lines(made.cert), key: lines(made.private) }
 }
 
 /** A certificate for a service that is reached at `hosts`, names or addresses. */
@@ -49,7 +49,7 @@ export async function makeCertificate(
       },
     ],
   })
-  return { cert: made.cert, key: made.private }
+  return { cert: lines(made.cert), key: lines(made.private) }
 }
 
 /** Writes both; the key readable by its owner alone, and each file whole or not at all. */
@@ -62,6 +62,11 @@ function write(file: string, text: string, mode: number): void {
   mkdirSync(dirname(file), { recursive: true })
   writeFileSync(`${file}.new`, text, { mode })
   renameSync(`${file}.new`, file)
+}
+
+/** Ends with a newline, so that files can be joined by `cat`. */
+function lines(pem: string): string {
+  return `${pem.replaceAll('\r', '').trimEnd()}\n`
 }
 
 /** Begins a while ago, for clocks that are behind. */

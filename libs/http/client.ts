@@ -38,8 +38,8 @@ export async function requestJson<T>(
 export function requestText(
   method: string,
   url: string,
-  body: unknown,
-  { timeoutMs = 30_000, token = null, tls = null }: RequestOptions,
+  body?: unknown,
+  { timeoutMs = 30_000, token = null, tls = null }: RequestOptions = {},
 ): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
     const payload = body === undefined ? undefined : JSON.stringify(body)

@@ -228,9 +228,7 @@ test('TLS: stock clients verify it, plaintext is refused, and keys and certifica
   await expect(
     connectPgWire({ port: pgPort, options: targetOptions(target), token }),
   ).rejects.toThrow('encrypted connections only')
-  await expect(
-    requestText('GET', `http://127.0.0.1:${httpPort}/v1/status`, undefined, {}),
-  ).rejects.toMatchObject({
+  await expect(requestText('GET', `http://127.0.0.1:${httpPort}/v1/status`)).rejects.toMatchObject({
     code: 'unavailable',
   })
 

@@ -39,11 +39,15 @@ export async function compareObject(
   open: () => Promise<FileHandle>,
   length: number,
 ): Promise<Told<VerifyOutcome>> {
-  let handle: FileHandle | null = null
+  let handle: FileHandle
+  try {
+    handle = await open()
+  } catch (error) {
+    return { outcome: 'unknown', error }
+  }
   try {
     const size = await store.size(name)
     if (size !== length) return { outcome: size === null ? 'missing' : 'different', error: null }
-    handle = await open()
     const mine = Buffer.allocUnsafe(COMPARE_BYTES)
     for (let offset = 0; offset < length; offset += COMPARE_BYTES) {
       const count = Math.min(COMPARE_BYTES, length - offset)
@@ -56,7 +60,7 @@ export async function compareObject(
     const missing = error instanceof ZenithError && error.code === 'not_found'
     return missing ? { outcome: 'missing', error: null } : { outcome: 'unknown', error }
   } finally {
-    await handle?.close()
+    await handle.close()
   }
 }
 

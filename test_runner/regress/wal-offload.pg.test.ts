@@ -303,6 +303,22 @@ test('an idle timeline leaves the disk and comes back with the same bytes', asyn
   await eventually(evicted, 'the timeline to leave again')
   await eventually(() => localSegments(service, 0).length === 0, 'its files to go again')
 
+  // Killed at any moment of leaving and of coming back: the same log each time.
+  for (let round = 0; round < 3; round += 1) {
+    const reading = service.digest(0, segmentStart(lsn), lsn).catch(() => null)
+    await sleep(round * 20)
+    await service.safekeepers[0]?.process.stop('SIGKILL')
+    await reading
+    await service.safekeepers[0]?.process.start()
+    await sleep(900 + round * 60)
+    await service.safekeepers[0]?.process.stop('SIGKILL')
+    await service.safekeepers[0]?.process.start()
+    expect((await service.timeline(0)).flushLsn).toBe(before.flushLsn)
+    expect(await service.digest(0, service.startLsn, lsn)).toBe(whole)
+  }
+  await eventually(evicted, 'the timeline to leave after the kills')
+  await eventually(() => localSegments(service, 0).length === 0, 'its files to go after the kills')
+
   // A tail that is not what it was is refused, by name, and nothing goes on without it.
   const [name] = tails(service) as [string]
   const tail = join(objectDir(service), 'partial', name)

@@ -15,6 +15,7 @@ import {
 import { errorMessage } from '#libs/errors.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
+import { allMembers } from '#libs/protocol/quorum.ts'
 import type { PeerMetrics } from './peer-metrics.ts'
 import type { Timeline } from '../timeline.ts'
 import type { PeerAddresses } from './peer-addresses.ts'
@@ -29,7 +30,7 @@ const TICK_MS = 500
 const ANSWER_MS = 50
 /** A timeline that was just opened is published for so long, in case it lags. */
 const NEWBORN_MS = 10_000
-/** A peer that is asked about what it knows is not asked again before; longer if nothing came of it. */
+/** Between two questions about one timeline; and to a peer that knew nothing after all. */
 const ASK_AGAIN_MS = 1_000
 const ASK_IN_VAIN_MS = 10_000
 
@@ -59,6 +60,8 @@ interface Known {
   sinceMs: number
   askAgainAtMs: number
   asking: boolean
+  /** Peers that were asked in vain, and until when they are not asked again. */
+  inVain: Map<number, number>
 }
 
 export class PeerExchange {
@@ -164,6 +167,7 @@ export class PeerExchange {
         sinceMs: performance.now(),
         askAgainAtMs: 0,
         asking: false,
+        inVain: new Map(),
       })
       // Peers of a quiet timeline say nothing by themselves, and this copy may lag.
       this.#options.discovery.request(key)
@@ -171,8 +175,14 @@ export class PeerExchange {
   }
 
   async #askWhoKnows(known: Known, peers: readonly DiscoveryMessage[]): Promise<void> {
-    const { timeline } = known
-    const id = peerToAsk(positionsOf(timeline), peers)
+    const { timeline, inVain } = known
+    const nowMs = performance.now()
+    const members = new Set(allMembers(timeline.control.configuration).map(({ id }) => id))
+    // Whoever praises itself without reason must not keep us from asking the others.
+    const askable = peers.filter(
+      ({ nodeId }) => members.has(nodeId) && (inVain.get(nodeId) ?? nowMs) <= nowMs,
+    )
+    const id = peerToAsk(positionsOf(timeline), askable)
     if (id === null) return
     known.asking = true
     const before = positionsOf(timeline)
@@ -196,7 +206,10 @@ export class PeerExchange {
       const after = positionsOf(timeline)
       const gained =
         after.commitLsn > before.commitLsn || after.remoteConsistentLsn > before.remoteConsistentLsn
-      known.askAgainAtMs = performance.now() + (gained ? ASK_AGAIN_MS : ASK_IN_VAIN_MS)
+      const askedAtMs = performance.now()
+      known.askAgainAtMs = askedAtMs + ASK_AGAIN_MS
+      if (gained) inVain.delete(id)
+      else inVain.set(id, askedAtMs + ASK_IN_VAIN_MS)
     }
   }
 

@@ -30,6 +30,7 @@ export function addSafekeeperCommands(program: Command): void {
     .argument('<name>', 'the safekeeper')
     .option('--shrink', 'let branches have one safekeeper less where there is no other')
     .option('--force', 'even if it cannot delete its copies: its disk goes')
+    .option('--undo', 'after one that was broken off: let it take new branches again')
     .addHelpText('after', example('zenith safekeeper remove sk2'))
     .action(async (name: string, _: unknown, command: Command) => {
       const { safekeeperRemove } = await import('./commands/safekeeper.ts')

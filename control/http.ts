@@ -8,7 +8,12 @@ import type { Endpoints } from './endpoints.ts'
 import type { Migrations } from './membership/migrations.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
-import { listSafekeepers, nextSafekeeperId, setSafekeeperState } from './safekeepers.ts'
+import {
+  inspectSafekeepers,
+  listSafekeepers,
+  nextSafekeeperId,
+  setSafekeeperState,
+} from './safekeepers.ts'
 import type { Tenants } from './tenants.ts'
 import type { Tokens } from './tokens.ts'
 
@@ -44,6 +49,7 @@ function handlersOf(parts: ControlParts): Handlers {
       safekeepers: await listSafekeepers(registry),
       nextId: await nextSafekeeperId(registry),
     }),
+    inspectSafekeepers: () => inspectSafekeepers(registry),
     setSafekeeperState: ({ params, body }) =>
       setSafekeeperState(registry, params.id, body.state, body.force === true),
     listMembers: () => migrations.list(),

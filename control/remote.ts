@@ -103,6 +103,9 @@ export const safekeeperApi = {
       timeoutMs: 10_000,
     }),
 
+  timelines: (node: NodeInfo): Promise<SafekeeperTimeline[]> =>
+    callSafekeeper(urlOf(node), 'listTimelines', { timeoutMs: STATUS_TIMEOUT_MS }),
+
   memberState: (
     node: NodeInfo,
     params: { tenantId: string; timelineId: string },

@@ -1,8 +1,10 @@
 /** Safekeepers as nodes: which there are, what they hold, and taking them out of service. */
-import type { SafekeeperNode } from '#libs/api/control.ts'
+import type { SafekeeperLook, SafekeeperNode } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
+import { parseLsn } from '#libs/lsn.ts'
 import { type NodeRecord, recordKey, type TimelineRecord } from './records.ts'
 import { addressOf, type Registry } from './registry.ts'
+import { safekeeperApi } from './remote.ts'
 
 export type SafekeeperState = 'active' | 'draining' | 'removed'
 
@@ -11,6 +13,37 @@ export async function listSafekeepers(registry: Registry): Promise<SafekeeperNod
   const timelines = await registry.timelines()
   const nodes = await registry.nodes('safekeeper')
   return nodes.map((node) => infoOf(node, timelines))
+}
+
+/** Asks each one in service what it has. */
+export async function inspectSafekeepers(registry: Registry): Promise<SafekeeperLook[]> {
+  const timelines = await registry.timelines()
+  const nodes = await registry.nodes('safekeeper')
+  const held = await Promise.all(
+    nodes.map((node) => safekeeperApi.timelines(node).catch(() => null)),
+  )
+  const ends = new Map<string, number>()
+  for (const { timelineId, commitLsn } of held.flatMap((one) => one ?? [])) {
+    ends.set(timelineId, Math.max(ends.get(timelineId) ?? 0, parseLsn(commitLsn)))
+  }
+  return nodes.map(({ id }, index) => {
+    const own = held[index] ?? null
+    if (own === null) return { id, answers: false, lagBytes: null, lost: [] }
+    const lags = own.map(({ timelineId, flushLsn }) =>
+      Math.max(0, (ends.get(timelineId) ?? 0) - parseLsn(flushLsn)),
+    )
+    const has = new Set(own.map(({ timelineId }) => timelineId))
+    const lost = timelines.filter(
+      ({ state, safekeepers, timelineId }) =>
+        state === 'active' && safekeepers.includes(id) && !has.has(timelineId),
+    )
+    return {
+      id,
+      answers: true,
+      lagBytes: lags.reduce((sum, lag) => sum + lag, 0),
+      lost: lost.map(({ timelineId }) => timelineId),
+    }
+  })
 }
 
 /** The first id that no safekeeper has or had. */

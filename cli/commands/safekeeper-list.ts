@@ -1,14 +1,10 @@
 /** `zenith safekeeper list`: the safekeepers, who keeps which branch, and changes under way. */
 import type { MembershipInfo, SafekeeperNode } from '#libs/api/control.ts'
 import { callControl } from '#libs/api/control-client.ts'
-import { callSafekeeper, type SafekeeperTimeline } from '#libs/api/safekeeper.ts'
-import { parseLsn } from '#libs/lsn.ts'
 import type { Installation } from '../installation/installation.ts'
 import { formatTable } from '../output/table.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
 import { safekeeperName, safekeeperNames } from './safekeeper-names.ts'
-
-const ANSWER_TIMEOUT_MS = 2_000
 
 interface Listed extends SafekeeperNode {
   name: string
@@ -26,62 +22,26 @@ export async function safekeeperList(options: CommonOptions): Promise<void> {
   const context = new CommandContext(options)
   const installation = context.openRunning()
   const url = installation.controlUrl
-  const [{ safekeepers }, branches] = await Promise.all([
+  const [{ safekeepers }, branches, looks] = await Promise.all([
     callControl(url, 'listSafekeepers'),
     callControl(url, 'listMembers'),
+    callControl(url, 'inspectSafekeepers'),
   ])
-  const held = await Promise.all(safekeepers.map(timelinesOf))
-  const ends = newestCommits(held)
-  const listed = safekeepers.map((node, index): Listed => {
-    const timelines = held[index] ?? null
-    return {
-      ...node,
-      name: safekeeperName(installation, node.id),
-      answers: timelines !== null,
-      lagBytes: timelines === null ? null : lagOf(timelines, ends),
-    }
+  const listed = safekeepers.map((node): Listed => {
+    const look = looks.find(({ id }) => id === node.id)
+    const { answers, lagBytes } = look ?? { answers: false, lagBytes: null }
+    return { ...node, name: safekeeperName(installation, node.id), answers, lagBytes }
   })
   const kept = branches.map(
-    (branch): Kept => ({ ...branch, lost: lostBy(branch, safekeepers, held) }),
+    (branch): Kept => ({
+      ...branch,
+      lost: looks.filter(({ lost }) => lost.includes(branch.timelineId)).map(({ id }) => id),
+    }),
   )
   context.show(
     { safekeepers: listed, branches: kept },
     [nodeTable(listed), branchTable(installation, kept), ...hints(installation, kept)].join('\n'),
   )
-}
-
-/** Members that answer and have no copy, although they should: their disk was lost, or is damaged. */
-function lostBy(
-  { timelineId, safekeepers: members }: MembershipInfo,
-  nodes: readonly SafekeeperNode[],
-  held: readonly (SafekeeperTimeline[] | null)[],
-): number[] {
-  return members.filter((id) => {
-    const timelines = held[nodes.findIndex((node) => node.id === id)] ?? null
-    return timelines !== null && !timelines.some((one) => one.timelineId === timelineId)
-  })
-}
-
-function timelinesOf(node: SafekeeperNode): Promise<SafekeeperTimeline[] | null> {
-  const baseUrl = `http://${node.host}:${node.httpPort}`
-  return callSafekeeper(baseUrl, 'listTimelines', { timeoutMs: ANSWER_TIMEOUT_MS }).catch(
-    () => null,
-  )
-}
-
-function newestCommits(held: readonly (SafekeeperTimeline[] | null)[]): Map<string, number> {
-  const ends = new Map<string, number>()
-  for (const { timelineId, commitLsn } of held.flatMap((timelines) => timelines ?? [])) {
-    ends.set(timelineId, Math.max(ends.get(timelineId) ?? 0, parseLsn(commitLsn)))
-  }
-  return ends
-}
-
-function lagOf(timelines: readonly SafekeeperTimeline[], ends: Map<string, number>): number {
-  const lags = timelines.map(({ timelineId, flushLsn }) =>
-    Math.max(0, (ends.get(timelineId) ?? 0) - parseLsn(flushLsn)),
-  )
-  return lags.reduce((sum, lag) => sum + lag, 0)
 }
 
 function nodeTable(listed: readonly Listed[]): string {

@@ -114,7 +114,7 @@ export async function safekeeperSpread(count: number, options: ChangeOptions): P
 
 export async function safekeeperRemove(
   name: string,
-  options: ChangeOptions & { shrink?: boolean; force?: boolean },
+  options: ChangeOptions & { shrink?: boolean; force?: boolean; undo?: boolean },
 ): Promise<void> {
   const context = new CommandContext(options)
   await context.change('zenith safekeeper remove', async (installation) => {
@@ -124,6 +124,10 @@ export async function safekeeperRemove(
     // First of all nothing new is placed on it, so that what is planned is all there is.
     const setState = (state: 'active' | 'draining') =>
       callControl(url, 'setSafekeeperState', { params: { id }, body: { state } })
+    if (options.undo === true) {
+      const node = await setState('active')
+      return context.show(node, `Safekeeper ${name} takes new branches again.\n`)
+    }
     await setState('draining')
     const plans = await planRemoval(installation, id, options.shrink === true).catch(
       async (error: unknown) => {

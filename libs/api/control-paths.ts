@@ -7,6 +7,7 @@ export const controlPaths = {
   registerPageserver: { method: 'PUT', path: '/v1/pageserver/:id' },
   registerSafekeeper: { method: 'PUT', path: '/v1/safekeeper/:id' },
   listSafekeepers: { method: 'GET', path: '/v1/safekeeper' },
+  inspectSafekeepers: { method: 'GET', path: '/v1/safekeeper/inspect' },
   setSafekeeperState: { method: 'POST', path: '/v1/safekeeper/:id/state' },
   listMembers: { method: 'GET', path: '/v1/members' },
   getMembers: { method: 'GET', path: '/v1/tenant/:tenantId/timeline/:timelineId/members' },

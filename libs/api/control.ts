@@ -261,6 +261,17 @@ export const SafekeeperNode = Type.Object({
 })
 export type SafekeeperNode = Static<typeof SafekeeperNode>
 
+/** What a safekeeper says when it is asked. */
+export const SafekeeperLook = Type.Object({
+  id: Type.Integer(),
+  answers: Type.Boolean(),
+  /** Bytes that it is behind the newest commit of its timelines; null while it does not answer. */
+  lagBytes: Nullable(Type.Integer()),
+  /** Timelines that it should keep and has no copy of: its disk was lost, or cannot be read. */
+  lost: Type.Array(IdText),
+})
+export type SafekeeperLook = Static<typeof SafekeeperLook>
+
 /** Who keeps a timeline, and how far a change of that is. */
 export const MembershipInfo = Type.Object({
   tenantId: IdText,
@@ -328,6 +339,12 @@ export const controlRoutes = routes({
       safekeepers: Type.Array(SafekeeperNode),
       nextId: Type.Integer(),
     }),
+  },
+  inspectSafekeepers: {
+    ...controlPaths.inspectSafekeepers,
+    summary: 'Asks each safekeeper what it has: how far behind, and what it lost',
+    params: None,
+    response: Type.Array(SafekeeperLook),
   },
   setSafekeeperState: {
     ...controlPaths.setSafekeeperState,

@@ -231,8 +231,9 @@ class Member {
       case 'delete-tail': {
         const entry = this.durable.partialBackups.find(({ name }) => name === effect.name)
         expect(entry?.state).toBe('deleting')
-        if (!fault || this.random() < 0.5) objects.delete(effect.name)
-        else if (this.random() < 0.5) this.store.late.push(() => objects.delete(effect.name))
+        const fate = fault ? this.random() : 0
+        if (fate < 0.5) objects.delete(effect.name)
+        else if (fate < 0.75) this.store.late.push(() => objects.delete(effect.name))
         this.step({ kind: 'tail-deleted', name: effect.name, done: !fault })
         break
       }

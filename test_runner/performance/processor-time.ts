@@ -49,11 +49,21 @@ export interface PostgresSeconds {
 
 /** What the processes of a Postgres server have used. */
 export function postgresSeconds(postmaster: number): PostgresSeconds {
-  const used: PostgresSeconds = {
-    backends: statOf(postmaster)?.childrenSeconds ?? 0,
-    walsender: 0,
-    others: processorSeconds(postmaster),
+  for (;;) {
+    const ended = statOf(postmaster)?.childrenSeconds ?? 0
+    const used = secondsOfChildren(postmaster)
+    // A session that ends meanwhile would be counted twice, or not at all.
+    if ((statOf(postmaster)?.childrenSeconds ?? 0) !== ended) continue
+    return {
+      ...used,
+      backends: used.backends + ended,
+      others: used.others + processorSeconds(postmaster),
+    }
   }
+}
+
+function secondsOfChildren(postmaster: number): PostgresSeconds {
+  const used: PostgresSeconds = { backends: 0, walsender: 0, others: 0 }
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue
     const stat = statOf(Number(name))

@@ -6,13 +6,14 @@
 import { expect, test } from 'vitest'
 import { runBatch } from './batch.ts'
 import { missedFloors } from './floors.ts'
+import { lateLeaderCuts } from './late-leader.ts'
 import { DIVERGENCE, findMutation, MUTATIONS } from './mutation-cases.ts'
 import { runParallelBatch } from './parallel-batch.ts'
 
 const FRESH_SEEDS = 2_000
 
 /** Seeds whose runs once showed a fault, of the service or of the simulation. */
-const REGRESSION_SEEDS = [1, 2, 52, 70, 76, 160, 164, 182, 289]
+const REGRESSION_SEEDS = [1, 2, 52, 70, 76, 160, 164, 182, 289, 5782, 20_114, 20_115]
 
 /** Another range every day; ZENITH_SIM_FROM runs one again. */
 function firstFreshSeed(): number {
@@ -47,6 +48,10 @@ test('2000 fresh seeds: safe, then live again, and about something', async () =>
   expect(report.failures, explain(report.failures)).toEqual([])
   expect(report.seeds).toBe(FRESH_SEEDS)
   expect(missedFloors(report)).toEqual([])
+})
+
+test('a late leader may still cut what a peer of a later term calls committed', () => {
+  expect(lateLeaderCuts(3)).toBeNull()
 })
 
 test.each(MUTATIONS)('noticed: $rule ($name)', (mutation) => {

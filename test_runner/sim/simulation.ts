@@ -80,6 +80,7 @@ export class Simulation {
   readonly #objects: SimObjectStore
   #reader: SimReader | null = null
   #healed = false
+  #calm = false
 
   constructor(setup: SimulationSetup) {
     this.#seed = setup.seed
@@ -526,7 +527,9 @@ export class Simulation {
       if (proposer.fenced) proposer = this.#startProposer()
       return proposer
     }
+    this.#flap([...this.#safekeepers.values()].filter((one) => !core.includes(one)))
     this.#runFor(HEALED_MS, () => this.#settled(relieve(), before))
+    this.#calm = true
     for (const one of this.#safekeepers.values()) this.#hold(one, false)
     this.#runFor(HEALED_MS, () => {
       if (!this.#control.settled || !this.#settled(relieve(), before)) return false
@@ -538,6 +541,18 @@ export class Simulation {
       })
     })
     this.#check()
+  }
+
+  /** All but the core go on coming and going, every second or so. */
+  #flap(others: readonly SimSafekeeper[]): void {
+    if (others.length === 0) return
+    this.#scheduler.after(200 + this.#random.next() * 1500, () => {
+      if (this.#calm) return
+      const one = this.#random.pick(others)
+      this.#hold(one, !this.#held.has(one))
+      this.#coverage.count('comings and goings beside the core')
+      this.#flap(others)
+    })
   }
 
   /**

@@ -41,6 +41,7 @@ export const FLOORS: readonly { what: string; share: number }[] = [
   { what: 'requests done late', share: 0.05 },
   { what: 'page server is ahead of its safekeeper', share: 0.2 },
   { what: 'closed: other generation', share: 0.2 },
+  { what: 'comings and goings beside the core', share: 0.5 },
   { what: 'fault: cut', share: 0.2 },
   { what: 'fault: late', share: 0.2 },
   { what: 'fault: clog', share: 0.1 },

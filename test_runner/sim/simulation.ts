@@ -34,6 +34,8 @@ const TIMELINE = parseTimelineId('7'.repeat(32))
 const SYSTEM_ID = 7_123_456_789_012_345_678n
 const STORM_MS = 12_000
 const HEALED_MS = 60_000
+/** How long the core must do beside nodes that come and go. */
+const FLAPPING_MS = 1_200
 const MAX_STEPS = 400_000
 const CHECK_EVERY = 500
 const FIRST_PROPOSER = 100
@@ -528,7 +530,10 @@ export class Simulation {
       return proposer
     }
     this.#flap([...this.#safekeepers.values()].filter((one) => !core.includes(one)))
-    this.#runFor(HEALED_MS, () => this.#settled(relieve(), before))
+    const flappedMs = this.#scheduler.nowMs + FLAPPING_MS
+    this.#runFor(HEALED_MS, () => {
+      return this.#settled(relieve(), before) && this.#scheduler.nowMs >= flappedMs
+    })
     this.#calm = true
     for (const one of this.#safekeepers.values()) this.#hold(one, false)
     this.#runFor(HEALED_MS, () => {
@@ -543,10 +548,10 @@ export class Simulation {
     this.#check()
   }
 
-  /** All but the core go on coming and going, every second or so. */
+  /** All but the core go on coming and going, several times each second. */
   #flap(others: readonly SimSafekeeper[]): void {
     if (others.length === 0) return
-    this.#scheduler.after(200 + this.#random.next() * 1500, () => {
+    this.#scheduler.after(100 + this.#random.next() * 400, () => {
       if (this.#calm) return
       const one = this.#random.pick(others)
       this.#hold(one, !this.#held.has(one))

@@ -1,7 +1,8 @@
 /** Breadth-first exploration of every state, so that the first violation found has a shortest way to it. */
 import { errorMessage } from '#libs/errors.ts'
-import type { State, World } from './world.ts'
 import { StateSet } from './state-set.ts'
+import type { State } from './state.ts'
+import type { World } from './world.ts'
 
 export interface Exploration {
   /** Distinct states, and steps between them that were tried. */

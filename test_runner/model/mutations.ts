@@ -5,8 +5,11 @@ import { Acceptor, type AcceptorEffect, type AcceptorEvent } from '../../safekee
 
 /** Replaces the effects of every step. */
 function onEffects(change: (effects: AcceptorEffect[], event: AcceptorEvent) => AcceptorEffect[]) {
-  const step = Acceptor.prototype.step
-  Acceptor.prototype.step = function mutated(this: Acceptor, event) {
+  const prototype = Acceptor.prototype as {
+    step: (this: Acceptor, event: AcceptorEvent) => AcceptorEffect[]
+  }
+  const { step } = prototype
+  prototype.step = function mutated(event) {
     return change(step.call(this, event), event)
   }
 }

@@ -14,14 +14,13 @@ import type {
   MemberConfiguration,
   ProposerMessage,
 } from '#libs/protocol/wal-push.ts'
-import { majority, memberSets } from '#libs/protocol/quorum.ts'
 import type { AcceptorEffect, AcceptorEvent } from '../../safekeeper/acceptor.ts'
 import type { ControlState } from '../../safekeeper/control-state.ts'
 import { AcceptorNodes } from './acceptor-node.ts'
+import { checkSafekeeper, committedLog, ModelViolation, type SafekeeperView } from './invariants.ts'
 import { type ProposerMove, ProposerNodes, type ProposerOutput } from './proposer-node.ts'
 import {
   endOf,
-  isPrefix,
   type Log,
   logBytes,
   placesBelow,
@@ -30,74 +29,15 @@ import {
   writersOf,
 } from './records.ts'
 import { Interner } from './snapshot.ts'
-
-export interface ModelOptions {
-  readonly safekeepers: number
-  readonly proposers: number
-  /** States in which a higher term is known are not followed. */
-  readonly maxTerm: number
-  /** Records that each compute may write. */
-  readonly writes: number
-  /** Safekeepers that each compute can reach; which ones is explored, where it makes a difference. */
-  readonly reach: number
-  /** Whether computes tell of commits with messages of their own, not on appends only. */
-  readonly news: boolean
-  /** Crashes of safekeepers, and broken connections, in one run. */
-  readonly crashes: number
-  readonly breaks: number
-}
-
-export class ModelViolation extends Error {}
-
-/** End of a connection, in a queue of messages. */
-const EOF = -1
-
-interface Compute {
-  core: number
-  /** Ids of the safekeepers that it can reach; connections to others are never made. */
-  readonly reach: readonly number[]
-  /** Place of its first own record; -1 until it may write. */
-  base: number
-  written: number
-  /** What it reads from one safekeeper for another. */
-  fetches: { node: number; donor: number; beginLsn: number; endLsn: number }[]
-}
-
-interface Disk {
-  node: number
-  control: number
-  log: number
-  durable: number
-  epoch: number
-}
-
-interface Link {
-  readonly id: number
-  readonly compute: number
-  readonly safekeeper: number
-  toSafekeeper: number[]
-  toCompute: number[]
-  /** The compute still uses it, the safekeeper still knows it. */
-  live: boolean
-  known: boolean
-}
-
-export interface State {
-  computes: (Compute | null)[]
-  disks: Disk[]
-  links: Link[]
-  linkCounter: number
-  committed: number
-  /** "term:compute:start" of every leader. */
-  leaders: string[]
-  crashes: number
-  breaks: number
-}
-
-export interface Action {
-  readonly name: string
-  readonly apply: (state: State) => void
-}
+import {
+  type Action,
+  type Compute,
+  type Disk,
+  EOF,
+  type Link,
+  type ModelOptions,
+  type State,
+} from './state.ts'
 
 export class World {
   readonly options: ModelOptions
@@ -602,6 +542,7 @@ export class World {
       case 'halt':
         throw new ModelViolation(`I10: safekeeper ${index + 1} halts: ${effect.reason}`)
       case 'committed':
+      case 'answer':
     }
   }
 
@@ -651,7 +592,6 @@ export class World {
     if (rival === undefined) state.leaders.push(leader)
   }
 
-  /** I11, I12, I13: what a compute calls committed is on a majority, and extends what was before. */
   #committed(state: State, index: number, lsn: number): void {
     this.seen.commits += 1
     const length = placesBelow(lsn)
@@ -662,65 +602,28 @@ export class World {
       this.#event(state, index, key, { kind: 'window', startLsn: lsn, endLsn: lsn })
     }
     const known = this.#logs.value(state.committed)
-    const held = this.#durableLogs(state)
-      .filter((log) => log.length >= length)
-      .map((log) => log.slice(0, length))
-    const log = held.find((one) => this.#isOnMajority(state, one))
-    if (log === undefined) {
-      throw new ModelViolation(
-        `I11: compute ${index} commits ${length} records, no majority has them`,
-      )
-    }
-    if (!isPrefix(known, log) && !isPrefix(log, known)) {
-      throw new ModelViolation(
-        `I12: committed was [${known}], now compute ${index} commits [${log}]`,
-      )
-    }
+    const log = committedLog(this.#views(state), this.#configuration, known, length)
     if (log.length > known.length) state.committed = this.#log(log)
   }
 
   #checkDisk(state: State, index: number): void {
     const committed = this.#logs.value(state.committed)
-    if (!this.#isOnMajority(state, committed)) {
-      throw new ModelViolation(`I8: [${committed}] was committed and is no longer on a majority`)
-    }
-    const mine = state.disks[index] as Disk
-    const acceptor = this.acceptors.state(mine.node)
-    const log = this.#logs.value(mine.log)
-    const below = log.slice(0, placesBelow(acceptor.commitLsn))
-    if (!isPrefix(below, committed)) {
-      throw new ModelViolation(
-        `I12: safekeeper ${index + 1} has committed [${below}], the truth is [${committed}]`,
-      )
-    }
-    const flushed = log.slice(0, placesBelow(acceptor.flushLsn))
-    if (acceptor.flushLsn > START_LSN + mine.durable * RECORD_BYTES) {
-      throw new ModelViolation(`I8: safekeeper ${index + 1} calls durable what is not`)
-    }
-    if (this.#controls.value(mine.control).term < acceptor.control.term) {
-      throw new ModelViolation(`I1: safekeeper ${index + 1} has a term that is not stored`)
-    }
-    for (const [other, disk] of state.disks.entries()) {
-      const rival = this.acceptors.state(disk.node)
-      if (other === index || rival.lastLogTerm !== acceptor.lastLogTerm) continue
-      const theirs = this.#logs.value(disk.log).slice(0, placesBelow(rival.flushLsn))
-      if (!isPrefix(theirs, flushed) && !isPrefix(flushed, theirs)) {
-        throw new ModelViolation(
-          `I6: logs of the same last term differ: [${flushed}] on ${index + 1}, [${theirs}] on ${other + 1}`,
-        )
+    checkSafekeeper(this.#views(state), this.#configuration, committed, index)
+  }
+
+  #views(state: State): SafekeeperView[] {
+    return state.disks.map((disk) => {
+      const acceptor = this.acceptors.state(disk.node)
+      return {
+        log: this.#logs.value(disk.log),
+        durable: disk.durable,
+        storedTerm: this.#controls.value(disk.control).term,
+        term: acceptor.control.term,
+        lastLogTerm: acceptor.lastLogTerm,
+        flushed: placesBelow(acceptor.flushLsn),
+        committed: placesBelow(acceptor.commitLsn),
       }
-    }
-  }
-
-  #durableLogs(state: State): Log[] {
-    return state.disks.map((disk) => this.#logs.value(disk.log).slice(0, disk.durable))
-  }
-
-  #isOnMajority(state: State, log: Log): boolean {
-    const holds = this.#durableLogs(state).map((one) => isPrefix(log, one))
-    return memberSets(this.#configuration).every(
-      (ids) => ids.filter((id) => holds[id - 1]).length >= majority(ids.length),
-    )
+    })
   }
 
   #message(message: ProposerMessage | AcceptorMessage): number {

@@ -178,7 +178,11 @@ export class SimControl {
       case 'elect':
         elect(effect.configuration, () => this.host.run(() => answer({ kind: 'elected' })))
         break
-      default:
+      case 'query':
+      case 'configure':
+      case 'bump-term':
+      case 'pull':
+      case 'delete':
         this.#ask(effect.node, effect, answer)
     }
   }

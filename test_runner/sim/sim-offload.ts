@@ -182,7 +182,10 @@ export class SimOffload {
       case 'remove-wal':
         this.#remove(effect.lsn, () => answer({ kind: 'wal-removed' }))
         break
-      default:
+      case 'remove-all-wal':
+      case 'restore':
+      case 'awake':
+      case 'asleep':
         throw new Violation('I19', `an idle timeline leaves (${effect.kind}) though none may here`)
     }
   }

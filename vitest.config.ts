@@ -1,7 +1,7 @@
 /**
  * Three kinds of tests, told apart by the name: `*.test.ts` needs nothing and runs in parallel,
  * `*.sim.test.ts` runs seeded simulations, `*.pg.test.ts` starts real Postgres and real services,
- * two files at a time: most of them wait rather than compute.
+ * three files at a time: most of them wait rather than compute.
  */
 import { defineConfig } from 'vitest/config'
 
@@ -44,7 +44,7 @@ export default defineConfig({
           include: [POSTGRES],
           testTimeout: 600_000 * patience,
           hookTimeout: 600_000 * patience,
-          maxWorkers: 2,
+          maxWorkers: 3,
           sequence: { groupOrder: 2 },
         },
       },

@@ -204,6 +204,11 @@ export class Timeline {
     return this.#acceptor.flushLsn
   }
 
+  /** End of what was received. */
+  get writeLsn(): Lsn {
+    return this.#acceptor.writeLsn
+  }
+
   get commitLsn(): Lsn {
     return this.#acceptor.commitLsn
   }

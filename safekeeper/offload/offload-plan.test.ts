@@ -80,6 +80,8 @@ class Member {
   saves: OffloadView['durable'][] = []
   flying: { effect: Task; body: string; cuts: number }[] = []
   inUse = true
+  /** Bytes of a record that has begun and was never finished. */
+  begunBytes = 0
   remoteConsistentLsn: Lsn = START
   plan: OffloadPlan
   nowMs = 0
@@ -109,6 +111,7 @@ class Member {
       startLsn: START,
       commitLsn,
       flushLsn,
+      writeLsn: flushLsn + this.begunBytes,
       lastLogTerm,
       cuts,
       localStartLsn: Math.max(START, this.diskStart),
@@ -514,6 +517,17 @@ describe('eviction', () => {
     member.step({ kind: 'wake' })
     settle([member], 6000)
     expect(member.awake).toBe(1)
+  })
+
+  it('does not leave with a record that has begun and was never finished', () => {
+    const member = idle()
+    member.begunBytes = 100
+    settle([member], 8000)
+    expect([member.evictions, member.plan.isPresent]).toEqual([0, true])
+    // A new leader has cut it.
+    member.begunBytes = 0
+    settle([member], 8000)
+    expect(member.evictions).toBe(1)
   })
 
   it('does not leave while it is used, nor with a tail whose object is gone', () => {

@@ -56,6 +56,8 @@ export interface OffloadView {
   startLsn: Lsn
   commitLsn: Lsn
   flushLsn: Lsn
+  /** End of what was received: beyond `flushLsn` lies what is not on disk, or no whole record yet. */
+  writeLsn: Lsn
   lastLogTerm: number
   /** How often this process has cut the log. */
   cuts: number
@@ -337,8 +339,10 @@ export class OffloadPlan {
   /** Nobody uses it, and all of it is in object storage. */
   #mayLeave(nowMs: number): boolean {
     const { evictAfterMs } = this.#options.settings
-    const { startLsn, commitLsn, flushLsn, lastLogTerm, durable, inUse, heldLsn } = this.#view
-    if (flushLsn === startLsn) return false
+    const { startLsn, commitLsn, flushLsn, writeLsn, lastLogTerm } = this.#view
+    const { durable, inUse, heldLsn } = this.#view
+    // A compute that ended in the middle of a record leaves the begun one behind.
+    if (flushLsn === startLsn || writeLsn !== flushLsn) return false
     if (evictAfterMs === null || inUse || heldLsn !== null || this.conflict !== null) return false
     if (this.#unusedSinceMs === null || nowMs - this.#unusedSinceMs < evictAfterMs) return false
     if (commitLsn !== flushLsn || durable.commitLsn !== flushLsn) return false

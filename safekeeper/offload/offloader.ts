@@ -30,6 +30,7 @@ export interface OffloadHost {
   readonly control: ControlState
   readonly stored: ControlState
   readonly flushLsn: Lsn
+  readonly writeLsn: Lsn
   readonly lastLogTerm: number
   readonly cuts: number
   readonly localStartLsn: Lsn
@@ -117,6 +118,7 @@ export class Offloader {
       startLsn: control.startLsn,
       commitLsn: control.commitLsn,
       flushLsn: host.flushLsn,
+      writeLsn: host.writeLsn,
       lastLogTerm: host.lastLogTerm,
       cuts: host.cuts,
       localStartLsn: host.localStartLsn,

@@ -24,14 +24,18 @@ const STEP_BYTES = 256 * 1024
  * when the timeline begins in this segment. Returns the end of the last whole record; a record that
  * continues in the next segment is fine. Throws `corrupt` for anything that cannot be WAL.
  */
-export async function checkSegment(bytes: Buffer, segmentLsn: Lsn, startLsn: Lsn): Promise<Lsn> {
+export function checkSegment(bytes: Buffer, segmentLsn: Lsn, startLsn: Lsn): Promise<Lsn> {
+  return inTurns(segmentCheck(bytes, segmentLsn, startLsn))
+}
+
+function* segmentCheck(bytes: Buffer, segmentLsn: Lsn, startLsn: Lsn): Generator<void, Lsn> {
   const first = startLsn > segmentLsn ? startLsn : firstRecord(bytes, segmentLsn)
   const scanner = new RecordScanner(first)
   for (let offset = first - segmentLsn; offset < bytes.length; offset += STEP_BYTES) {
     if (!scanner.feed(bytes, offset, Math.min(offset + STEP_BYTES, bytes.length))) {
       throw new ZenithError('corrupt', scanner.damage ?? 'damaged WAL')
     }
-    await nextTurn()
+    yield
   }
   return Math.min(scanner.recordEndLsn, segmentLsn + bytes.length)
 }
@@ -55,15 +59,27 @@ function firstRecord(bytes: Buffer, segmentLsn: Lsn): Lsn {
 }
 
 /** Throws `corrupt` unless all records of a tail are right and the last one ends at `flushLsn`. */
-export async function checkTail(bytes: Buffer, flushLsn: Lsn, startLsn: Lsn): Promise<void> {
+export function checkTail(bytes: Buffer, flushLsn: Lsn, startLsn: Lsn): Promise<void> {
+  return inTurns(tailCheck(bytes, flushLsn, startLsn))
+}
+
+/** `checkTail` in steps of bounded length, for whoever has other turns than those of the process. */
+export function* tailCheck(bytes: Buffer, flushLsn: Lsn, startLsn: Lsn): Generator<void, void> {
   const segmentLsn = flushLsn - segmentOffset(flushLsn)
   const name = `the stored end of the log at ${formatLsn(flushLsn)}`
   if (segmentLsn + bytes.length !== flushLsn) {
     const wanted = flushLsn - segmentLsn
     throw new ZenithError('corrupt', `${name} has ${bytes.length} bytes, not ${wanted}`)
   }
-  const end = await checkSegment(bytes, segmentLsn, startLsn)
+  const end = yield* segmentCheck(bytes, segmentLsn, startLsn)
   if (end !== flushLsn) {
     throw new ZenithError('corrupt', `${name} has its last whole record at ${formatLsn(end)}`)
+  }
+}
+
+async function inTurns<T>(steps: Generator<void, T>): Promise<T> {
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done) return step.value
+    await nextTurn()
   }
 }

@@ -42,6 +42,7 @@ export const DIVERGENCE: Partial<SimulationOptions> = {
   spares: 0,
   peers: false,
   clockErrorMs: 0,
+  evictAfterMs: null,
 }
 
 /** Aims at changes of the members while leaders of before go on. */
@@ -52,6 +53,15 @@ const CHANGES: Partial<SimulationOptions> = {
   calmMs: 300,
   rivalChance: 0.6,
   staleShare: 0.3,
+}
+
+/** Aims at timelines that leave the disks and come back, and at objects that rot. */
+const EVICTION: Partial<SimulationOptions> = {
+  offload: true,
+  evictAfterMs: 300,
+  rotShare: 0.4,
+  calmMs: 1500,
+  safekeepers: 3,
 }
 
 /** So that the log soon goes on in a second segment. */
@@ -147,6 +157,18 @@ export const MUTATIONS: readonly MutationCase[] = [
     name: 'remove-above-backup',
     rule: 'WAL is removed that is not in object storage',
     options: { startLsn: NEAR_END, offload: true, pageserver: true, objectStoreFailChance: 0.4 },
+    within: 200,
+  },
+  {
+    name: 'restore-without-check',
+    rule: 'a timeline is restored from what object storage gives, right or not',
+    options: EVICTION,
+    within: 200,
+  },
+  {
+    name: 'evict-without-compare',
+    rule: 'a timeline leaves the disk though the object of its tail was not compared with it',
+    options: EVICTION,
     within: 200,
   },
 ]

@@ -24,6 +24,8 @@ export type Mutation =
   | 'remove-above-backup'
   | 'skip-generation-check'
   | 'elected-again-with-foreign-log'
+  | 'restore-without-check'
+  | 'evict-without-compare'
 
 /** Effects as a safekeeper that breaks a rule would have them. */
 export function mutateEffects(

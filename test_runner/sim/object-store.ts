@@ -1,6 +1,7 @@
 /**
  * Object storage whose answers cannot be relied on: a request may fail after it was done, before, or
  * be done long after it was given up, even after a deletion of the same name. A name is written once.
+ * One object at a time may rot where it lies.
  */
 import type { Coverage } from './coverage.ts'
 import type { FaultKind, Faults } from './faults.ts'
@@ -17,6 +18,7 @@ export class SimObjectStore {
   readonly #coverage: Coverage
   readonly #fault: FaultKind
   readonly #failChance: number
+  #rot: { name: string; original: Buffer } | null = null
 
   constructor(options: {
     scheduler: Scheduler
@@ -35,6 +37,28 @@ export class SimObjectStore {
   /** What is there at this moment, for the oracle. */
   peek(name: string): Buffer | null {
     return this.#objects.get(name) ?? null
+  }
+
+  /** Name of the object that is not what was written; null while all are. */
+  get rotten(): string | null {
+    return this.#rot?.name ?? null
+  }
+
+  /** The object holds other bytes from now on, until it is repaired or deleted. */
+  rot(name: string, bytes: Buffer): void {
+    this.#rot = { name, original: this.#objects.get(name) as Buffer }
+    this.#objects.set(name, bytes)
+  }
+
+  /** An operator puts the right bytes back. */
+  repair(): void {
+    if (this.#rot !== null) this.#objects.set(this.#rot.name, this.#rot.original)
+    this.#rot = null
+  }
+
+  /** What was written under the name, rotten or not, for the oracle. */
+  peekOriginal(name: string): Buffer | null {
+    return this.#rot?.name === name ? this.#rot.original : this.peek(name)
   }
 
   put(
@@ -61,6 +85,7 @@ export class SimObjectStore {
   delete(name: string, answer: (done: boolean) => void): void {
     const remove = (): boolean => {
       this.#objects.delete(name)
+      if (this.#rot?.name === name) this.#rot = null
       return true
     }
     this.#request(remove, answer, () => false)

@@ -51,6 +51,10 @@ export interface SimulationOptions {
   objectStoreFailChance: number
   /** Clocks are off by this much, and run wrong by the thousandth part of it. */
   clockErrorMs: number
+  /** After how long without use timelines leave the disks, with quiet times for it; null: never. */
+  evictAfterMs: number | null
+  /** The stored end of a log rots, of what happens to nodes. */
+  rotShare: number
 }
 
 export function drawOptions(random: Prng): SimulationOptions {
@@ -96,6 +100,8 @@ export function drawOptions(random: Prng): SimulationOptions {
     offload: random.chance(0.6),
     objectStoreFailChance: random.pick([0, 0.1, 0.4]),
     clockErrorMs: random.pick([0, 50, 3_600_000]),
+    evictAfterMs: random.pick([null, 300, 300, 1500]),
+    rotShare: random.pick([0, 0.1, 0.4]),
   }
 }
 

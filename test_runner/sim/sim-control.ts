@@ -22,6 +22,7 @@ import type { Network } from './network.ts'
 import type { Oracle } from './oracle.ts'
 import type { Prng } from './prng.ts'
 import type { SimSafekeeper } from './sim-safekeeper.ts'
+import type { TimelineCopy } from './timeline-copy.ts'
 
 const TICK_MS = 200
 const TIMEOUT_MS = 3000
@@ -260,10 +261,7 @@ export class SimControl {
       target.request((request) => ({ kind: 'configure', request, configuration }), answered)
       return
     }
-    for (const { id } of donors) {
-      const donor = safekeepers.get(id) as SimSafekeeper
-      const copy = donor.copyFor(configuration, minimum)
-      if (copy === null) continue
+    const install = (donor: SimSafekeeper, copy: TimelineCopy): void => {
       target.host.after(random.next() * 500, () => {
         if (!donor.stillAt(copy)) answered('the donor followed another leader meanwhile')
         else if (!target.install(copy)) answered('it was deleted here')
@@ -272,9 +270,22 @@ export class SimControl {
           answered(null)
         }
       })
-      return
     }
-    answered('no donor can give it')
+    const ask = (index: number): void => {
+      const donor = safekeepers.get(donors[index]?.id ?? 0)
+      if (donor === undefined) {
+        answered('no donor can give it')
+        return
+      }
+      // Its tail may be in object storage only.
+      donor.occupy((leave) => {
+        const copy = leave && donor.copyFor(configuration, minimum)
+        leave?.()
+        if (copy === null) ask(index + 1)
+        else install(donor, copy)
+      })
+    }
+    ask(0)
   }
 
   #trace(what: string, a = 0, b = 0): void {

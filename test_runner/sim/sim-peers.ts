@@ -6,8 +6,13 @@
 import type { DiscoveryMessage } from '#libs/discovery/message.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import type { AcceptorMessage } from '#libs/protocol/wal-push.ts'
+import type { PeerPositions } from '../../safekeeper/acceptor.ts'
 import { peerToAsk } from '../../safekeeper/peers/peer-news.ts'
-import { PeerRecovery, type RecoveryEffect } from '../../safekeeper/peers/peer-recovery.ts'
+import {
+  type DonorState,
+  PeerRecovery,
+  type RecoveryEffect,
+} from '../../safekeeper/peers/peer-recovery.ts'
 import { PeerTable } from '../../safekeeper/peers/peer-table.ts'
 import type { Coverage } from './coverage.ts'
 import type { SimDiscovery } from './discovery.ts'
@@ -19,6 +24,7 @@ import type { SimSafekeeper } from './sim-safekeeper.ts'
 const TICK_MS = 500
 const PUBLISH_MS = 1000
 const READ_BYTES = 20_000
+const QUESTION_TIMEOUT_MS = 5000
 
 export interface SimPeersOptions {
   safekeeper: SimSafekeeper
@@ -37,6 +43,8 @@ export class SimPeers {
   #life = -1
   #connection: number | null = null
   #reading = 0
+  /** Lets the own timeline leave the disk again. */
+  #leave: () => void = () => {}
 
   constructor(options: SimPeersOptions) {
     this.#options = options
@@ -118,10 +126,10 @@ export class SimPeers {
     })
   }
 
-  /** A question to a peer and its answer; nothing when either cannot get through now. */
+  /** A question to a peer and its answer; null when either cannot get through now. */
   #question<T>(
     id: number,
-    ask: (peer: SimSafekeeper) => T | null,
+    ask: (peer: SimSafekeeper, reply: (said: T | null) => void) => void,
     answer: (said: T | null) => void,
   ) {
     const { network, safekeeper, safekeepers, random } = this.#options
@@ -129,24 +137,32 @@ export class SimPeers {
     const { life } = safekeeper.host
     const blocked = network.blockedMs(safekeeper.id, id) + network.blockedMs(id, safekeeper.id)
     network.scheduler.after(network.delayMs() + blocked, () => {
-      const said = peer === undefined || peer.acceptor === null ? null : ask(peer)
-      network.scheduler.after(network.delayMs() + random.next(), () => {
-        safekeeper.host.run(() => {
-          if (safekeeper.host.life === life && safekeeper.acceptor !== null) answer(said)
+      let open = true
+      const reply = (said: T | null): void => {
+        if (!open) return
+        open = false
+        network.scheduler.after(network.delayMs() + random.next(), () => {
+          safekeeper.host.run(() => {
+            if (safekeeper.host.life === life && safekeeper.acceptor !== null) answer(said)
+          })
         })
-      })
+      }
+      if (peer === undefined || peer.acceptor === null) reply(null)
+      else ask(peer, reply)
+      // The peer may end while it brings its own WAL back.
+      if (open) network.scheduler.after(QUESTION_TIMEOUT_MS, () => reply(null))
     })
   }
 
   #askPositions(id: number): void {
     const { safekeeper, coverage, mutation } = this.#options
-    this.#question(
+    this.#question<PeerPositions>(
       id,
-      ({ acceptor }) => {
-        if (acceptor === null) return null
+      ({ acceptor }, reply) => {
+        if (acceptor === null) return
         const { term, peerHorizonLsn, remoteConsistentLsn } = acceptor.control
         const { lastLogTerm, commitLsn } = acceptor
-        return { term, lastLogTerm, commitLsn, peerHorizonLsn, remoteConsistentLsn }
+        reply({ term, lastLogTerm, commitLsn, peerHorizonLsn, remoteConsistentLsn })
       },
       (peer) => {
         if (peer === null) return
@@ -169,16 +185,22 @@ export class SimPeers {
   }
 
   #ask(attempt: number, donor: number): void {
-    this.#question(
+    this.#question<DonorState>(
       donor,
-      ({ id, acceptor }) => {
-        if (acceptor === null) return null
+      ({ id, acceptor }, reply) => {
+        if (acceptor === null) return
         const { configuration, term, history } = acceptor.control
         const { lastLogTerm, flushLsn } = acceptor
         const { generation } = configuration
-        return { nodeId: id, generation, term, lastLogTerm, flushLsn, history }
+        reply({ nodeId: id, generation, term, lastLogTerm, flushLsn, history })
       },
-      (state) => this.#step({ kind: 'donor', attempt, state }),
+      (state) =>
+        this.#options.safekeeper.occupy((leave) => {
+          this.#leave()
+          this.#leave = leave ?? (() => {})
+          this.#step({ kind: 'donor', attempt, state: leave === null ? null : state })
+          if (this.#machine?.attempt === null) this.#leave()
+        }),
     )
   }
 
@@ -206,13 +228,16 @@ export class SimPeers {
     const reading = ++this.#reading
     const next = (lsn: Lsn): void => {
       if (endLsn !== null && lsn >= endLsn) return
-      this.#question(
+      this.#question<Buffer>(
         donor,
-        (peer) => {
-          const { acceptor } = peer
-          if (acceptor === null || acceptor.control.term !== term) return null
-          const limit = Math.min(acceptor.flushLsn, lsn + READ_BYTES, endLsn ?? Infinity)
-          return limit > lsn ? Buffer.from(peer.readWal(lsn, limit)) : Buffer.alloc(0)
+        (peer, reply) => {
+          const limit = Math.min(peer.flushLsn, lsn + READ_BYTES, endLsn ?? Infinity)
+          peer.reach(limit, (isThere) => {
+            const { acceptor } = peer
+            if (!isThere || acceptor?.control.term !== term) reply(null)
+            else if (limit <= lsn) reply(Buffer.alloc(0))
+            else reply(Buffer.from(peer.readWal(lsn, limit)))
+          })
         },
         (wal) => {
           if (this.#reading !== reading || this.#machine?.attempt !== attempt) return
@@ -232,6 +257,7 @@ export class SimPeers {
     const { safekeeper, coverage } = this.#options
     if (caughtUp) coverage.count('recoveries from a peer')
     this.#reading += 1
+    this.#leave()
     const connection = this.#connection
     this.#connection = null
     if (connection !== null) safekeeper.closeLocal(connection)

@@ -66,6 +66,7 @@ export class SimProposer {
   #written: Buffer = Buffer.alloc(0)
   #builder: WalBuilder | null = null
   #windowStart: Lsn = 0
+  #resting = false
   alive = true
   fenced = false
 
@@ -103,6 +104,11 @@ export class SimProposer {
 
   get endLsn(): Lsn {
     return this.#builder?.lsn ?? this.#windowStart
+  }
+
+  /** Writes nothing more. */
+  rest(): void {
+    this.#resting = true
   }
 
   crash(): void {
@@ -214,7 +220,7 @@ export class SimProposer {
   #writeLater(): void {
     const { random, maxWritePauseMs, limitLsn } = this.#options
     this.host.after(random.next() * maxWritePauseMs, () => {
-      if (this.fenced) return
+      if (this.fenced || this.#resting) return
       if (this.endLsn < limitLsn) {
         this.#append(() =>
           Array.from({ length: random.int(1, 4) }, () => ({
@@ -274,7 +280,28 @@ export class SimProposer {
     this.host.after(delayMs, () => {
       if (this.fenced || this.#links.has(id) || this.#fetchEpoch.get(id) !== epoch) return
       if (safekeeper === undefined || safekeeper.acceptor === null) failed()
-      else this.#attach(id, safekeeper)
+      else this.#occupy(id, safekeeper, epoch, failed)
+    })
+  }
+
+  /** The timeline has to be on the safekeeper's disk before anybody writes to it. */
+  #occupy(id: number, safekeeper: SimSafekeeper, epoch: number, failed: () => void): void {
+    let open = true
+    safekeeper.occupy((leave) => {
+      this.host.run(() => {
+        const isWanted = open && this.alive && !this.fenced && this.#fetchEpoch.get(id) === epoch
+        open = false
+        if (isWanted && !this.#links.has(id)) {
+          if (leave !== null && safekeeper.acceptor !== null) this.#attach(id, safekeeper)
+          else failed()
+        }
+        leave?.()
+      })
+    })
+    if (!open) return
+    this.host.after(CONNECT_TIMEOUT_MS, () => {
+      if (open && this.#fetchEpoch.get(id) === epoch) failed()
+      open = false
     })
   }
 
@@ -351,25 +378,35 @@ export class SimProposer {
       const blockedMs = network.blockedMs(fetch.donor, this.host.id)
       this.host.after(1 + blockedMs + random.next() * 5, () => {
         if (this.fenced || this.#fetchEpoch.get(fetch.node) !== epoch) return
-        const { acceptor } = donor
         const end = Math.min(
           fetch.endLsn,
           lsn + random.int(1, this.#options.maxRelayBytes),
-          acceptor?.flushLsn ?? 0,
+          donor.acceptor?.flushLsn ?? 0,
         )
-        const usable = acceptor !== null && acceptor.control.term === this.core.term && end > lsn
-        const header = usable ? this.core.relay(fetch.node, lsn, end) : null
-        if (header === null || this.#fetchFault.fires(this.#options.fetchFailChance)) {
-          coverage.count('broken fetches')
-          this.#step({ kind: 'fetch-ended', node: fetch.node, complete: false })
-          if (header !== null) this.#links.get(fetch.node)?.reset()
-          return
+        let open = true
+        const read = (isThere: boolean): void => {
+          if (open) this.host.run(() => relay(lsn, end, isThere))
+          open = false
         }
-        const link = this.#links.get(fetch.node)
-        if (link) this.#sendAppend(link, header, Buffer.from(donor.readWal(lsn, end)))
-        if (end < fetch.endLsn) next(end)
-        else this.#step({ kind: 'fetch-ended', node: fetch.node, complete: true })
+        donor.reach(end, read)
+        if (open) this.host.after(CONNECT_TIMEOUT_MS, () => read(false))
       })
+    }
+    const relay = (lsn: Lsn, end: Lsn, isThere: boolean): void => {
+      if (this.fenced || this.#fetchEpoch.get(fetch.node) !== epoch) return
+      const isOfTerm = donor.acceptor?.control.term === this.core.term
+      const usable = isThere && isOfTerm && end > lsn
+      const header = usable ? this.core.relay(fetch.node, lsn, end) : null
+      if (header === null || this.#fetchFault.fires(this.#options.fetchFailChance)) {
+        coverage.count('broken fetches')
+        this.#step({ kind: 'fetch-ended', node: fetch.node, complete: false })
+        if (header !== null) this.#links.get(fetch.node)?.reset()
+        return
+      }
+      const link = this.#links.get(fetch.node)
+      if (link) this.#sendAppend(link, header, Buffer.from(donor.readWal(lsn, end)))
+      if (end < fetch.endLsn) next(end)
+      else this.#step({ kind: 'fetch-ended', node: fetch.node, complete: true })
     }
     next(fetch.beginLsn)
   }

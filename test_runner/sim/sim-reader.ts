@@ -95,10 +95,16 @@ export class SimReader {
           this.#source = null
           return
         }
-        const wal = Buffer.from(safekeeper.readWal(from, end))
-        network.scheduler.after(back, () => {
-          this.host.run(() => {
-            if (this.host.life === life) this.#take(from, wal)
+        safekeeper.reach(end, (isThere) => {
+          if (!isThere) {
+            this.#source = null
+            return
+          }
+          const wal = Buffer.from(safekeeper.readWal(from, end))
+          network.scheduler.after(back, () => {
+            this.host.run(() => {
+              if (this.host.life === life) this.#take(from, wal)
+            })
           })
         })
       })

@@ -1,7 +1,7 @@
 /** A safekeeper in virtual time: the real acceptor, its effects on a simulated disk and network. */
-import { type Lsn, segmentOffset } from '#libs/lsn.ts'
+import { type Lsn, segmentNumber } from '#libs/lsn.ts'
 import { FrameReader } from '#libs/pgwire/frame-reader.ts'
-import { cutHistory, lastLogTerm } from '#libs/protocol/term-history.ts'
+import { lastLogTerm } from '#libs/protocol/term-history.ts'
 import {
   type AcceptorMessage,
   decodeProposerMessage,
@@ -12,6 +12,7 @@ import {
 import type { SyncPoint } from '../../control/membership/migration.ts'
 import { Acceptor, type AcceptorEffect, type AcceptorEvent } from '../../safekeeper/acceptor.ts'
 import type { ControlState } from '../../safekeeper/control-state.ts'
+import { segmentStart } from '../../safekeeper/store/segment-plan.ts'
 import type { Coverage } from './coverage.ts'
 import { SimDisk } from './disk.ts'
 import type { FaultKind, Faults } from './faults.ts'
@@ -25,11 +26,15 @@ import {
   mutateReply,
 } from './mutations.ts'
 import type { End, Link, Network } from './network.ts'
-import { LOG_BYTES, type Oracle, Violation, type Witness } from './oracle.ts'
+import { type Oracle, Violation, type Witness } from './oracle.ts'
 import type { Prng } from './prng.ts'
+import { AckedWal, type Residence } from './residence.ts'
 import { SimStore } from './sim-store.ts'
+import { copyOf, type TimelineCopy } from './timeline-copy.ts'
 
 const SAVE_MS = 3000
+/** Leaving the disk and coming back have few steps, and happen a few times in a run. */
+const CRASHES_ON_THE_WAY = 30
 
 export interface SimSafekeeperOptions {
   id: number
@@ -50,15 +55,6 @@ export interface SimSafekeeperOptions {
   archive: (from: Lsn, to: Lsn) => Buffer
   /** It is down, and comes back when the simulation calls `boot`. */
   onDown: (safekeeper: SimSafekeeper) => void
-}
-
-/** A timeline as it is copied to another safekeeper. */
-export interface TimelineCopy {
-  readonly control: ControlState
-  /** From the copy's `localStartLsn` on. */
-  readonly wal: Buffer
-  readonly donorTerm: number
-  readonly donorLogTerm: number
 }
 
 /** The other end of a connection. */
@@ -89,6 +85,9 @@ export class SimSafekeeper implements Witness {
   /** How often this life has cut the log. */
   cuts = 0
   readonly lost: Witness['lost'][number][] = []
+  /** Null when the timeline never leaves this disk. */
+  residence: Residence | null = null
+  #occupants = 0
   /** Nothing of this generation or a lower one may come back: survives crashes and wiped disks. */
   #tombstone = 0
   readonly #connections = new Map<number, Attached>()
@@ -102,9 +101,7 @@ export class SimSafekeeper implements Witness {
   #generation = 0
   #lifeCommit: Lsn
   #cleanTail = false
-  /** Acknowledged bytes: they must survive whatever happens, until a new leader cuts them. */
-  #ackedEnd: Lsn
-  readonly #acked = Buffer.alloc(LOG_BYTES)
+  readonly #acked: AckedWal
   #sinceAnswer = new Map<number, (refusal: string | null) => void>()
   #requests = 0
 
@@ -114,7 +111,7 @@ export class SimSafekeeper implements Witness {
     const { scheduler } = options.network
     this.host = new Host(options.id, `sk${options.id}`, scheduler, { offsetMs: 0, rate: 1 })
     this.#startLsn = options.control.startLsn
-    this.#ackedEnd = this.#startLsn
+    this.#acked = new AckedWal(this.#startLsn)
     this.#lifeCommit = this.#startLsn
     this.#crashFault = options.faults.kind('crash-between')
     this.#store = this.#newStore(options.control, this.#startLsn)
@@ -148,8 +145,22 @@ export class SimSafekeeper implements Witness {
     return this.acceptor?.commitLsn ?? this.#startLsn
   }
 
+  /** Where WAL begins that can be read from this disk. */
   get localStartLsn(): Lsn {
+    return this.durableControl.eviction?.flushLsn ?? this.#store.localStartLsn
+  }
+
+  /** Where the store says that the WAL on this disk begins. */
+  get diskStartLsn(): Lsn {
     return this.#store.localStartLsn
+  }
+
+  get evicted(): boolean {
+    return !this.absent && this.residence?.evicted === true
+  }
+
+  get inUse(): boolean {
+    return this.#connections.size > 0 || this.#occupants > 0
   }
 
   durableBytes(from: Lsn, to: Lsn): Buffer {
@@ -166,7 +177,7 @@ export class SimSafekeeper implements Witness {
 
   /** WAL as its streams send it: from object storage what was removed here. */
   readWal(from: Lsn, to: Lsn): Buffer {
-    const { localStartLsn } = this.#store
+    const { localStartLsn } = this
     if (from >= localStartLsn) return this.#store.read(from, to)
     const removed = this.#options.archive(from, Math.min(to, localStartLsn))
     return to <= localStartLsn
@@ -177,6 +188,68 @@ export class SimSafekeeper implements Witness {
   /** Removes whole segments below `lsn` from the disk. */
   removeWal(lsn: Lsn, done: () => void): void {
     this.#store.remove(lsn, done)
+  }
+
+  /**
+   * Brings the timeline to this disk and keeps it there until `leave` is called; null when it cannot
+   * be had. At once when no timeline is ever evicted; never when the process ends before.
+   */
+  occupy(occupied: (leave: (() => void) | null) => void): void {
+    if (this.acceptor === null || this.residence === null) {
+      occupied(this.acceptor && (() => {}))
+      return
+    }
+    const { life } = this.host
+    let isOccupied = true
+    const leave = (): void => {
+      if (isOccupied && this.host.life === life) this.#occupants -= 1
+      isOccupied = false
+    }
+    this.#occupants += 1
+    this.residence.wake((isThere) => {
+      if (!isThere) leave()
+      occupied(isThere ? leave : null)
+    })
+  }
+
+  /** Calls back when WAL below `to` can be read here; full segments of an evicted timeline can always. */
+  reach(to: Lsn, reached: (isThere: boolean) => void): void {
+    if (!this.evicted || to <= segmentStart(segmentNumber(this.flushLsn))) {
+      reached(true)
+      return
+    }
+    this.occupy((leave) => {
+      reached(leave !== null)
+      leave?.()
+    })
+  }
+
+  /** All WAL goes from this disk. */
+  leaveDisk(done: () => void): void {
+    this.checkElsewhere()
+    this.#trace('leaves its disk', this.flushLsn)
+    this.#store.leave(done)
+  }
+
+  /** The newest segment comes back, up to the end of the log. */
+  returnToDisk(tail: Buffer | null, done: (problem: string | null) => void): void {
+    this.#trace('returns to its disk', this.flushLsn)
+    this.#cleanTail = false
+    this.#store.restore(tail, (problem) => {
+      if (problem === null && !this.#ackedBytesIntact(this.#store.localStartLsn)) {
+        throw new Violation('I8', `safekeeper ${this.id} comes back with other bytes than it had`)
+      }
+      done(problem)
+    })
+  }
+
+  /** I8 of a timeline that is not on its disk: what it acknowledged is in object storage. */
+  checkElsewhere(): void {
+    if (this.durableControl.eviction === null) return
+    const { fromLsn, endLsn } = this.#acked
+    const archived = this.residence?.archived(fromLsn, endLsn)
+    if (archived?.equals(this.#acked.bytes(fromLsn)) === true) return
+    throw new Violation('I8', `safekeeper ${this.id} is evicted, and what it acknowledged is lost`)
   }
 
   /** What a page server tells of itself. */
@@ -206,6 +279,7 @@ export class SimSafekeeper implements Witness {
     this.host.die()
     this.#queue = []
     this.#busy = false
+    this.#occupants = 0
     this.#sinceAnswer.clear()
     // Until the log is read the oracle sees the medium as it was.
     this.#store = this.#newStore(this.#store.durableControl, this.#store.durableEnd)
@@ -213,8 +287,13 @@ export class SimSafekeeper implements Witness {
   }
 
   #open(control: ControlState, flushLsn: Lsn): void {
-    if (flushLsn < this.#ackedEnd || !this.#ackedBytesIntact()) {
+    const from = Math.max(this.#acked.fromLsn, this.#store.localStartLsn)
+    if (control.eviction !== null) this.checkElsewhere()
+    else if (!this.#ackedBytesIntact(from)) {
       throw new Violation('I8', `safekeeper ${this.id} lost what it had acknowledged`)
+    }
+    if (flushLsn < this.#acked.endLsn) {
+      throw new Violation('I8', `safekeeper ${this.id} has a shorter log than it acknowledged`)
     }
     if (control.term < this.#toldTerm) {
       throw new Violation('I1', `safekeeper ${this.id} forgot that it told term ${this.#toldTerm}`)
@@ -245,6 +324,9 @@ export class SimSafekeeper implements Witness {
     const wasUp = this.acceptor !== null
     this.#trace(power ? 'loses power' : 'is killed')
     this.#options.coverage.count(power ? 'power losses' : 'kills')
+    if (this.durableControl.eviction !== null) {
+      this.#options.coverage.count('crashes while evicted')
+    }
     this.acceptor = null
     this.host.die()
     this.#options.network.hostDied(this.host, power)
@@ -281,7 +363,7 @@ export class SimSafekeeper implements Witness {
     this.absent = true
     this.incarnation += 1
     this.#disk.wipe()
-    this.#ackedEnd = this.#startLsn
+    this.#acked.restart()
     this.#toldTerm = 0
     this.#generation = 0
   }
@@ -297,33 +379,8 @@ export class SimSafekeeper implements Witness {
 
   /** A copy for a new member, as a pull from here takes it; null when it cannot be had. */
   copyFor(configuration: MemberConfiguration, minimum: SyncPoint | null): TimelineCopy | null {
-    const { acceptor } = this
-    if (acceptor === null) return null
-    const { control, flushLsn } = acceptor
-    if (minimum !== null) {
-      const { lastLogTerm: term, flushLsn: end } = minimum.position
-      if ((acceptor.lastLogTerm - term || flushLsn - end) < 0) return null
-    }
-    const { startLsn, remoteConsistentLsn, backupLsn, commitLsn } = control
-    const settled = Math.min(remoteConsistentLsn, backupLsn, commitLsn)
-    const first = Math.max(control.localStartLsn, settled)
-    const localStartLsn = Math.max(startLsn, first - segmentOffset(first))
-    return {
-      control: {
-        ...control,
-        configuration,
-        term: Math.max(control.term, minimum?.term ?? 0),
-        history: cutHistory(control.history, flushLsn),
-        commitLsn: Math.min(commitLsn, flushLsn),
-        localStartLsn,
-        partialBackups: [],
-        eviction: null,
-        dirtyTail: false,
-      },
-      wal: Buffer.from(this.readWal(localStartLsn, flushLsn)),
-      donorTerm: control.term,
-      donorLogTerm: acceptor.lastLogTerm,
-    }
+    if (this.acceptor === null) return null
+    return copyOf(this.acceptor, configuration, minimum, (from, to) => this.readWal(from, to))
   }
 
   /** Whether nothing that was copied has been cut since. */
@@ -339,7 +396,7 @@ export class SimSafekeeper implements Witness {
     this.absent = false
     SimStore.install(this.#disk, control, wal)
     this.#store = this.#newStore(control, control.localStartLsn + wal.length)
-    this.#ackedEnd = control.localStartLsn
+    this.#acked.restart(control.localStartLsn)
     this.boot()
     return true
   }
@@ -350,6 +407,7 @@ export class SimSafekeeper implements Witness {
 
   /** A proposer connects; `open` makes the stream with this end. */
   accept(open: (end: End) => Link, peer: string): void {
+    this.#assertPresent()
     const id = ++this.#connectionCounter
     const reader = new FrameReader(MAX_FRAME_BYTES, (_tag, body) => {
       if (!this.#connections.has(id)) return
@@ -391,6 +449,7 @@ export class SimSafekeeper implements Witness {
 
   /** A connection from this very process. Answers come later, never within a call. */
   acceptLocal(peer: string, far: Far): number {
+    this.#assertPresent()
     const id = ++this.#connectionCounter
     this.#connections.set(id, {
       far: {
@@ -400,6 +459,11 @@ export class SimSafekeeper implements Witness {
       peer,
     })
     return id
+  }
+
+  #assertPresent(): void {
+    if (!this.evicted) return
+    throw new Violation('I8', `somebody writes to safekeeper ${this.id}, whose WAL is elsewhere`)
   }
 
   closeLocal(id: number): void {
@@ -441,8 +505,8 @@ export class SimSafekeeper implements Witness {
     }
   }
 
-  #crashes(before: string): boolean {
-    if (!this.#crashFault.fires(this.#options.crashChance)) return false
+  #crashes(before: string, times = 1): boolean {
+    if (!this.#crashFault.fires(times * this.#options.crashChance)) return false
     this.#options.coverage.count(`crash before ${before}`)
     this.crash(this.#crashFault.random.chance(0.6))
     return true
@@ -472,7 +536,7 @@ export class SimSafekeeper implements Witness {
         this.cuts += 1
         this.#trace('truncates at', effect.lsn)
         this.#busy = true
-        if (effect.lsn < this.#ackedEnd) this.#ackedEnd = effect.lsn
+        this.#acked.cut(effect.lsn)
         this.#store.truncate(effect.lsn, () => this.#resume())
         break
       case 'persist': {
@@ -527,7 +591,10 @@ export class SimSafekeeper implements Witness {
         disk: this.#disk,
         random: this.#options.random,
         coverage: this.#options.coverage,
-        crashes: () => this.#crashes('a step of the store'),
+        crashes: (doing) =>
+          doing === undefined
+            ? this.#crashes('a step of the store')
+            : this.#crashes(doing, CRASHES_ON_THE_WAY),
         maxDelayMs: this.#options.maxDiskDelayMs,
         eio: faults.kind('failed-sync'),
         eioChance,
@@ -578,7 +645,7 @@ export class SimSafekeeper implements Witness {
     if (vote.history.some((entry) => entry.startLsn > vote.flushLsn)) {
       throw new Violation('I5', `safekeeper ${this.id} tells a history beyond its log`)
     }
-    if (vote.flushLsn < this.#ackedEnd) {
+    if (vote.flushLsn < this.#acked.endLsn) {
       throw new Violation('I7', `safekeeper ${this.id} takes back what it acknowledged`)
     }
     this.#remember(vote.flushLsn)
@@ -592,20 +659,19 @@ export class SimSafekeeper implements Witness {
     const term = lastLogTerm(this.#store.durableControl.history, lsn)
     this.#options.oracle.toldFlush(this.id, lsn, term)
     // An ack may have waited behind a later one; it is true all the same.
-    if (lsn <= this.#ackedEnd) return
-    const bytes = this.#store.readDurable(this.#ackedEnd, lsn)
-    if (!bytes.equals(this.#store.read(this.#ackedEnd, lsn))) {
+    if (lsn <= this.#acked.endLsn) return
+    const from = Math.max(this.#acked.endLsn, this.localStartLsn)
+    const bytes = this.#store.readDurable(from, lsn)
+    if (!bytes.equals(this.#store.read(from, lsn))) {
       throw new Violation('I8', `safekeeper ${this.id} tells ${lsn}, which is not on its medium`)
     }
-    bytes.copy(this.#acked, this.#ackedEnd - this.#startLsn)
-    this.#ackedEnd = lsn
+    this.#acked.add(lsn, bytes)
   }
 
-  #ackedBytesIntact(): boolean {
-    const from = Math.max(this.#startLsn, this.#store.localStartLsn)
-    if (this.#ackedEnd <= from) return true
-    const expected = this.#acked.subarray(from - this.#startLsn, this.#ackedEnd - this.#startLsn)
-    return this.#store.readDurable(from, this.#ackedEnd).equals(expected)
+  #ackedBytesIntact(from: Lsn): boolean {
+    const { endLsn } = this.#acked
+    if (endLsn <= from) return true
+    return this.#store.readDurable(from, endLsn).equals(this.#acked.bytes(from))
   }
 
   #trace(what: string, a = 0, b = 0): void {

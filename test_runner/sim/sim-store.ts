@@ -20,6 +20,7 @@ import {
 import {
   SegmentPlan,
   segmentName,
+  type SegmentRange,
   segmentStart,
   type StoreEffect,
 } from '../../safekeeper/store/segment-plan.ts'
@@ -34,6 +35,7 @@ import type { Prng } from './prng.ts'
 
 const CONTROL = 'safekeeper.control'
 const TEMPORARY = 'safekeeper.control.tmp'
+const RESTORE_SUFFIX = '.restore'
 const RETRY_MS = 1000
 const SCAN_BYTES = 32_768
 
@@ -46,8 +48,8 @@ export interface SimStoreOptions {
   /** A sync reports an error. */
   eio: FaultKind
   eioChance: number
-  /** The process ends, or the machine, before an effect. */
-  crashes: () => boolean
+  /** The process ends, or the machine, before an effect of what is being done. */
+  crashes: (doing?: string) => boolean
   mutation: Mutation | null
   onDurable: (epoch: number, writeLsn: Lsn) => void
   /** The process must end: the disk failed. */
@@ -122,6 +124,12 @@ export class SimStore {
     const control = decodeControlState(disk.read(CONTROL, 0, disk.size(CONTROL)))
     this.durableControl = control
     this.#newestControl = control
+    if (control.eviction !== null) {
+      this.#removeLeftovers()
+      this.#begin(control.localStartLsn, control.eviction.flushLsn, null)
+      done(control, control.eviction.flushLsn)
+      return
+    }
     const files = disk.names().map((name) => ({
       name,
       sizeBytes: disk.size(name),
@@ -145,14 +153,79 @@ export class SimStore {
         this.#perform(effect, next)
         return
       }
-      const { startLsn, localStartLsn } = control
-      const { flushLsn } = scan
-      const { segments } = boot
-      this.#plan = new SegmentPlan({ startLsn, localStartLsn, endLsn: flushLsn, segments })
-      this.#written = flushLsn
-      done(control, flushLsn)
+      this.#removeLeftovers()
+      this.#begin(control.localStartLsn, scan.flushLsn, boot.segments)
+      done(control, scan.flushLsn)
     }
     next()
+  }
+
+  #begin(localStartLsn: Lsn, endLsn: Lsn, segments: SegmentRange | null): void {
+    const { startLsn } = this.durableControl
+    this.#plan = new SegmentPlan({ startLsn, localStartLsn, endLsn, segments })
+    this.#written = endLsn
+  }
+
+  /** What a restore that a crash interrupted has left. */
+  #removeLeftovers(): void {
+    for (const name of this.#disk.names()) {
+      if (name.endsWith(RESTORE_SUFFIX)) this.#disk.unlink(name)
+    }
+  }
+
+  /** Every file of WAL goes; the control file says already that the timeline is evicted. */
+  leave(done: () => void): void {
+    const plan = this.#plan as SegmentPlan
+    this.#until(
+      () => plan.settled,
+      () => {
+        const files = this.#disk.names().filter((name) => !name.startsWith(CONTROL))
+        const unlinks = files.map((name): StoreEffect => ({ kind: 'unlink', name }))
+        const localStartLsn = this.#written
+        const mark: StoreEffect = { kind: 'mark', dirtyTail: false, localStartLsn }
+        this.#performAll('leaving', [...unlinks, { kind: 'sync-folder' }, mark], () => {
+          this.#begin(localStartLsn, localStartLsn, null)
+          done()
+        })
+      },
+    )
+  }
+
+  /** Puts the newest segment back, which has `tail` up to the end of the log; `done` gets a problem. */
+  restore(tail: Buffer | null, done: (problem: string | null) => void): void {
+    const flushLsn = this.#written
+    const segment = segmentNumber(flushLsn)
+    const localStartLsn = Math.max(this.durableControl.startLsn, segmentStart(segment))
+    const to = segmentName(segment, true)
+    const from = to + RESTORE_SUFFIX
+    const mark: StoreEffect = { kind: 'mark', dirtyTail: false, localStartLsn }
+    const settle: StoreEffect[] = [{ kind: 'sync-folder' }, mark]
+    const back = (): void => {
+      this.#begin(localStartLsn, flushLsn, tail && { first: segment, newest: segment })
+      done(null)
+    }
+    if (tail === null) {
+      this.#performAll('returning', settle, back)
+      return
+    }
+    if (this.#disk.full) {
+      done('no space on this disk')
+      return
+    }
+    if (this.#options.crashes('returning')) return
+    this.#disk.create(from)
+    this.#disk.write(from, segmentOffset(flushLsn - tail.length), tail)
+    this.#disk.resize(from, WAL_SEGMENT_SIZE)
+    this.#sync(from, () => {
+      this.#performAll('returning', [{ kind: 'rename', from, to }, ...settle], back)
+    })
+  }
+
+  #performAll(doing: string, effects: StoreEffect[], done: () => void): void {
+    const effect = effects.shift()
+    if (this.#options.crashes(doing)) return
+    if (effect === undefined) done()
+    else this.#perform(effect, () => this.#performAll(doing, effects, done))
   }
 
   #scan(survey: Survey, control: ControlState): ScanResult {

@@ -80,7 +80,11 @@ export class Simulation {
   readonly #proposers: SimProposer[] = []
   readonly #held = new Set<SimSafekeeper>()
   readonly #objects: SimObjectStore
+  readonly #offloads: SimOffload[] = []
+  readonly #restRandom: Prng
   #reader: SimReader | null = null
+  /** Nobody is to write for a while. */
+  #resting = false
   #healed = false
   #calm = false
 
@@ -90,6 +94,7 @@ export class Simulation {
     const root = new Prng(setup.seed)
     this.#random = root.fork('schedule')
     this.#clockRandom = root.fork('clocks')
+    this.#restRandom = root.fork('rests')
     this.#options = { ...drawOptions(root.fork('options')), ...setup.overrides }
     const { safekeepers, startLsn } = this.#options
     this.#startLsn = startLsn
@@ -176,7 +181,7 @@ export class Simulation {
     }
     if (!this.#options.offload) return
     for (const safekeeper of safekeepers.values()) {
-      new SimOffload({
+      const offload = new SimOffload({
         safekeeper,
         safekeepers,
         store: this.#objects,
@@ -185,7 +190,9 @@ export class Simulation {
         coverage,
         mutation: this.#mutation,
         lieChance: this.#options.discoveryLieChance,
+        evictAfterMs: this.#options.evictAfterMs,
       })
+      this.#offloads.push(offload)
     }
   }
 
@@ -313,6 +320,7 @@ export class Simulation {
     this.#startProposer()
     if (this.#options.chairs) this.#musicalChairs()
     this.#disturb()
+    if (this.#options.evictAfterMs !== null && this.#options.offload) this.#rest()
     let nextCheck = CHECK_EVERY
     while (this.#scheduler.step(STORM_MS)) {
       if (this.#scheduler.steps > MAX_STEPS) throw new Violation('liveness', 'too many steps')
@@ -334,11 +342,45 @@ export class Simulation {
       if (this.#healed) return
       this.#mishap()
       const alive = this.#living().length
-      if (alive < 2 && random.chance(alive === 0 ? 0.8 : this.#options.rivalChance)) {
+      if (
+        !this.#resting &&
+        alive < 2 &&
+        random.chance(alive === 0 ? 0.8 : this.#options.rivalChance)
+      ) {
         this.#startProposer()
       }
       this.#disturb()
     })
+  }
+
+  /** Now and then nobody writes for some seconds: timelines become idle and leave the disks. */
+  #rest(): void {
+    const random = this.#restRandom
+    this.#scheduler.after(500 + random.next() * 2000, () => {
+      if (this.#healed) return
+      this.#resting = true
+      this.#coverage.count('quiet times')
+      for (const one of this.#safekeepers.values()) this.#hold(one, false)
+      // First every member hears what was committed last.
+      for (const proposer of this.#living()) proposer.rest()
+      this.#scheduler.after(500 + random.next() * 1000, () => {
+        if (!this.#healed) for (const proposer of this.#living()) proposer.crash()
+      })
+      this.#scheduler.after(2500 + random.next() * 4000, () => {
+        this.#resting = false
+        if (this.#healed) return
+        this.#rot()
+        this.#startProposer()
+        this.#rest()
+      })
+    })
+  }
+
+  /** The stored end of one of several copies of the log is not what it was. */
+  #rot(): void {
+    const rot = this.#faults.kind('rot')
+    if (this.#offloads.length === 0 || this.#members().length < 3) return
+    if (rot.fires(this.#options.rotShare)) rot.random.pick(this.#offloads).rot(rot.random)
   }
 
   /** One kind of mishap, by the shares of this run; each draws from its own stream. */
@@ -363,8 +405,9 @@ export class Simulation {
     if (full.fires(fullShare)) this.#fillDisk(full.random)
     const restart = this.#faults.kind('restart-pageserver')
     if (this.#reader !== null && restart.fires(0.1)) this.#reader.restart()
+    this.#rot()
     this.#administer()
-    if (chairs) return
+    if (chairs && !this.#resting) return
     const crash = this.#faults.kind('crash')
     if (crash.fires(0.4)) crash.random.pick(all).crash(crash.random.chance(0.6))
     const kill = this.#faults.kind('kill-compute')
@@ -449,6 +492,10 @@ export class Simulation {
   #musicalChairs(): void {
     if (this.#healed) return
     const random = this.#random
+    if (this.#resting) {
+      this.#scheduler.after(this.#options.roundMs, () => this.#musicalChairs())
+      return
+    }
     const all = this.#members()
     const absent = random.int(0, Math.ceil(all.length / 2) - 1)
     const shuffled = this.#shuffled(random).filter((one) => all.includes(one))
@@ -458,13 +505,15 @@ export class Simulation {
     const leaveMs = random.chance(0.5) ? random.next() * 30 : roundMs * random.next()
     const survivor = shuffled.at(-1)
     this.#scheduler.after(leaveMs, () => {
-      if (this.#healed) return
+      if (this.#healed || this.#resting) return
       for (const one of all) if (one !== survivor) this.#hold(one, true)
     })
     this.#scheduler.after(roundMs, () => {
       if (this.#healed) return
-      if (!random.chance(0.1)) for (const proposer of this.#proposers) proposer.crash()
-      this.#startProposer()
+      if (!this.#resting) {
+        if (!random.chance(0.1)) for (const proposer of this.#proposers) proposer.crash()
+        this.#startProposer()
+      }
       this.#musicalChairs()
     })
   }
@@ -500,6 +549,7 @@ export class Simulation {
       this.#oracle.history(safekeeper.durableControl.history)
       this.#oracle.configuration(safekeeper.durableControl.configuration)
       if (safekeeper.acceptor === null) continue
+      safekeeper.checkElsewhere()
       this.#oracle.checkCommitted(safekeeper, safekeeper.commitLsn)
       for (const other of present.slice(index + 1)) {
         if (other.acceptor !== null) this.#oracle.checkPrefix(safekeeper, other)
@@ -511,6 +561,7 @@ export class Simulation {
   #heal(): void {
     this.#healed = true
     this.#faults.active = false
+    this.#objects.repair()
     const before = this.#oracle.committedLsn
     for (const proposer of this.#proposers) proposer.crash()
     this.#network.heal()

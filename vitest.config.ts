@@ -33,7 +33,7 @@ export default defineConfig({
           ...common,
           name: 'sim',
           include: [SIMULATION],
-          testTimeout: 300_000,
+          testTimeout: 900_000,
           sequence: { groupOrder: 1 },
         },
       },

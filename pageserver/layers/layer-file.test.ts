@@ -71,7 +71,7 @@ function openSource(entries: Awaited<ReturnType<typeof write>>[]): ReadSource {
   slots.intern(9, 9, 9, 9, 9)
   const context = {
     folder,
-    objectFolder: 'none',
+    objectFolder: () => 'none',
     store: new LocalObjectStore(join(folder, 'objects')),
     slots,
     cache: new ChunkCache(200_000),

@@ -14,14 +14,13 @@ export class LayerMap {
   constructor(layers: readonly Layer[]) {
     this.newestFirst = layers.toSorted(
       (a, b) =>
-        b.id.endLsn - a.id.endLsn ||
-        b.id.kind - a.id.kind ||
-        compareKeys(a.id.firstKey, b.id.firstKey),
+        b.endLsn - a.endLsn || b.id.kind - a.id.kind || compareKeys(a.id.firstKey, b.id.firstKey),
     )
   }
 
+  /** `removed` holds keys of layers (`Layer.key`). */
   with(added: readonly Layer[], removed: ReadonlySet<string> = new Set()): LayerMap {
-    return new LayerMap([...this.newestFirst.filter((layer) => !removed.has(layer.name)), ...added])
+    return new LayerMap([...this.newestFirst.filter((layer) => !removed.has(layer.key)), ...added])
   }
 
   /** LSN of the newest set of image layers, 0 when there is none. */

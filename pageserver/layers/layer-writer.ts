@@ -191,7 +191,8 @@ export class LayerWriter {
     await this.#file.write(this.#header, 0, HEADER_SIZE, 0)
     await syncFile(this.#file, this.#path)
     await this.#file.close()
-    return { id: this.#id, sizeBytes: this.#end, crc: footerCrc(footer) }
+    const crc = footerCrc(footer)
+    return { id: this.#id, sizeBytes: this.#end, crc, origin: null, ceilingLsn: null }
   }
 
   /** Gives up; the caller removes the file. */

@@ -11,6 +11,8 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { crc32 } from 'node:zlib'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
+import type { TimelineId } from '#libs/ids.ts'
+import type { Lsn } from '#libs/lsn.ts'
 import { renameDurably } from '#libs/object-store/durable-file.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
@@ -25,12 +27,19 @@ export interface LayerEntry {
   sizeBytes: number
   /** CRC of the footer. */
   crc: number
+  /** The timeline whose object it is, when it was taken over from an ancestor; null = our own. */
+  origin: TimelineId | null
+  /**
+   * Of a layer taken over, only versions below this LSN count, and only of classes that branches
+   * inherit. Null exactly when `origin` is.
+   */
+  ceilingLsn: Lsn | null
 }
 
 export interface LayerContext {
   folder: string
-  /** Folder of the timeline's layers in object storage. */
-  objectFolder: string
+  /** Folder of a timeline's layers in object storage; null: of the timeline itself. */
+  objectFolder: (origin: TimelineId | null) => string
   store: ObjectStore
   slots: SlotTable
   cache: ChunkCache
@@ -48,6 +57,12 @@ let tempCount = 0
 export class Layer {
   readonly id: LayerId
   readonly name: string
+  /** Tells layers of one timeline apart, whoever made them. */
+  readonly key: string
+  readonly origin: TimelineId | null
+  readonly ceilingLsn: Lsn | null
+  /** Exclusive end of the versions that count. */
+  readonly endLsn: Lsn
   readonly sizeBytes: number
   readonly crc: number
   /** Number within the process, for caches. */
@@ -56,10 +71,17 @@ export class Layer {
   #index: LayerIndex | null = null
   #fd = -1
   #loading: Promise<void> | null = null
+  /** Reads under way; the file stays open for them. */
+  #reading = 0
+  #onIdle: (() => void) | null = null
 
   constructor(entry: LayerEntry, context: LayerContext) {
     this.id = entry.id
     this.name = layerName(entry.id)
+    this.origin = entry.origin
+    this.ceilingLsn = entry.ceilingLsn
+    this.key = layerKey(entry)
+    this.endLsn = Math.min(entry.id.endLsn, entry.ceilingLsn ?? entry.id.endLsn)
     this.sizeBytes = entry.sizeBytes
     this.crc = entry.crc
     this.number = ++lastLayerNumber
@@ -67,15 +89,21 @@ export class Layer {
   }
 
   get entry(): LayerEntry {
-    return { id: this.id, sizeBytes: this.sizeBytes, crc: this.crc }
+    const { id, sizeBytes, crc, origin, ceilingLsn } = this
+    return { id, sizeBytes, crc, origin, ceilingLsn }
+  }
+
+  /** Of the local copy. */
+  get fileName(): string {
+    return this.origin === null ? this.name : `${this.origin}.${this.name}`
   }
 
   get path(): string {
-    return join(this.#context.folder, this.name)
+    return join(this.#context.folder, this.fileName)
   }
 
   get objectName(): string {
-    return `${this.#context.objectFolder}/${this.name}`
+    return `${this.#context.objectFolder(this.origin)}/${this.name}`
   }
 
   get isLoaded(): boolean {
@@ -107,8 +135,30 @@ export class Layer {
     }
     if (missing.length === 0) return found
     missing.sort((a, b) => a - b)
-    await Promise.all(this.#runs(missing).map((run) => this.#readRun(run, found)))
+    this.#reading++
+    try {
+      await Promise.all(this.#runs(missing).map((run) => this.#readRun(run, found)))
+    } finally {
+      this.#reading--
+      if (this.#reading === 0) this.#onIdle?.()
+    }
     return found
+  }
+
+  /**
+   * The layer has left the map: when the reads that began before have ended, its local file goes.
+   * Reads plan and begin in one step, so none begins after this.
+   */
+  async retire(): Promise<void> {
+    if (this.#reading > 0) {
+      await new Promise<void>((resolve) => {
+        this.#onIdle = resolve
+      })
+    }
+    const fd = this.#fd
+    this.#fd = -1
+    if (fd >= 0) await closeFile(fd)
+    await rm(this.path, { force: true })
   }
 
   async close(): Promise<void> {
@@ -246,6 +296,12 @@ export class Layer {
       hint: `Compare ${this.path} with the object ${this.objectName}.`,
     })
   }
+}
+
+/** What tells layers of one timeline apart: the name, behind the origin's id when it has one. */
+export function layerKey(entry: LayerEntry): string {
+  const name = layerName(entry.id)
+  return entry.origin === null ? name : `${entry.origin}/${name}`
 }
 
 /** Faults of the local copy, which a fresh copy may cure. */

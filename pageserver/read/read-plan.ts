@@ -136,10 +136,15 @@ function planLayer(
   let group = -1
   for (const plan of plans) {
     if (plan.done || id.startLsn >= plan.ceilingLsn) continue
+    if (layer.origin !== null && !isInheritedClass(slots.cls(plan.slot))) continue
     if (!covers(id.firstKey, id.lastKey, slots, plan)) continue
     if (!layer.isLoaded) {
       unloaded.add(layer)
       continue
+    }
+    // Layers come by the end of what counts in them, so nothing further down lies above this.
+    if (layer.ceilingLsn !== null && layer.ceilingLsn < plan.ceilingLsn) {
+      plan.ceilingLsn = layer.ceilingLsn
     }
     if (plan.slot !== slot) {
       slot = plan.slot

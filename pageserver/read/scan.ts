@@ -33,7 +33,9 @@ export async function scanKeys(
         if (slots.cls(slot) === cls && passes(slots, slot, filter)) add(slot, memory.keyBlk(key))
       }
     }
-    const layers: Layer[] = at.layers.newestFirst.filter((layer) => layer.id.startLsn < ceiling)
+    const layers: Layer[] = at.layers.newestFirst.filter(
+      (layer) => layer.id.startLsn < ceiling && (layer.origin === null || isInheritedClass(cls)),
+    )
     const { parent }: ReadSource = at
     await Promise.all(layers.map((layer) => layer.load()))
     for (const layer of layers) addLayerKeys(layer, slots, cls, filter, add)

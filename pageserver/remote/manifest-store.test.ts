@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { parseTimelineId } from '#libs/ids.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import type { LayerEntry } from '../layers/layer.ts'
@@ -9,6 +10,7 @@ import { LayerKind } from '../layers/layer-name.ts'
 import { decodeManifest, encodeManifest, type Manifest, snapshotBody } from './manifest.ts'
 import { ManifestStore } from './manifest-store.ts'
 
+const ORIGIN = parseTimelineId('11223344556677889900aabbccddeeff')
 let scratch = ''
 let store: LocalObjectStore
 beforeEach(async () => {
@@ -33,6 +35,8 @@ function layer(number: number): LayerEntry {
     },
     sizeBytes: number * 7,
     crc: (number * 2654435761) >>> 0,
+    origin: number % 3 === 2 ? ORIGIN : null,
+    ceilingLsn: number % 3 === 2 ? startLsn + 8 : null,
   }
 }
 
@@ -45,6 +49,8 @@ function manifest(layers: LayerEntry[], diskConsistentLsn = 4096): Manifest {
       systemId: '7000000000000000001',
       pgVersion: 170011,
     },
+    state: 'active',
+    gcCutoffLsn: diskConsistentLsn > 4096 ? 4096 : null,
     diskConsistentLsn,
     prevRecordLsn: diskConsistentLsn - 56,
     layers,
@@ -105,8 +111,8 @@ test('damage is named', async () => {
     bad.writeUInt8(bad.readUInt8(at) ^ 4, at)
     expect(() => decodeManifest(bad, 'm-1')).toThrow(/m-1/)
   }
-  const newer = Buffer.from(bytes.toString().replace('manifest 1', 'manifest 2'))
-  expect(() => decodeManifest(newer, 'm-1')).toThrow(/format 2/)
+  const newer = Buffer.from(bytes.toString().replace('manifest 2', 'manifest 3'))
+  expect(() => decodeManifest(newer, 'm-1')).toThrow(/format 3/)
   await store.put('tl/manifests/m-00000001-00000001', bytes)
   await writeFile(join(scratch, 'tl/manifests/not-a-manifest'), 'x')
   expect((await open(1).load())?.layers).toHaveLength(1)

@@ -5,7 +5,7 @@
  * Objects `m-<generation 8 hex>-<sequence 8 hex>` hold either everything (snapshot) or what changed
  * since a named snapshot (edit). They are text: a line with format and checksum, then JSON.
  *
- *   zenith-manifest 1 <crc32 of the rest, 8 hex>\n
+ *   zenith-manifest 2 <crc32 of the rest, 8 hex>\n
  *   {"kind":"snapshot", ...}\n
  *
  * The newest is the highest sequence of the highest generation that is not above our own. The
@@ -17,12 +17,14 @@ import { Compile } from 'typebox/compile'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
-import type { LayerEntry } from '../layers/layer.ts'
+import { type LayerEntry, layerKey } from '../layers/layer.ts'
 import { layerName, parseLayerName } from '../layers/layer-name.ts'
 
-export const MANIFEST_FORMAT = 1
+export const MANIFEST_FORMAT = 2
+/** Format 1 had neither state nor cutoff nor layers of other timelines. */
+const OLDEST_FORMAT = 1
 
-/** What never changes in a timeline's life. */
+/** What a timeline is; where it comes from changes only when it is detached from its ancestor. */
 export interface TimelineFacts {
   ancestorTimelineId: TimelineId | null
   /** Where it left its ancestor; null exactly when there is none. */
@@ -35,8 +37,17 @@ export interface TimelineFacts {
   pgVersion: number
 }
 
+/**
+ * `archived`: kept in object storage only. `deleted`: about to go; whoever finds it so goes on
+ * deleting, and nobody reads it any more.
+ */
+export type TimelineState = 'active' | 'archived' | 'deleted'
+
 export interface Manifest {
   facts: TimelineFacts
+  state: TimelineState
+  /** History below may be gone: reads there are refused. It only goes up; null = all is there. */
+  gcCutoffLsn: Lsn | null
   /** Everything up to here lies in the layers; WAL is read again from here after a restart. */
   diskConsistentLsn: Lsn
   /** Start of the record that ends at diskConsistentLsn, when known. */
@@ -48,26 +59,35 @@ const Layer = Type.Object({
   name: Type.String(),
   sizeBytes: Type.Integer({ minimum: 0 }),
   crc: Type.String({ pattern: '^[0-9a-f]{8}$' }),
+  origin: Type.Optional(Type.String({ pattern: '^[0-9a-f]{32}$' })),
+  ceilingLsn: Type.Optional(Type.String()),
 })
-const Lsns = {
+const NullableText = Type.Union([Type.String(), Type.Null()])
+/** What snapshots and edits both say. */
+const Current = {
+  ancestorTimelineId: Type.Optional(NullableText),
+  ancestorLsn: Type.Optional(NullableText),
+  startLsn: Type.Optional(Type.String()),
+  state: Type.Optional(
+    Type.Union([Type.Literal('active'), Type.Literal('archived'), Type.Literal('deleted')]),
+  ),
+  gcCutoffLsn: Type.Optional(NullableText),
   diskConsistentLsn: Type.String(),
-  prevRecordLsn: Type.Union([Type.String(), Type.Null()]),
+  prevRecordLsn: NullableText,
 }
 const Snapshot = Type.Object({
   kind: Type.Literal('snapshot'),
-  ancestorTimelineId: Type.Union([Type.String(), Type.Null()]),
-  ancestorLsn: Type.Union([Type.String(), Type.Null()]),
-  startLsn: Type.String(),
   systemId: Type.String(),
   pgVersion: Type.Integer(),
-  ...Lsns,
+  ...Current,
+  startLsn: Type.String(),
   layers: Type.Array(Layer),
 })
 const Edit = Type.Object({
   kind: Type.Literal('edit'),
   /** Object name (last component) of the snapshot that this changes. */
   snapshot: Type.String(),
-  ...Lsns,
+  ...Current,
   added: Type.Array(Layer),
   removed: Type.Array(Type.String()),
 })
@@ -86,10 +106,11 @@ export function decodeManifest(bytes: Buffer, name: string): ManifestBody {
   const lineEnd = bytes.indexOf('\n')
   const [magic, format, crc] = bytes.subarray(0, Math.max(lineEnd, 0)).toString('latin1').split(' ')
   if (magic !== 'zenith-manifest') throw damaged(name, 'its first line is not a manifest header')
-  if (format !== String(MANIFEST_FORMAT)) {
+  const number = Number(format)
+  if (!(number >= OLDEST_FORMAT && number <= MANIFEST_FORMAT)) {
     throw new ZenithError(
       'unsupported',
-      `manifest ${name} has format ${format}; this program reads format ${MANIFEST_FORMAT}`,
+      `manifest ${name} has format ${format}; this program reads formats ${OLDEST_FORMAT} to ${MANIFEST_FORMAT}`,
     )
   }
   const text = bytes.subarray(lineEnd + 1)
@@ -109,26 +130,23 @@ export function snapshotBody(manifest: Manifest): ManifestBody {
   const { facts } = manifest
   return {
     kind: 'snapshot',
-    ancestorTimelineId: facts.ancestorTimelineId,
-    ancestorLsn: facts.ancestorLsn === null ? null : formatLsn(facts.ancestorLsn),
-    startLsn: formatLsn(facts.startLsn),
     systemId: facts.systemId,
     pgVersion: facts.pgVersion,
-    ...lsnFields(manifest),
+    ...currentFields(manifest),
     layers: manifest.layers.map(layerJson),
   }
 }
 
 /** The change from `base` (the content of snapshot object `snapshot`) to `now`. */
 export function editBody(base: Manifest, snapshot: string, now: Manifest): ManifestBody {
-  const before = new Set(base.layers.map((layer) => layerName(layer.id)))
-  const after = new Set(now.layers.map((layer) => layerName(layer.id)))
+  const before = new Set(base.layers.map(layerKey))
+  const after = new Set(now.layers.map(layerKey))
   return {
     kind: 'edit',
     snapshot,
-    ...lsnFields(now),
-    added: now.layers.filter((layer) => !before.has(layerName(layer.id))).map(layerJson),
-    removed: [...before].filter((name) => !after.has(name)),
+    ...currentFields(now),
+    added: now.layers.filter((layer) => !before.has(layerKey(layer))).map(layerJson),
+    removed: [...before].filter((key) => !after.has(key)),
   }
 }
 
@@ -139,28 +157,34 @@ export function manifestOf(snapshot: ManifestBody, edit: ManifestBody | null): M
   }
   const removed = new Set(edit?.removed ?? [])
   const layers = [...snapshot.layers, ...(edit?.added ?? [])]
-  const newest = edit ?? snapshot
+  // An edit of format 1 does not repeat what could not change then.
+  const newest = { ...snapshot, ...edit }
   return {
     facts: {
-      ancestorTimelineId: snapshot.ancestorTimelineId as TimelineId | null,
-      ancestorLsn: snapshot.ancestorLsn === null ? null : parseLsn(snapshot.ancestorLsn),
-      startLsn: parseLsn(snapshot.startLsn),
+      ancestorTimelineId: (newest.ancestorTimelineId ?? null) as TimelineId | null,
+      ancestorLsn: lsnOrNull(newest.ancestorLsn),
+      startLsn: parseLsn(newest.startLsn),
       systemId: snapshot.systemId,
       pgVersion: snapshot.pgVersion,
     },
+    state: newest.state ?? 'active',
+    gcCutoffLsn: lsnOrNull(newest.gcCutoffLsn),
     diskConsistentLsn: parseLsn(newest.diskConsistentLsn),
-    prevRecordLsn: newest.prevRecordLsn === null ? null : parseLsn(newest.prevRecordLsn),
-    layers: layers.filter((layer) => !removed.has(layer.name)).map(layerEntry),
+    prevRecordLsn: lsnOrNull(newest.prevRecordLsn),
+    layers: layers.map(layerEntry).filter((layer) => !removed.has(layerKey(layer))),
   }
 }
 
-function lsnFields(manifest: Manifest): {
-  diskConsistentLsn: string
-  prevRecordLsn: string | null
-} {
+function currentFields(manifest: Manifest) {
+  const { facts } = manifest
   return {
+    ancestorTimelineId: facts.ancestorTimelineId,
+    ancestorLsn: textOrNull(facts.ancestorLsn),
+    startLsn: formatLsn(facts.startLsn),
+    state: manifest.state,
+    gcCutoffLsn: textOrNull(manifest.gcCutoffLsn),
     diskConsistentLsn: formatLsn(manifest.diskConsistentLsn),
-    prevRecordLsn: manifest.prevRecordLsn === null ? null : formatLsn(manifest.prevRecordLsn),
+    prevRecordLsn: textOrNull(manifest.prevRecordLsn),
   }
 }
 
@@ -169,6 +193,8 @@ function layerJson(layer: LayerEntry): LayerJson {
     name: layerName(layer.id),
     sizeBytes: layer.sizeBytes,
     crc: layer.crc.toString(16).padStart(8, '0'),
+    ...(layer.origin === null ? {} : { origin: layer.origin }),
+    ...(layer.ceilingLsn === null ? {} : { ceilingLsn: formatLsn(layer.ceilingLsn) }),
   }
 }
 
@@ -177,7 +203,17 @@ function layerEntry(json: LayerJson): LayerEntry {
     id: parseLayerName(json.name),
     sizeBytes: json.sizeBytes,
     crc: Number.parseInt(json.crc, 16),
+    origin: (json.origin ?? null) as TimelineId | null,
+    ceilingLsn: lsnOrNull(json.ceilingLsn),
   }
+}
+
+function textOrNull(lsn: Lsn | null): string | null {
+  return lsn === null ? null : formatLsn(lsn)
+}
+
+function lsnOrNull(text: string | null | undefined): Lsn | null {
+  return text === null || text === undefined ? null : parseLsn(text)
 }
 
 function damaged(name: string, what: string): ZenithError {

@@ -156,7 +156,7 @@ describe('a failure in a flush', () => {
     const timeline = await create()
     putRound(timeline, 1, START_LSN + 800)
     server.onStep = (step) => {
-      if (step === 'images-uploaded') throw new Error('cut')
+      if (step === 'layers-uploaded') throw new Error('cut')
     }
     await expect(timeline.createImageLayers()).rejects.toThrow('cut')
     server.onStep = () => undefined

@@ -12,6 +12,7 @@ import {
   type StorageLimits,
   type StorageStep,
 } from '../timeline/storage-context.ts'
+import { type Deletions, NO_DELETIONS } from '../remote/deletions.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { type BootstrapOptions, type BranchOptions, Tenant } from './tenant.ts'
 
@@ -23,6 +24,7 @@ export interface TenantManagerOptions {
   objectStore: ObjectStore
   redo: PageRedo
   applyNativeOp: ApplyNativeOp
+  deletions?: Deletions
   log: Logger
   limits?: Partial<StorageLimits>
   /** Tests stop here to act out a crash. */
@@ -41,6 +43,7 @@ export class TenantManager {
       folder: join(options.dataDir),
       store: options.objectStore,
       cache: new ChunkCache(limits.chunkCacheBytes),
+      deletions: options.deletions ?? NO_DELETIONS,
       appliers: { redo: options.redo, applyNativeOp: options.applyNativeOp },
       log: options.log,
       limits,

@@ -135,6 +135,8 @@ export class Tenant {
         facts,
         diskConsistentLsn: ancestorLsn,
         prevRecordLsn: atTip ? ancestor.lastRecordStartLsn : null,
+        state: 'active',
+        gcCutoffLsn: null,
         layers: [],
       }
       const timeline = await this.#newTimeline(timelineId, facts, manifest)
@@ -255,11 +257,23 @@ export class Tenant {
       generation: this.generation,
       slots: this.#slots,
       context: this.#context,
+      releaseObjects: (names) => this.#release(names),
       ancestor:
         ancestorTimelineId === null || ancestorLsn === null
           ? null
           : { timeline: this.timeline(ancestorTimelineId), lsn: ancestorLsn },
     })
+  }
+
+  /** Hands on the objects that no timeline of the tenant refers to. */
+  #release(names: readonly string[]): void {
+    if (names.length === 0) return
+    const used = new Set<string>()
+    for (const timeline of this.#timelines.values()) {
+      for (const layer of timeline.layers.newestFirst) used.add(layer.objectName)
+    }
+    const free = names.filter((name) => !used.has(name))
+    this.#context.deletions.push(this.tenantId, this.generation, free)
   }
 
   #markBroken(timelineId: TimelineId, reason: string): void {

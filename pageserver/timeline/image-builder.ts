@@ -13,7 +13,7 @@ import { join } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { syncFolder } from '#libs/object-store/durable-file.ts'
-import { isPageClass, KeyClass, ValueKind } from '../keyspace/key-class.ts'
+import { isInheritedClass, isPageClass, KeyClass, ValueKind } from '../keyspace/key-class.ts'
 import { formatKey, type Key, MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { Layer, LayerEntry } from '../layers/layer.ts'
@@ -72,6 +72,7 @@ function* changedKeys(
     for (const layer of layers) {
       const group = layer.index.findGroup(slot)
       if (group < 0) continue
+      if (layer.origin !== null && !isInheritedClass(slots.cls(slot))) continue
       const { groupFirstRow, rowBlk } = layer.index.columns
       const piece = rowBlk.subarray(groupFirstRow[group], groupFirstRow[group + 1])
       pieces.push(piece)

@@ -104,6 +104,6 @@ export class ImageMaker {
       layerBytes: limits.imageLayerBytes,
       appliers,
     })
-    await store.addImages(entries)
+    await store.change({ add: entries })
   }
 }

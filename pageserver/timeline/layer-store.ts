@@ -17,8 +17,9 @@ import type { SlotTable } from '../keyspace/slot-table.ts'
 import { Layer, type LayerContext, type LayerEntry } from '../layers/layer.ts'
 import { FOOTER_SIZE, footerCrc, type LayerOwner } from '../layers/layer-format.ts'
 import { LayerMap } from '../layers/layer-map.ts'
+import { LayerKind } from '../layers/layer-name.ts'
 import { OpenLayer } from '../layers/open-layer.ts'
-import type { Manifest, TimelineFacts } from '../remote/manifest.ts'
+import type { Manifest, TimelineFacts, TimelineState } from '../remote/manifest.ts'
 import { ManifestStore } from '../remote/manifest-store.ts'
 import { manifestFolder, layerFolder, localFolder } from '../remote/paths.ts'
 import { writeDelta } from './delta-writer.ts'
@@ -40,6 +41,21 @@ export interface LayerStoreOptions {
   /** Null for a timeline that has none yet. */
   manifest: Manifest | null
   manifests: ManifestStore
+  /** Takes names of objects that this timeline's durable manifest no longer names. */
+  releaseObjects: (names: readonly string[]) => void
+}
+
+/** One step from a manifest to the next. What is not given stays as it is. */
+export interface LayerChange {
+  /** Our own layers, which lie in the folder under their names; they are uploaded first. */
+  add?: readonly LayerEntry[]
+  /** Layers of other timelines, in object storage already. */
+  adopt?: readonly LayerEntry[]
+  remove?: readonly Layer[]
+  facts?: TimelineFacts
+  state?: TimelineState
+  /** Never goes down. */
+  gcCutoffLsn?: Lsn
 }
 
 export interface LayerStoreEvents {
@@ -50,12 +66,15 @@ export interface LayerStoreEvents {
 }
 
 export class LayerStore {
-  readonly facts: TimelineFacts
   readonly slots: SlotTable
   readonly folder: string
   readonly generation: number
   readonly owner: LayerOwner
   readonly #context: StorageContext
+  readonly #releaseObjects: (names: readonly string[]) => void
+  #facts: TimelineFacts
+  #state: TimelineState
+  #gcCutoffLsn: Lsn | null
   readonly #layerContext: LayerContext
   readonly #manifests: ManifestStore
   #open: OpenLayer
@@ -78,7 +97,10 @@ export class LayerStore {
 
   constructor(options: LayerStoreOptions & LayerStoreEvents) {
     const { tenantId, timelineId, context, manifest, facts } = options
-    this.facts = facts
+    this.#facts = facts
+    this.#state = manifest?.state ?? 'active'
+    this.#gcCutoffLsn = manifest?.gcCutoffLsn ?? null
+    this.#releaseObjects = options.releaseObjects
     this.slots = options.slots
     this.generation = options.generation
     this.folder = localFolder(context.folder, tenantId, timelineId)
@@ -89,7 +111,7 @@ export class LayerStore {
     this.#manifests = options.manifests
     this.#layerContext = {
       folder: this.folder,
-      objectFolder: layerFolder(tenantId, timelineId),
+      objectFolder: (origin) => layerFolder(tenantId, origin ?? timelineId),
       store: context.store,
       slots: options.slots,
       cache: context.cache,
@@ -103,6 +125,19 @@ export class LayerStore {
     this.#layers = new LayerMap(
       (manifest?.layers ?? []).map((entry) => new Layer(entry, this.#layerContext)),
     )
+  }
+
+  get facts(): TimelineFacts {
+    return this.#facts
+  }
+
+  get state(): TimelineState {
+    return this.#state
+  }
+
+  /** History below may be gone; null = all is there. */
+  get gcCutoffLsn(): Lsn | null {
+    return this.#gcCutoffLsn
   }
 
   get open(): OpenLayer {
@@ -137,7 +172,7 @@ export class LayerStore {
   /** Makes the local folder, and removes files that the manifest does not name. */
   async tidyFolder(): Promise<void> {
     await mkdir(this.folder, { recursive: true })
-    const known = new Set(this.#layers.newestFirst.map((layer) => layer.name))
+    const known = new Set(this.#layers.newestFirst.map((layer) => layer.fileName))
     for (const name of await readdir(this.folder)) {
       if (!known.has(name)) await rm(join(this.folder, name), { force: true })
     }
@@ -205,21 +240,41 @@ export class LayerStore {
   }
 
   /**
-   * Uploads image layers that lie in the folder under their names, and publishes them at once.
-   * Their LSN must be durable: a delta written again after a restart would otherwise straddle it.
+   * Makes a change durable, then visible: uploads what is new, writes the manifest, swaps the map.
+   * Only then are the layers that left it taken from disk and their objects released, so that a
+   * crash anywhere leaves either the old state or the new one, and at most objects too many.
+   *
+   * Images' LSNs must be durable: a delta written again after a restart would otherwise straddle
+   * them.
    */
-  async addImages(entries: readonly LayerEntry[]): Promise<void> {
-    for (const { id } of entries) {
-      assert(id.startLsn <= this.#remoteConsistentLsn, 'images are made of durable history only')
+  async change(change: LayerChange): Promise<void> {
+    const { add = [], adopt = [], remove = [] } = change
+    for (const { id } of add) {
+      assert(
+        id.kind === LayerKind.Delta || id.startLsn <= this.#remoteConsistentLsn,
+        'images are made of durable history only',
+      )
     }
-    const added = entries.map((entry) => new Layer(entry, this.#layerContext))
-    for (const layer of added) await this.#upload(layer)
-    this.#context.onStep?.('images-uploaded')
+    const uploaded = add.map((entry) => new Layer(entry, this.#layerContext))
+    for (const layer of uploaded) await this.#upload(layer)
+    this.#context.onStep?.('layers-uploaded')
+    const added = [...uploaded, ...adopt.map((entry) => new Layer(entry, this.#layerContext))]
+    const removed = new Set(remove.map((layer) => layer.key))
     await this.#exclusively(async () => {
-      const layers = this.#layers.with(added)
-      await this.#writeManifest(layers)
-      this.#layers = this.#layers.with(added)
+      assert(
+        (change.gcCutoffLsn ?? Number.MAX_SAFE_INTEGER) >= (this.#gcCutoffLsn ?? 0),
+        'the cutoff never goes down',
+      )
+      await this.#writeManifest(this.#layers.with(added, removed), change)
+      // A flush may have added a layer meanwhile.
+      this.#layers = this.#layers.with(added, removed)
+      this.#facts = change.facts ?? this.#facts
+      this.#state = change.state ?? this.#state
+      this.#gcCutoffLsn = change.gcCutoffLsn ?? this.#gcCutoffLsn
     })
+    this.#context.onStep?.('change-written')
+    for (const layer of remove) await layer.retire()
+    this.#releaseObjects(remove.map((layer) => layer.objectName))
   }
 
   async close(): Promise<void> {
@@ -280,17 +335,19 @@ export class LayerStore {
     this.#context.onStep?.('manifest-written')
   }
 
-  async #writeManifest(layers: LayerMap): Promise<void> {
-    const held = new Set(this.#unpublished.map((layer) => layer.name))
+  async #writeManifest(layers: LayerMap, change: LayerChange = {}): Promise<void> {
+    const held = new Set(this.#unpublished.map((layer) => layer.key))
     const complete = held.size === 0
     const durableLsn = complete ? this.#diskConsistentLsn : this.#remoteConsistentLsn
     const prevRecordLsn = complete ? this.#prevRecordLsn : this.#remotePrevRecordLsn
     await this.#manifests.write({
-      facts: this.facts,
+      facts: change.facts ?? this.#facts,
+      state: change.state ?? this.#state,
+      gcCutoffLsn: change.gcCutoffLsn ?? this.#gcCutoffLsn,
       diskConsistentLsn: durableLsn,
       prevRecordLsn,
       layers: layers.newestFirst
-        .filter((layer) => !held.has(layer.name))
+        .filter((layer) => !held.has(layer.key))
         .map((layer) => layer.entry),
     })
     this.#remoteConsistentLsn = durableLsn

@@ -3,6 +3,7 @@ import type { Logger } from '#libs/log.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { ChunkCache } from '../layers/chunk-cache.ts'
 import type { Appliers } from '../read/reconstruct.ts'
+import type { Deletions } from '../remote/deletions.ts'
 
 const MIB = 1024 * 1024
 
@@ -34,7 +35,8 @@ export type StorageStep =
   | 'delta-renamed'
   | 'layer-uploaded'
   | 'manifest-written'
-  | 'images-uploaded'
+  | 'layers-uploaded'
+  | 'change-written'
 
 export interface StorageContext {
   /** Folder of all tenants' local files. */
@@ -42,6 +44,7 @@ export interface StorageContext {
   store: ObjectStore
   cache: ChunkCache
   appliers: Appliers
+  deletions: Deletions
   log: Logger
   limits: StorageLimits
   onStep?: (step: StorageStep) => void

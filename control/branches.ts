@@ -6,6 +6,7 @@ import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
 import { withoutChange } from './membership/membership-record.ts'
 import { checkName } from './names.ts'
+import { firstPlaceOf } from './places.ts'
 import { chooseSafekeepers } from './placement.ts'
 import { type BranchRecord, recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
@@ -173,9 +174,8 @@ export class Branches {
 
   /** Timelines with their positions; what cannot be asked is null. */
   async timelines(tenantId: string): Promise<TimelineInfo[]> {
-    const tenant = await this.#registry.tenant(tenantId)
+    const pageserver = await firstPlaceOf(this.#registry, tenantId)
     const timelines = await this.#registry.timelines(tenantId)
-    const pageserver = await this.#registry.node('pageserver', tenant.pageserverId)
     const remote = await pageserverApi.timelines(pageserver, tenantId).catch(() => [])
     const positions = new Map(remote.map((one) => [one.timelineId, one]))
     return Promise.all(

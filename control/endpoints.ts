@@ -23,13 +23,14 @@ import { isActive, modeOf, reported, startIsOverdue, started, vanished } from '.
 import { portIsFree } from './free-port.ts'
 import { checkName } from './names.ts'
 import { candidatePorts } from './placement.ts'
+import { firstPlaceOf } from './places.ts'
 import {
   type BranchRecord,
   type EndpointRecord,
   recordKey,
   type TimelineRecord,
 } from './records.ts'
-import type { Registry } from './registry.ts'
+import { addressOf, type Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
 import { checkSettings } from './setting-check.ts'
 import { TimeSearch } from './time-search.ts'
@@ -203,7 +204,6 @@ export class Endpoints {
     }
     if (modeOf(record) === 'primary') await this.#checkOnlyWriter(record)
     const timeline = await this.#registry.timeline(tenantId, record.timelineId)
-    const tenant = await this.#registry.tenant(tenantId)
     if (timeline.state !== 'active') {
       throw new ZenithError('conflict', `Branch "${record.branch}" is still being created.`, {
         hint: 'Try again in a moment.',
@@ -229,7 +229,7 @@ export class Endpoints {
       host: HOST,
       port: chosen,
       controlPlaneUrl: this.#controlPlaneUrl(),
-      pageserver: await this.#registry.node('pageserver', tenant.pageserverId),
+      pageserver: addressOf(await firstPlaceOf(this.#registry, tenantId)),
       safekeepers: await this.#registry.members(timeline),
       ...(newSafekeepers === null ? {} : { newSafekeepers }),
       membershipGeneration: timeline.membershipGeneration,

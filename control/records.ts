@@ -13,11 +13,25 @@ export interface NodeRecord extends NodeInfo {
 export interface TenantRecord {
   tenantId: string
   state: 'creating' | 'active'
-  /** Raised and durable before a pageserver may use it; never lowered, never given out twice. */
-  generation: number
-  pageserverId: number
+  /** Shards that the blocks of its relations are spread over; 0 = it is not sharded. */
+  shardCount: number
+  /** Neighbouring blocks that stay together in one shard; of no meaning while not sharded. */
+  stripeBlocks: number
+  /** One per shard, in the order of the shards; just one when it is not sharded. */
+  placements: PlacementRecord[]
   mainTimelineId: string
   createdAt: string
+}
+
+/** Which pageserver has a tenant, or one shard of it. */
+export interface PlacementRecord {
+  /** From 0; 0 when the tenant is not sharded. */
+  shard: number
+  pageserverId: number
+  /** Raised and durable before a pageserver may use it; never lowered, never given out twice. */
+  generation: number
+  /** The pageserver that keeps a warm copy of the layer files. */
+  secondary: number | null
 }
 
 export interface TimelineRecord {

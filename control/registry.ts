@@ -14,6 +14,7 @@ import {
   type TenantRecord,
   type TimelineRecord,
 } from './records.ts'
+import { readTenant } from './tenant-record.ts'
 import type { Change, Store, Versioned } from './store/store.ts'
 
 const MAX_ATTEMPTS = 50
@@ -84,7 +85,7 @@ export class Registry {
 
   async tenants(): Promise<TenantRecord[]> {
     const entries = await this.#store.range<TenantRecord>(recordKey.tenants())
-    return entries.map(({ value }) => value).sort(oldestFirst)
+    return entries.map(({ value }) => readTenant(value)).sort(oldestFirst)
   }
 
   async tenant(tenantId: string): Promise<TenantRecord> {
@@ -95,8 +96,19 @@ export class Registry {
     })
   }
 
-  findTenant(tenantId: string): Promise<Versioned<TenantRecord> | null> {
-    return this.#store.get<TenantRecord>(recordKey.tenant(tenantId))
+  async findTenant(tenantId: string): Promise<Versioned<TenantRecord> | null> {
+    const entry = await this.#store.get<TenantRecord>(recordKey.tenant(tenantId))
+    return entry && { ...entry, value: readTenant(entry.value) }
+  }
+
+  /** As `change`, for the record of a tenant; a record of an old form is stored in the present one. */
+  changeTenant(
+    tenantId: string,
+    decide: (current: TenantRecord) => TenantRecord,
+  ): Promise<TenantRecord> {
+    return this.change<TenantRecord>(recordKey.tenant(tenantId), (stored) =>
+      decide(readTenant(stored)),
+    )
   }
 
   async timelines(tenantId?: string): Promise<TimelineRecord[]> {

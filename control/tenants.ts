@@ -3,8 +3,15 @@ import type { ReAttachResponse, TenantInfo } from '#libs/api/control.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { choosePageserver, chooseSafekeepers } from './placement.ts'
-import { type BranchRecord, recordKey, type TenantRecord, type TimelineRecord } from './records.ts'
+import {
+  type BranchRecord,
+  type PlacementRecord,
+  recordKey,
+  type TenantRecord,
+  type TimelineRecord,
+} from './records.ts'
 import type { Registry } from './registry.ts'
+import { DEFAULT_STRIPE_BLOCKS, withPlacement } from './tenant-record.ts'
 import type { Timelines } from './timelines.ts'
 
 /** Name of the branch that every tenant starts with. */
@@ -55,8 +62,9 @@ export class Tenants {
     const tenant: TenantRecord = {
       tenantId,
       state: 'creating',
-      generation: 1,
-      pageserverId,
+      shardCount: 0,
+      stripeBlocks: DEFAULT_STRIPE_BLOCKS,
+      placements: [{ shard: 0, pageserverId, generation: 1, secondary: null }],
       mainTimelineId: timelineId,
       createdAt,
     }
@@ -93,8 +101,7 @@ export class Tenants {
 
   async #complete(tenant: TenantRecord): Promise<TenantInfo> {
     await this.#timelines.complete(tenant.tenantId, tenant.mainTimelineId)
-    const key = recordKey.tenant(tenant.tenantId)
-    const active = await this.#registry.change<TenantRecord>(key, (current) =>
+    const active = await this.#registry.changeTenant(tenant.tenantId, (current) =>
       current.state === 'active' ? current : { ...current, state: 'active' },
     )
     return infoOf(active)
@@ -105,17 +112,21 @@ export class Tenants {
    * them. Objects that an earlier life of it still writes carry a lower generation and lose.
    */
   async reAttach(pageserverId: number): Promise<ReAttachResponse> {
-    const tenants = (await this.#registry.tenants()).filter(
-      (tenant) => tenant.pageserverId === pageserverId,
+    const here = (await this.#registry.tenants()).flatMap(({ tenantId, placements }) =>
+      placements
+        .filter((placement) => placement.pageserverId === pageserverId)
+        .map(({ shard }) => ({ tenantId, shard })),
     )
     return {
       tenants: await Promise.all(
-        tenants.map(async ({ tenantId }) => {
-          const key = recordKey.tenant(tenantId)
-          const { generation } = await this.#registry.change<TenantRecord>(key, (current) => ({
-            ...current,
-            generation: current.generation + 1,
-          }))
+        here.map(async ({ tenantId, shard }) => {
+          const { placements } = await this.#registry.changeTenant(tenantId, (current) =>
+            withPlacement(current, shard, (placement) => ({
+              ...placement,
+              generation: placement.generation + 1,
+            })),
+          )
+          const { generation } = placements.find((one) => one.shard === shard) as PlacementRecord
           const timelines = await Promise.all(
             (await this.#registry.timelines(tenantId)).map(async (timeline) => ({
               timelineId: timeline.timelineId,
@@ -130,6 +141,7 @@ export class Tenants {
 }
 
 function infoOf(record: TenantRecord): TenantInfo {
-  const { tenantId, state, generation, mainTimelineId, createdAt } = record
-  return { tenantId, state, generation, mainTimelineId, createdAt }
+  const { tenantId, state, mainTimelineId, shardCount, placements, createdAt } = record
+  const generation = Math.max(...placements.map((placement) => placement.generation))
+  return { tenantId, state, generation, mainTimelineId, shardCount, placements, createdAt }
 }

@@ -12,6 +12,7 @@ import { RMGR, XACT_INFO, XACT_OPCODE_MASK } from '#libs/wal/format.ts'
 import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
 import type { TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
+import { firstPlaceOf } from './places.ts'
 import { pageserverApi } from './remote.ts'
 import type { TipFinder } from './tip.ts'
 
@@ -41,8 +42,7 @@ export class TimeSearch {
     }
     // Commits from before that moment may still be on their way to the pageserver.
     const tipLsn = await this.#tips.find(timeline)
-    const tenant = await this.#registry.tenant(timeline.tenantId)
-    const pageserver = await this.#registry.node('pageserver', tenant.pageserverId)
+    const pageserver = await firstPlaceOf(this.#registry, timeline.tenantId)
     const params = { tenantId: timeline.tenantId, timelineId: timeline.timelineId }
     await pageserverApi.waitLsn(pageserver, params, formatLsn(tipLsn))
     const window = await pageserverApi.commitWindow(pageserver, params, timeUs)

@@ -8,9 +8,10 @@
  * must have it before it is active.
  */
 import type { NodeInfo } from '#libs/api/control.ts'
-import type { TimelineMode } from '#libs/api/pageserver.ts'
+import type { PageserverTimeline, TimelineMode } from '#libs/api/pageserver.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
+import { onEach, type Place, placesOf } from './places.ts'
 import { recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { pageserverApi, safekeeperApi } from './remote.ts'
@@ -48,17 +49,18 @@ export class Timelines {
     if (timeline.state === 'active') return timeline
     const members = await this.#registry.members(timeline)
 
-    const pageserver = await this.#pageserverOf(tenantId)
+    // Read late: a pageserver that restarted in between has raised the generation.
+    const places = await placesOf(this.#registry, tenantId)
     let pending: number[]
     if (timeline.ancestorTimelineId !== null) {
       // A branch's start is known beforehand, so both sides make it at the same time.
       const [failed] = await Promise.all([
         this.#makeOnSafekeepers(timeline, members),
-        this.#makeOnPageserver(timeline, pageserver),
+        this.#makeOnPageservers(timeline, places),
       ])
       pending = failed
     } else {
-      const made = await this.#makeOnPageserver(timeline, pageserver)
+      const made = await this.#makeOnPageservers(timeline, places)
       timeline = await this.#registry.change<TimelineRecord>(key, (current) => ({
         ...current,
         startLsn: made.startLsn,
@@ -68,28 +70,32 @@ export class Timelines {
       pending = await this.#makeOnSafekeepers(timeline, members)
     }
     // Only now can the pageserver find the timeline on safekeepers, so only now is it told of them.
-    await pageserverApi.setSafekeepers(pageserver, { tenantId, timelineId }, members)
+    await onEach(places, (place) =>
+      pageserverApi.setSafekeepers(place, { tenantId, timelineId }, members),
+    )
     return this.#activate(key, pending)
   }
 
-  async #pageserverOf(tenantId: string): Promise<NodeInfo> {
-    const { pageserverId } = await this.#registry.tenant(tenantId)
-    return this.#registry.node('pageserver', pageserverId)
+  /** Returns what the first of them tells of the timeline: the one that has its system id. */
+  async #makeOnPageservers(
+    timeline: TimelineRecord,
+    places: readonly Place[],
+  ): Promise<PageserverTimeline> {
+    const made = await onEach(places, (place) => this.#makeOnPageserver(timeline, place))
+    return made[0] as PageserverTimeline
   }
 
-  async #makeOnPageserver(timeline: TimelineRecord, pageserver: NodeInfo) {
+  async #makeOnPageserver(timeline: TimelineRecord, place: Place): Promise<PageserverTimeline> {
     const { tenantId, timelineId, ancestorTimelineId, ancestorLsn } = timeline
     const branch = ancestorTimelineId !== null && ancestorLsn !== null
     if (!branch) {
-      // Read late: a pageserver that restarted in between has raised the generation.
-      const { generation } = await this.#registry.tenant(tenantId)
-      await pageserverApi.attach(pageserver, tenantId, generation)
+      await pageserverApi.attach(place, tenantId, place.generation)
     }
     const mode: TimelineMode = branch
       ? { kind: 'branch', ancestorTimelineId, ancestorLsn }
       : { kind: 'bootstrap' }
     const body = { mode, safekeepers: [] }
-    return pageserverApi.createTimeline(pageserver, { tenantId, timelineId }, body)
+    return pageserverApi.createTimeline(place, { tenantId, timelineId }, body)
   }
 
   /** Returns the ids of members that did not get it. Throws `unavailable` without a majority. */

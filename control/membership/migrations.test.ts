@@ -108,8 +108,9 @@ async function world(members: number[], spares: number[]) {
   const tenant: TenantRecord = {
     tenantId: TENANT,
     state: 'active',
-    generation: 1,
-    pageserverId: 1,
+    shardCount: 0,
+    stripeBlocks: 2048,
+    placements: [{ shard: 0, pageserverId: 1, generation: 1, secondary: null }],
     mainTimelineId: TIMELINE,
     createdAt,
   }

@@ -54,13 +54,27 @@ const NodeAddress = Type.Object({
   httpPort: Port,
 })
 
+/** Which pageserver has a tenant, or one shard of it. */
+export const PlacementInfo = Type.Object({
+  /** From 0; 0 when the tenant is not sharded. */
+  shard: Type.Integer(),
+  pageserverId: Type.Integer(),
+  generation: Type.Integer(),
+  /** The pageserver that keeps a warm copy of the layer files. */
+  secondary: Nullable(Type.Integer()),
+})
+export type PlacementInfo = Static<typeof PlacementInfo>
+
 export const TenantInfo = Type.Object({
   tenantId: IdText,
   state: Type.Union([Type.Literal('creating'), Type.Literal('active')]),
-  /** Raised and stored durably each time a pageserver (re-)attaches the tenant. */
+  /** Raised and stored durably each time a pageserver (re-)attaches it; the highest of its shards. */
   generation: Type.Integer(),
   /** Timeline of branch `main`. */
   mainTimelineId: IdText,
+  /** 0 = it is not sharded. */
+  shardCount: Type.Integer(),
+  placements: Type.Array(PlacementInfo),
   createdAt: Time,
 })
 export type TenantInfo = Static<typeof TenantInfo>

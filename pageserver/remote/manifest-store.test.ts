@@ -51,6 +51,7 @@ function manifest(layers: LayerEntry[], diskConsistentLsn = 4096): Manifest {
     },
     state: 'active',
     gcCutoffLsn: diskConsistentLsn > 4096 ? 4096 : null,
+    leasedLsns: diskConsistentLsn > 4096 ? [2048, 3072] : [],
     diskConsistentLsn,
     prevRecordLsn: diskConsistentLsn - 56,
     layers,

@@ -48,6 +48,8 @@ export interface Manifest {
   state: TimelineState
   /** History below may be gone: reads there are refused. It only goes up; null = all is there. */
   gcCutoffLsn: Lsn | null
+  /** LSNs below the cutoff whose states are kept, since they were leased when it was set. */
+  leasedLsns: readonly Lsn[]
   /** Everything up to here lies in the layers; WAL is read again from here after a restart. */
   diskConsistentLsn: Lsn
   /** Start of the record that ends at diskConsistentLsn, when known. */
@@ -72,6 +74,7 @@ const Current = {
     Type.Union([Type.Literal('active'), Type.Literal('archived'), Type.Literal('deleted')]),
   ),
   gcCutoffLsn: Type.Optional(NullableText),
+  leasedLsns: Type.Optional(Type.Array(Type.String())),
   diskConsistentLsn: Type.String(),
   prevRecordLsn: NullableText,
 }
@@ -169,6 +172,7 @@ export function manifestOf(snapshot: ManifestBody, edit: ManifestBody | null): M
     },
     state: newest.state ?? 'active',
     gcCutoffLsn: lsnOrNull(newest.gcCutoffLsn),
+    leasedLsns: (newest.leasedLsns ?? []).map(parseLsn),
     diskConsistentLsn: parseLsn(newest.diskConsistentLsn),
     prevRecordLsn: lsnOrNull(newest.prevRecordLsn),
     layers: layers.map(layerEntry).filter((layer) => !removed.has(layerKey(layer))),
@@ -183,6 +187,7 @@ function currentFields(manifest: Manifest) {
     startLsn: formatLsn(facts.startLsn),
     state: manifest.state,
     gcCutoffLsn: textOrNull(manifest.gcCutoffLsn),
+    leasedLsns: manifest.leasedLsns.map(formatLsn),
     diskConsistentLsn: formatLsn(manifest.diskConsistentLsn),
     prevRecordLsn: textOrNull(manifest.prevRecordLsn),
   }

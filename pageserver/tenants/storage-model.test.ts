@@ -137,7 +137,7 @@ class Run {
   async branch(back: number): Promise<void> {
     if (this.ids.length >= 8) return
     const { model } = this
-    const lsn = Math.max(START_LSN, model.lastLsn - back * 8)
+    const lsn = Math.max(model.parentLsn, model.lastLsn - back * 8)
     const id = newTimelineId()
     await this.server.tenant.branchTimeline(id, { ancestorTimelineId: this.id, ancestorLsn: lsn })
     this.ids.push(id)
@@ -161,7 +161,7 @@ class Run {
   async check(back: number): Promise<void> {
     for (const [id, model] of this.models) {
       const timeline = this.server.tenant.timeline(id)
-      for (const lsn of [model.lastLsn, Math.max(START_LSN, model.lastLsn - back * 8)]) {
+      for (const lsn of [model.lastLsn, Math.max(model.parentLsn, model.lastLsn - back * 8)]) {
         await this.#checkAt(timeline, model, lsn)
       }
     }

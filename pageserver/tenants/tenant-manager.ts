@@ -13,6 +13,7 @@ import {
   type StorageStep,
 } from '../timeline/storage-context.ts'
 import { type Deletions, NO_DELETIONS } from '../remote/deletions.ts'
+import type { HistorySettings } from '../gc/settings.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { type BootstrapOptions, type BranchOptions, Tenant } from './tenant.ts'
 
@@ -55,20 +56,24 @@ export class TenantManager {
 
   /**
    * Loads the tenant's timelines under a generation. The same generation again is the same tenant;
-   * a higher one closes what was attached and loads anew; a lower one is `fenced`.
+   * a higher one closes what was attached and loads anew; a lower one is `fenced`. Without `history`
+   * what was attached keeps its own, and what was not gets the default.
    */
-  async attach(tenantId: TenantId, generation: number): Promise<Tenant> {
+  async attach(tenantId: TenantId, generation: number, history?: HistorySettings): Promise<Tenant> {
     const running = this.#attaching.get(tenantId)
     if (running) await running.catch(() => undefined)
     const attached = this.#tenants.get(tenantId)
-    if (attached && attached.generation === generation) return attached
+    if (attached && attached.generation === generation) {
+      attached.history = history ?? attached.history
+      return attached
+    }
     if (attached && attached.generation > generation) {
       throw new ZenithError(
         'fenced',
         `tenant ${tenantId} is attached with generation ${attached.generation}, above ${generation}`,
       )
     }
-    const attaching = this.#attach(tenantId, generation).finally(() => {
+    const attaching = this.#attach(tenantId, generation, history).finally(() => {
       this.#attaching.delete(tenantId)
     })
     this.#attaching.set(tenantId, attaching)
@@ -140,13 +145,17 @@ export class TenantManager {
     this.#tenants.clear()
   }
 
-  async #attach(tenantId: TenantId, generation: number): Promise<Tenant> {
+  async #attach(
+    tenantId: TenantId,
+    generation: number,
+    history?: HistorySettings,
+  ): Promise<Tenant> {
     const old = this.#tenants.get(tenantId)
     if (old) {
       this.#tenants.delete(tenantId)
       await old.close({ flush: true })
     }
-    const tenant = new Tenant(tenantId, generation, this.#context)
+    const tenant = new Tenant(tenantId, generation, this.#context, history ?? old?.history)
     await tenant.load()
     this.#tenants.set(tenantId, tenant)
     return tenant

@@ -9,6 +9,8 @@ import { join } from 'node:path'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { Mutex } from '#libs/mutex.ts'
+import { DEFAULT_HISTORY, type HistorySettings } from '../gc/settings.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { parseLayerName } from '../layers/layer-name.ts'
 import type { Manifest, TimelineFacts } from '../remote/manifest.ts'
@@ -45,6 +47,10 @@ interface Found {
 export class Tenant {
   readonly tenantId: TenantId
   readonly generation: number
+  /** How much history is kept; the control plane says. */
+  history: HistorySettings
+  /** Garbage collection, branch creation and detach exclude each other; holds are short. */
+  readonly gcLock = new Mutex()
   readonly #context: StorageContext
   readonly #slots = new SlotTable()
   readonly #timelines = new Map<TimelineId, Timeline>()
@@ -52,9 +58,15 @@ export class Tenant {
   readonly #broken = new Map<TimelineId, ZenithError>()
   readonly #creating = new Map<TimelineId, Promise<Timeline>>()
 
-  constructor(tenantId: TenantId, generation: number, context: StorageContext) {
+  constructor(
+    tenantId: TenantId,
+    generation: number,
+    context: StorageContext,
+    history: HistorySettings = DEFAULT_HISTORY,
+  ) {
     this.tenantId = tenantId
     this.generation = generation
+    this.history = history
     this.#context = context
   }
 
@@ -123,6 +135,24 @@ export class Tenant {
       const ancestor = this.timeline(ancestorTimelineId)
       checkBranchLsn(ancestor, ancestorLsn)
       await ancestor.waitForLsn(ancestorLsn, options.timeoutMs ?? BRANCH_WAIT_MS)
+      return await this.gcLock.run(() => this.#branch(timelineId, options))
+    })
+    const origin = branch.ancestor
+    if (origin?.timeline.timelineId !== ancestorTimelineId || origin.lsn !== ancestorLsn) {
+      throw new ZenithError(
+        'conflict',
+        `timeline ${timelineId} exists already and does not branch from ${ancestorTimelineId} at ${formatLsn(ancestorLsn)}`,
+      )
+    }
+    return branch
+  }
+
+  /** The ancestor keeps its state at the branch point from the check on until the branch counts. */
+  async #branch(timelineId: TimelineId, options: BranchOptions): Promise<Timeline> {
+    const { ancestorTimelineId, ancestorLsn } = options
+    const ancestor = this.timeline(ancestorTimelineId)
+    const release = ancestor.retention.hold(ancestorLsn)
+    try {
       const facts: TimelineFacts = {
         ancestorTimelineId,
         ancestorLsn,
@@ -137,20 +167,23 @@ export class Tenant {
         prevRecordLsn: atTip ? ancestor.lastRecordStartLsn : null,
         state: 'active',
         gcCutoffLsn: null,
+        leasedLsns: [],
         layers: [],
       }
       const timeline = await this.#newTimeline(timelineId, facts, manifest)
       await timeline.createEmpty()
+      this.#timelines.set(timelineId, timeline)
       return timeline
-    })
-    const origin = branch.ancestor
-    if (origin?.timeline.timelineId !== ancestorTimelineId || origin.lsn !== ancestorLsn) {
-      throw new ZenithError(
-        'conflict',
-        `timeline ${timelineId} exists already and does not branch from ${ancestorTimelineId} at ${formatLsn(ancestorLsn)}`,
-      )
+    } finally {
+      release()
     }
-    return branch
+  }
+
+  /** Where children leave the timeline. */
+  branchPointsOf(timelineId: TimelineId): Lsn[] {
+    return this.timelines().flatMap(({ ancestor }) =>
+      ancestor?.timeline.timelineId === timelineId ? [ancestor.lsn] : [],
+    )
   }
 
   tick(nowMs: number): void {
@@ -258,6 +291,7 @@ export class Tenant {
       slots: this.#slots,
       context: this.#context,
       releaseObjects: (names) => this.#release(names),
+      branchPoints: () => this.branchPointsOf(parts.timelineId),
       ancestor:
         ancestorTimelineId === null || ancestorLsn === null
           ? null
@@ -300,12 +334,11 @@ function checkBranchLsn(ancestor: Timeline, lsn: Lsn): void {
       `${formatLsn(lsn)} is not a place between WAL records; they start at multiples of 8`,
     )
   }
-  let root = ancestor
-  while (root.ancestor) root = root.ancestor.timeline
-  if (lsn < root.startLsn) {
+  if (lsn < ancestor.startLsn) {
     throw new ZenithError(
       'out_of_range',
-      `there is no history at ${formatLsn(lsn)}: the oldest LSN is ${formatLsn(root.startLsn)}`,
+      `timeline ${ancestor.timelineId} has no history at ${formatLsn(lsn)}: its oldest LSN is ${formatLsn(ancestor.startLsn)}`,
+      ancestor.ancestor === null ? {} : { hint: 'For an earlier LSN branch from its ancestor.' },
     )
   }
 }

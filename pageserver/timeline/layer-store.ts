@@ -56,6 +56,8 @@ export interface LayerChange {
   state?: TimelineState
   /** Never goes down. */
   gcCutoffLsn?: Lsn
+  /** Which LSNs below the cutoff are leased. */
+  leasedLsns?: readonly Lsn[]
 }
 
 export interface LayerStoreEvents {
@@ -75,6 +77,7 @@ export class LayerStore {
   #facts: TimelineFacts
   #state: TimelineState
   #gcCutoffLsn: Lsn | null
+  #leasedLsns: readonly Lsn[]
   readonly #layerContext: LayerContext
   readonly #manifests: ManifestStore
   #open: OpenLayer
@@ -100,6 +103,7 @@ export class LayerStore {
     this.#facts = facts
     this.#state = manifest?.state ?? 'active'
     this.#gcCutoffLsn = manifest?.gcCutoffLsn ?? null
+    this.#leasedLsns = manifest?.leasedLsns ?? []
     this.#releaseObjects = options.releaseObjects
     this.slots = options.slots
     this.generation = options.generation
@@ -138,6 +142,11 @@ export class LayerStore {
   /** History below may be gone; null = all is there. */
   get gcCutoffLsn(): Lsn | null {
     return this.#gcCutoffLsn
+  }
+
+  /** LSNs below the cutoff that were leased when it was set. */
+  get leasedLsns(): readonly Lsn[] {
+    return this.#leasedLsns
   }
 
   get open(): OpenLayer {
@@ -271,6 +280,7 @@ export class LayerStore {
       this.#facts = change.facts ?? this.#facts
       this.#state = change.state ?? this.#state
       this.#gcCutoffLsn = change.gcCutoffLsn ?? this.#gcCutoffLsn
+      this.#leasedLsns = change.leasedLsns ?? this.#leasedLsns
     })
     this.#context.onStep?.('change-written')
     for (const layer of remove) await layer.retire()
@@ -344,6 +354,7 @@ export class LayerStore {
       facts: change.facts ?? this.#facts,
       state: change.state ?? this.#state,
       gcCutoffLsn: change.gcCutoffLsn ?? this.#gcCutoffLsn,
+      leasedLsns: change.leasedLsns ?? this.#leasedLsns,
       diskConsistentLsn: durableLsn,
       prevRecordLsn,
       layers: layers.newestFirst

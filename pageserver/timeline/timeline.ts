@@ -11,6 +11,7 @@
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { Retention } from '../gc/retention.ts'
 import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import { formatKey } from '../keyspace/key.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
@@ -44,6 +45,8 @@ export interface Ancestor {
 
 export interface TimelineOptions extends LayerStoreOptions {
   ancestor: Ancestor | null
+  /** Where its children leave it, archived ones included. */
+  branchPoints: () => readonly Lsn[]
 }
 
 /** A page that took more records than this to build is worth keeping. */
@@ -62,6 +65,8 @@ export class Timeline {
   readonly timelineId: TimelineId
   readonly ancestor: Ancestor | null
   readonly statistics: StatisticsStore
+  /** What of the past is kept: cutoff, leases, holds. */
+  readonly retention: Retention
   readonly #store: LayerStore
   readonly #context: StorageContext
   readonly #source: ReadSource
@@ -93,6 +98,13 @@ export class Timeline {
       onFlushFailed: (error) => this.#warn(error, 'flush'),
     })
     this.#store = store
+    this.retention = new Retention({
+      timelineId,
+      startLsn: () => store.facts.startLsn,
+      cutoffLsn: store.gcCutoffLsn,
+      leasedLsns: store.leasedLsns,
+      branchPoints: options.branchPoints,
+    })
     this.#lastRecordLsn = store.diskConsistentLsn
     this.#lastRecordStartLsn = store.prevRecordLsn
     this.#lastPutLsn = this.#lastRecordLsn
@@ -137,6 +149,19 @@ export class Timeline {
   /** First LSN of the branch's own history. */
   get startLsn(): Lsn {
     return this.#store.facts.startLsn
+  }
+
+  /** Reads below are refused unless leased; null = all is there since the timeline began. */
+  get gcCutoffLsn(): Lsn | null {
+    return this.retention.cutoffLsn
+  }
+
+  /**
+   * Which states must stay readable: ascending, the last is the cutoff, above which all do. Whoever
+   * removes or merges versions keeps each of them as it is.
+   */
+  retainedPoints(): Lsn[] {
+    return this.retention.retainedPoints()
   }
 
   /** Decimal text of pg_control's system identifier. */
@@ -427,12 +452,13 @@ export class Timeline {
   }
 
   #readableLsn(lsn: Lsn): Lsn {
-    if (this.ancestor === null && lsn < this.startLsn) {
+    if (lsn < this.startLsn) {
       throw new ZenithError(
         'out_of_range',
         `timeline ${this.timelineId} has no history at ${formatLsn(lsn)}; it starts at ${formatLsn(this.startLsn)}`,
       )
     }
+    this.retention.checkReadable(lsn)
     return Math.min(lsn, this.#lastRecordLsn)
   }
 

@@ -1,0 +1,105 @@
+/**
+ * What of one timeline's past is kept, and what of it may be read. All decisions are synchronous,
+ * so that a promise given here is seen by the next collection, and a cutoff raised here by the next
+ * read: no lock is needed between them.
+ *
+ * The cutoff counts as soon as it is raised, before it is durable; nothing is removed before it is.
+ */
+import { ZenithError } from '#libs/errors.ts'
+import type { TimelineId } from '#libs/ids.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { LEASE_MS, Leases } from './leases.ts'
+import { retainedPoints } from './retained-points.ts'
+
+export interface RetentionOptions {
+  timelineId: TimelineId
+  startLsn: () => Lsn
+  /** As the manifest has it. */
+  cutoffLsn: Lsn | null
+  /** Points below the cutoff that were leased when it was set. */
+  leasedLsns: readonly Lsn[]
+  /** Where children leave the timeline, those that are being made included. */
+  branchPoints: () => readonly Lsn[]
+  /** Monotonic milliseconds; tests set their own. */
+  now?: () => number
+}
+
+export class Retention {
+  readonly leases = new Leases()
+  readonly #options: RetentionOptions
+  readonly #now: () => number
+  readonly #holds = new Map<Lsn, number>()
+  #cutoffLsn: Lsn | null
+
+  constructor(options: RetentionOptions) {
+    this.#options = options
+    this.#now = options.now ?? (() => performance.now())
+    this.#cutoffLsn = options.cutoffLsn
+    // Their holders were served until now: they get the whole time to come back.
+    for (const lsn of options.leasedLsns) this.leases.grant(lsn, this.#now() + LEASE_MS)
+  }
+
+  /** Every state from here on can be read; null = since the timeline began. Never goes down. */
+  get cutoffLsn(): Lsn | null {
+    return this.#cutoffLsn
+  }
+
+  get nowMs(): number {
+    return this.#now()
+  }
+
+  /** See `retained-points.ts`. While there is no cutoff, the start of the timeline stands for it. */
+  retainedPoints(): Lsn[] {
+    return retainedPoints({
+      cutoffLsn: this.#cutoffLsn ?? this.#options.startLsn(),
+      branchPoints: this.#options.branchPoints(),
+      leases: this.leases.points(this.#now()),
+      holds: [...this.#holds.keys()],
+    })
+  }
+
+  /** From now on lower LSNs are read only where they are leased. */
+  raiseCutoff(lsn: Lsn): void {
+    this.#cutoffLsn = Math.max(lsn, this.#cutoffLsn ?? 0)
+  }
+
+  /** Throws `out_of_range` for an LSN whose state may be gone. */
+  checkReadable(lsn: Lsn): void {
+    if (this.#cutoffLsn === null || lsn >= this.#cutoffLsn) return
+    if (this.leases.isLive(lsn, this.#now()) || this.#holds.has(lsn)) return
+    throw new ZenithError(
+      'out_of_range',
+      `the history of timeline ${this.#options.timelineId} at ${formatLsn(lsn)} is gone: the oldest LSN that is kept is ${formatLsn(this.#cutoffLsn)}`,
+      { hint: 'zenith tenant set --history keeps more, from now on.' },
+    )
+  }
+
+  /**
+   * Keeps the state at an LSN until the returned function is called; for work of several reads.
+   * Throws as `checkReadable`.
+   */
+  hold(lsn: Lsn): () => void {
+    this.checkReadable(lsn)
+    this.#holds.set(lsn, (this.#holds.get(lsn) ?? 0) + 1)
+    let held = true
+    return () => {
+      if (!held) return
+      held = false
+      const count = (this.#holds.get(lsn) as number) - 1
+      if (count === 0) this.#holds.delete(lsn)
+      else this.#holds.set(lsn, count)
+    }
+  }
+
+  /** Grants or renews a lease. Throws as `checkReadable`: what has lapsed below cannot come back. */
+  lease(lsn: Lsn, lengthMs = LEASE_MS): void {
+    this.checkReadable(lsn)
+    this.leases.grant(lsn, this.#now() + lengthMs)
+  }
+
+  /** A standby reads at `lsn` and later; the cutoff stays below while it renews this. */
+  holdHorizon(holder: string, lsn: Lsn, lengthMs = LEASE_MS): void {
+    this.checkReadable(lsn)
+    this.leases.setHorizon(holder, lsn, this.#now() + lengthMs)
+  }
+}

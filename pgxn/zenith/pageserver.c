@@ -54,6 +54,9 @@
 #define MAX_RETRY_DELAY_MS		1000
 #define STARTUP_POLL_MS			500
 
+/* How often somebody who waits for a reply asks whether the page server has moved */
+#define MOVED_POLL_MS			1000
+
 /* A page server that takes longer to accept a connection is out of reach */
 #define CONNECT_TIMEOUT_MS		10000
 
@@ -181,8 +184,11 @@ make_wait_set(void)
 	wait_set_events = WL_SOCKET_READABLE;
 }
 
-/* Wait until the socket can be read (or also written). */
-static void
+/*
+ * Wait until the socket can be read (or also written).  False if it can't for
+ * a while, and the page server is elsewhere by now.
+ */
+static bool
 wait_for_socket(uint32 events, uint32 wait_event)
 {
 	if (wait_set == NULL || wait_set_latch != MyLatch)
@@ -197,10 +203,15 @@ wait_for_socket(uint32 events, uint32 wait_event)
 		WaitEvent	event;
 
 		/* what stops the startup process doesn't set its latch */
-		if (WaitEventSetWait(wait_set, AmStartupProcess() ? STARTUP_POLL_MS : -1,
+		if (WaitEventSetWait(wait_set, AmStartupProcess() ? STARTUP_POLL_MS : MOVED_POLL_MS,
 							 &event, 1, wait_event) == 0)
 		{
 			zenith_check_interrupts();
+			if (zenith_address_changed())
+			{
+				note_failure("the tenant has moved to another page server");
+				return false;
+			}
 			continue;
 		}
 		if (event.events & WL_LATCH_SET)
@@ -210,7 +221,7 @@ wait_for_socket(uint32 events, uint32 wait_event)
 			zenith_check_interrupts();
 			continue;
 		}
-		return;
+		return true;
 	}
 }
 
@@ -432,10 +443,12 @@ endure_outage(Outage *outage)
 static void
 ensure_connected(Outage *outage)
 {
+	zenith_address_follow();
 	if (connection && connection_version != zenith_connstring_version)
 		disconnect();
 	while (connection == NULL)
 	{
+		zenith_address_follow();
 		if (connect_once())
 		{
 			if (outage->since != 0)
@@ -642,8 +655,9 @@ receive_reply(ZenithReply *reply, uint32 wait_event)
 			note_failure(PQerrorMessage(connection));
 			return false;
 		}
-		wait_for_socket(unsent ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE : WL_SOCKET_READABLE,
-						wait_event);
+		if (!wait_for_socket(unsent ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE :
+							 WL_SOCKET_READABLE, wait_event))
+			return false;
 		if (!PQconsumeInput(connection))
 		{
 			note_failure(PQerrorMessage(connection));

@@ -59,6 +59,22 @@ static const struct config_enum_entry mode_options[] = {
 	{NULL, 0, false}
 };
 
+/* From the settings, or from address.c; the connection is made anew if it is another. */
+void
+zenith_use_connstring(const char *connstring)
+{
+	char	   *copy;
+
+	if (zenith_pageserver_connstring && strcmp(zenith_pageserver_connstring, connstring) == 0)
+		return;
+	copy = guc_strdup(LOG, connstring);
+	if (copy == NULL)
+		return;
+	guc_free(zenith_pageserver_connstring);
+	zenith_pageserver_connstring = copy;
+	zenith_connstring_version++;
+}
+
 /*
  * A parallel worker resets all settings, then takes over those of its leader
  * one by one, and default_text_search_config, which comes before ours, is
@@ -68,16 +84,10 @@ static const struct config_enum_entry mode_options[] = {
 static void
 assign_connstring(const char *newval, void *extra)
 {
-	char	   *copy;
-
 	if (InitializingParallelWorker)
 		return;
-	copy = guc_strdup(LOG, newval);
-	if (copy == NULL)
-		return;
-	guc_free(zenith_pageserver_connstring);
-	zenith_pageserver_connstring = copy;
-	zenith_connstring_version++;
+	zenith_use_connstring(newval);
+	zenith_address_share(newval);
 }
 
 /* Ids are 16 bytes in hexadecimal; empty while nothing is configured. */

@@ -58,6 +58,7 @@ request_shared_memory(void)
 	RequestAddinShmemSpace(zenith_file_cache_shmem_size());
 	RequestAddinShmemSpace(zenith_sequence_shmem_size());
 	RequestAddinShmemSpace(zenith_backpressure_shmem_size());
+	RequestAddinShmemSpace(zenith_address_shmem_size());
 	RequestNamedLWLockTranche("ZenithSequenceState", ZENITH_SEQUENCE_LOCKS);
 	RequestNamedLWLockTranche("ZenithFileCache", ZENITH_FILE_CACHE_LOCKS);
 	RequestNamedLWLockTranche("ZenithRelationSize", ZENITH_SIZE_LOCKS);
@@ -81,6 +82,7 @@ start_shared_memory(void)
 	zenith_file_cache_shmem_init();
 	zenith_sequence_shmem_init();
 	zenith_backpressure_shmem_init();
+	zenith_address_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 
 	zenith_wait_connect = WaitEventExtensionNew("ZenithPageserverConnect");

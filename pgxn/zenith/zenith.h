@@ -64,9 +64,17 @@ extern int	zenith_lsn_cache_entries;
 extern int	zenith_outage_timeout_s;
 extern int	zenith_transient_logging;
 extern uint32 zenith_connstring_version;
+extern void zenith_use_connstring(const char *connstring);
 
 extern void zenith_define_settings(void);
 extern void zenith_check_settings(void);
+
+/* address.c: where the page server is by now */
+extern Size zenith_address_shmem_size(void);
+extern void zenith_address_shmem_init(void);
+extern void zenith_address_share(const char *connstring);
+extern void zenith_address_follow(void);
+extern bool zenith_address_changed(void);
 
 /* counters.c: what zenith.getpage_stats shows */
 #define ZENITH_COUNTERS(X) \

@@ -84,6 +84,11 @@ export class SupervisorHttp {
         this.#supervisor.setSafekeepers(safekeepers)
         return json(200, this.#supervisor.status())
       }
+      case `POST ${computePaths.setPageservers.path}`: {
+        const { pageservers } = JSON.parse(body) as { pageservers: NodeInfo[] }
+        await this.#supervisor.settings.setPageservers(pageservers)
+        return json(200, this.#supervisor.status())
+      }
       case `POST ${computePaths.systemSettings.path}`:
         return this.#storeSystemSettings()
       case 'GET /healthz': {

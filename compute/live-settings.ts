@@ -6,8 +6,8 @@ import { chownSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ComputeSettingsAnswer, ComputeSettingsChange } from '#libs/api/compute.ts'
-import type { ComputeSpec } from '#libs/api/control.ts'
-import { ZenithError } from '#libs/errors.ts'
+import type { ComputeSpec, NodeInfo } from '#libs/api/control.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { parseAutoConf, settingLine } from '#libs/pg/setting-text.ts'
 import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
@@ -67,8 +67,9 @@ export class LiveSettings {
   /** Takes new settings, makes Postgres read them, and says which need a restart. */
   async change(change: ComputeSettingsChange): Promise<ComputeSettingsAnswer> {
     const { spec, log } = this.#options
-    const own = { ...spec, settings: change.settings }
-    this.#write('postgresql.conf', postgresConf({ spec: own }))
+    // What is rewritten later, for another reason, has them too.
+    spec.settings = change.settings
+    this.#write('postgresql.conf', postgresConf({ spec }))
     const client = await this.connect()
     try {
       for (const name of this.#overridden(change)) {
@@ -82,6 +83,27 @@ export class LiveSettings {
       const restartNeeded = pending.rows.map(([name]) => name ?? '')
       log.info({ touched: change.touched, restartNeeded }, 'settings changed')
       return { restartNeeded }
+    } finally {
+      await client.close()
+    }
+  }
+
+  /**
+   * The tenant has moved to other pageservers, one for each shard. Resolves when Postgres has read
+   * it; before there is a data folder, the one to come will have it. Throws while Postgres starts.
+   */
+  async setPageservers(pageservers: readonly NodeInfo[]): Promise<void> {
+    const { spec, log } = this.#options
+    const [first] = pageservers
+    assert(first !== undefined, 'a tenant has a pageserver')
+    // Also for whoever asks the pageserver by HTTP.
+    spec.pageserver = first
+    log.info({ pageservers }, 'the tenant has moved')
+    if (this.#dataFolder === null) return
+    this.#write('postgresql.conf', postgresConf({ spec }))
+    const client = await this.connect()
+    try {
+      await reload(client)
     } finally {
       await client.close()
     }

@@ -164,6 +164,14 @@ export const computeApi = {
       { timeoutMs: STATUS_TIMEOUT_MS },
     ),
 
+  setPageservers: (host: string, httpPort: number, pageservers: NodeInfo[]): Promise<unknown> =>
+    requestJson(
+      'POST',
+      urlOf({ host, httpPort }) + computePaths.setPageservers.path,
+      { pageservers },
+      { timeoutMs: SETTINGS_TIMEOUT_MS },
+    ),
+
   stop: (host: string, httpPort: number): Promise<ComputeStatus> =>
     requestJson(
       'POST',

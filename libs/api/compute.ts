@@ -55,6 +55,11 @@ export const computePaths = {
   changeSettings: { method: 'POST', path: '/settings' },
   /** Who keeps the branch from now on (`{ safekeepers: NodeInfo[] }`): where a replica gets WAL. */
   setSafekeepers: { method: 'POST', path: '/safekeepers' },
+  /**
+   * Where the branch's pages are from now on (`{ pageservers: NodeInfo[] }`, in the order of the
+   * tenant's shards). Answers once Postgres has read it; running queries follow.
+   */
+  setPageservers: { method: 'POST', path: '/pageservers' },
   /** From a backend after ALTER SYSTEM: answers once the control plane has it durably. */
   systemSettings: { method: 'POST', path: '/system-settings' },
 } as const

@@ -9,7 +9,7 @@
  * they are written to, so a lack of space shows only when one is begun: then the store tries again
  * each second, with what is queued, and what is queued is bounded by the sessions.
  */
-import { close, constants, open, writev } from 'node:fs'
+import { close, constants, open, writev, writevSync } from 'node:fs'
 import { assert } from '#libs/errors.ts'
 import { type Lsn, segmentOffset, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { fatalDiskError } from './files.ts'
@@ -232,16 +232,34 @@ export class WalStore {
     this.#writeEpoch = this.#epoch
     const startedAt = performance.now()
     const pieces = this.tail.pieces(startLsn, endLsn)
-    writev(descriptor, pieces, segmentOffset(startLsn), (error, written) => {
+    const offset = segmentOffset(startLsn)
+    if (this.#slots.inlineRule.applies(this, endLsn - startLsn, startedAt)) {
+      this.#written(startedAt, this.#writeNow(descriptor, pieces, offset))
+      return
+    }
+    writev(descriptor, pieces, offset, (error, written) => {
       if (error) fatalDiskError(error, `writing WAL in ${this.#disk.directory}`)
-      this.#slots.release()
-      this.#plan.done(written)
-      this.tail.trim(this.#plan.durableLsn)
-      this.#lastSyncUs = Math.round((performance.now() - startedAt) * 1000)
-      this.#announce(this.#lastSyncUs)
-      this.#tell()
-      this.#start()
+      this.#written(startedAt, written)
     })
+  }
+
+  #writeNow(descriptor: number, pieces: Buffer[], offset: number): number {
+    try {
+      return writevSync(descriptor, pieces, offset)
+    } catch (error) {
+      fatalDiskError(error as Error, `writing WAL in ${this.#disk.directory}`)
+    }
+  }
+
+  #written(startedAt: number, bytes: number): void {
+    this.#slots.release()
+    this.#plan.done(bytes)
+    this.tail.trim(this.#plan.durableLsn)
+    this.#lastSyncUs = Math.round((performance.now() - startedAt) * 1000)
+    this.#slots.inlineRule.took(this.#lastSyncUs)
+    this.#announce(this.#lastSyncUs)
+    this.#tell()
+    this.#start()
   }
 
   #announce(syncUs: number): void {

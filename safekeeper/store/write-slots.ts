@@ -1,8 +1,12 @@
+import { InlineRule } from './inline-rule.ts'
+
 /**
  * Bounds how many timelines write to the disk at once, first come, first served. Each write keeps a
  * thread of Node's pool busy for a sync; what is left over serves reads, control files and the rest.
  */
 export class WriteSlots {
+  /** For all of them together, since it asks whether one timeline writes alone. */
+  readonly inlineRule = new InlineRule()
   #free: number
   /** Those that wait, from `#head` on. */
   #waiting: (() => void)[] = []

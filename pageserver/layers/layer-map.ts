@@ -11,11 +11,15 @@ import { LayerKind } from './layer-name.ts'
 export class LayerMap {
   readonly newestFirst: readonly Layer[]
 
+  /** Deltas of all keys, newest first. */
+  readonly l0: readonly Layer[]
+
   constructor(layers: readonly Layer[]) {
     this.newestFirst = layers.toSorted(
       (a, b) =>
         b.endLsn - a.endLsn || b.id.kind - a.id.kind || compareKeys(a.id.firstKey, b.id.firstKey),
     )
+    this.l0 = this.newestFirst.filter((layer) => layer.isL0)
   }
 
   /** `removed` holds keys of layers (`Layer.key`). */

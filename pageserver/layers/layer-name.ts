@@ -8,7 +8,7 @@
  */
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { type Key, encodeKey, readKey } from '../keyspace/key.ts'
+import { compareKeys, encodeKey, type Key, MAX_KEY, MIN_KEY, readKey } from '../keyspace/key.ts'
 
 export const LayerKind = { Delta: 0, Image: 1 } as const
 export type LayerKind = (typeof LayerKind)[keyof typeof LayerKind]
@@ -28,6 +28,13 @@ export interface LayerId {
    */
   floorLsn: Lsn
   generation: number
+}
+
+/** True for a delta of all keys, as a flush writes it. */
+export function isL0({ kind, firstKey, lastKey }: LayerId): boolean {
+  return (
+    kind === LayerKind.Delta && lastKey.cls === MAX_KEY.cls && compareKeys(firstKey, MIN_KEY) === 0
+  )
 }
 
 const NAME =

@@ -57,6 +57,7 @@ export class LayerWriter {
   #valuesUsed = 0
   #entries = 0
   readonly #entryLsn = new Float64Array(MAX_CHUNK_ENTRIES)
+  readonly #entryLsnBytes = new Uint8Array(this.#entryLsn.buffer)
   readonly #entryOffset = new Uint32Array(MAX_CHUNK_ENTRIES)
   readonly #entryKind = new Uint8Array(MAX_CHUNK_ENTRIES)
 
@@ -144,13 +145,48 @@ export class LayerWriter {
     this.#entryLsn[entry] = lsn
     this.#entryKind[entry] = kind
     this.#entryOffset[entry] = this.#valuesUsed
-    if (this.#valuesUsed + length > this.#values.length) {
-      const bigger = Buffer.allocUnsafeSlow(this.#valuesUsed + length)
-      this.#values.copy(bigger, 0, 0, this.#valuesUsed)
-      this.#values = bigger
-    }
+    this.#reserve(length)
     src.copy(this.#values, this.#valuesUsed, offset, offset + length)
     this.#valuesUsed += length
+    return this.#queue.length >= CHUNKS_IN_FLIGHT
+  }
+
+  /**
+   * Appends `count` versions of one key, entries of another layer's chunk from `first` on, without
+   * looking at each. Returns true when `pump` should be awaited.
+   */
+  addRun(slot: number, blk: number, chunk: Buffer, first: number, count: number): boolean {
+    const total = chunk.readUInt32LE(0)
+    const offsets = 8 + 8 * total
+    const kinds = offsets + 4 * (total + 1)
+    const end = first + count
+    for (let at = first; at < end; ) {
+      const start = chunk.readUInt32LE(offsets + 4 * at)
+      const fitting = this.#fitting(chunk, offsets, at, end)
+      if (fitting === 0) {
+        this.#seal()
+        continue
+      }
+      const row = this.#rowFor(slot, blk, chunk.readDoubleLE(8 + 8 * at))
+      this.#rowCount[row] = (this.#rowCount[row] as number) + fitting
+      const last = at + fitting
+      for (let entry = last - 1; entry >= at; entry--) {
+        if (!isBaseKind(chunk[kinds + entry] as number)) continue
+        this.#rowBaseLsn[row] = chunk.readDoubleLE(8 + 8 * entry)
+        break
+      }
+      chunk.copy(this.#entryLsnBytes, 8 * this.#entries, 8 + 8 * at, 8 + 8 * last)
+      chunk.copy(this.#entryKind, this.#entries, kinds + at, kinds + last)
+      const shift = this.#valuesUsed - start
+      for (let entry = at; entry < last; entry++) {
+        this.#entryOffset[this.#entries++] = chunk.readUInt32LE(offsets + 4 * entry) + shift
+      }
+      const valuesEnd = chunk.readUInt32LE(offsets + 4 * last)
+      this.#reserve(valuesEnd - start)
+      chunk.copy(this.#values, this.#valuesUsed, start, valuesEnd)
+      this.#valuesUsed += valuesEnd - start
+      at = last
+    }
     return this.#queue.length >= CHUNKS_IN_FLIGHT
   }
 
@@ -161,12 +197,12 @@ export class LayerWriter {
 
   /**
    * Completes the file and makes its bytes durable; its name is the caller's to make durable.
-   * `lastKey` is given when it was not known at the start.
+   * What is given was not known at the start.
    */
-  async finish(lastKey: Key = this.#id.lastKey): Promise<LayerEntry> {
+  async finish(lastKey: Key = this.#id.lastKey, endLsn = this.#id.endLsn): Promise<LayerEntry> {
     this.#seal()
     await this.#drain(0)
-    this.#id = { ...this.#id, lastKey }
+    this.#id = { ...this.#id, lastKey, endLsn }
     this.#header = encodeHeader(this.#id, this.#owner)
     const section = this.#indexSection()
     const { stored, codec } = pack(section)
@@ -199,6 +235,34 @@ export class LayerWriter {
   async abort(): Promise<void> {
     await Promise.allSettled(this.#queue)
     await this.#file.close().catch(() => undefined)
+  }
+
+  /** How many entries from `at` on the chunk being filled still takes; an empty one takes any. */
+  #fitting(chunk: Buffer, offsets: number, at: number, end: number): number {
+    const start = chunk.readUInt32LE(offsets + 4 * at)
+    const fits = (count: number) =>
+      this.#entries + count <= MAX_CHUNK_ENTRIES &&
+      chunkOverhead(this.#entries + count) +
+        this.#valuesUsed +
+        chunk.readUInt32LE(offsets + 4 * (at + count)) -
+        start <=
+        this.#chunkBytes
+    if (fits(end - at)) return end - at
+    let low = 0
+    let high = end - at
+    while (high - low > 1) {
+      const middle = (low + high) >>> 1
+      if (fits(middle)) low = middle
+      else high = middle
+    }
+    return low === 0 && this.#entries === 0 ? 1 : low
+  }
+
+  #reserve(length: number): void {
+    if (this.#valuesUsed + length <= this.#values.length) return
+    const bigger = Buffer.allocUnsafeSlow(this.#valuesUsed + length)
+    this.#values.copy(bigger, 0, 0, this.#valuesUsed)
+    this.#values = bigger
   }
 
   #rowFor(slot: number, blk: number, lsn: Lsn): number {

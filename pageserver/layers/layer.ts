@@ -19,7 +19,7 @@ import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { ChunkCache } from './chunk-cache.ts'
 import { type Codec, decodeFooter, FOOTER_SIZE, footerCrc, unpack } from './layer-format.ts'
 import { LayerIndex } from './layer-index.ts'
-import { type LayerId, layerName } from './layer-name.ts'
+import { isL0, type LayerId, layerName } from './layer-name.ts'
 
 /** What the manifest says of a layer. */
 export interface LayerEntry {
@@ -65,6 +65,8 @@ export class Layer {
   readonly endLsn: Lsn
   readonly sizeBytes: number
   readonly crc: number
+  /** A delta of all keys, as a flush writes it; merges cut them by keys. */
+  readonly isL0: boolean
   /** Number within the process, for caches. */
   readonly number: number
   readonly #context: LayerContext
@@ -84,6 +86,7 @@ export class Layer {
     this.endLsn = Math.min(entry.id.endLsn, entry.ceilingLsn ?? entry.id.endLsn)
     this.sizeBytes = entry.sizeBytes
     this.crc = entry.crc
+    this.isL0 = isL0(entry.id)
     this.number = ++lastLayerNumber
     this.#context = context
   }

@@ -18,7 +18,7 @@ type Step =
   | { op: 'put'; count: number; seed: number; publish: boolean }
   | { op: 'branch'; back: number }
   | { op: 'use'; which: number }
-  | { op: 'flush' | 'images' | 'crash' | 'restart' | 'wipe' | 'settle'; back?: number }
+  | { op: 'flush' | 'compact' | 'images' | 'crash' | 'restart' | 'wipe' | 'settle'; back?: number }
   | { op: 'check'; back: number }
 
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -36,7 +36,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 6,
     arbitrary: fc.record({
-      op: fc.constantFrom('flush', 'images', 'crash', 'restart', 'wipe', 'settle'),
+      op: fc.constantFrom('flush', 'compact', 'images', 'crash', 'restart', 'wipe', 'settle'),
     }),
   },
   { weight: 4, arbitrary: fc.record({ op: fc.constant('check' as const), back: fc.nat(400) }) },
@@ -206,6 +206,7 @@ async function play(run: Run, steps: readonly Step[]): Promise<void> {
     else if (one.op === 'branch') await run.branch(one.back)
     else if (one.op === 'use') run.current = one.which % run.ids.length
     else if (one.op === 'flush') await run.timeline.flush()
+    else if (one.op === 'compact') await run.timeline.compaction.compactL0()
     else if (one.op === 'images') await run.timeline.createImageLayers()
     else if (one.op === 'crash') await run.comeBack({})
     else if (one.op === 'restart') await run.comeBack({ clean: true })
@@ -227,6 +228,14 @@ describe('storage against the model', () => {
 
   const shapes = {
     'usual limits': {},
+    'tiny layers and eager merges': {
+      rollSizeBytes: 32 * 1024,
+      l0CompactCount: 2,
+      l0CompactMax: 4,
+      l1LayerBytes: 20_000,
+      chunkCacheBytes: 100_000,
+      l0DelayMs: 0,
+    },
     'tiny layers and eager images': {
       rollSizeBytes: 64 * 1024,
       imageAfterDeltas: 2,

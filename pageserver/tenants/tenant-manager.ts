@@ -4,6 +4,9 @@ import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import { type CompactionTarget, Compactor } from '../compaction/compactor.ts'
+import type { CompactionRunner } from '../compaction/job.ts'
+import { LocalRunner } from '../compaction/runner.ts'
 import { ChunkCache } from '../layers/chunk-cache.ts'
 import type { ApplyNativeOp, PageRedo } from '../read/reconstruct.ts'
 import {
@@ -26,6 +29,8 @@ export interface TenantManagerOptions {
   redo: PageRedo
   applyNativeOp: ApplyNativeOp
   deletions?: Deletions
+  /** Runs compaction jobs; in this thread unless given. */
+  compaction?: CompactionRunner
   log: Logger
   limits?: Partial<StorageLimits>
   /** Tests stop here to act out a crash. */
@@ -36,16 +41,22 @@ export class TenantManager {
   readonly #context: StorageContext
   readonly #tenants = new Map<TenantId, Tenant>()
   readonly #attaching = new Map<TenantId, Promise<Tenant>>()
+  readonly #compactor: Compactor
   readonly #timer: NodeJS.Timeout
 
   constructor(options: TenantManagerOptions) {
     const limits = { ...DEFAULT_LIMITS, ...options.limits }
+    const { redo, applyNativeOp } = options
+    const appliers = { redo, applyNativeOp }
+    const runner = options.compaction ?? new LocalRunner(options.objectStore, appliers)
+    this.#compactor = new Compactor(runner, () => this.#compactionTargets(), options.log)
     this.#context = {
+      compactor: this.#compactor,
       folder: join(options.dataDir),
       store: options.objectStore,
       cache: new ChunkCache(limits.chunkCacheBytes),
       deletions: options.deletions ?? NO_DELETIONS,
-      appliers: { redo: options.redo, applyNativeOp: options.applyNativeOp },
+      appliers,
       log: options.log,
       limits,
       ...(options.onStep ? { onStep: options.onStep } : {}),
@@ -110,6 +121,7 @@ export class TenantManager {
 
   /** Freezes what is old, retries what failed, and frees memory. The timer calls it. */
   tick(nowMs: number): void {
+    this.#compactor.wake()
     for (const tenant of this.#tenants.values()) tenant.tick(nowMs)
     const timelines = this.tenants().flatMap((tenant) => tenant.timelines())
     let totalBytes = timelines.reduce((sum, timeline) => sum + timeline.memoryBytes, 0)
@@ -121,9 +133,14 @@ export class TenantManager {
     }
   }
 
+  get compactor(): Compactor {
+    return this.#compactor
+  }
+
   /** Flushes everything and closes. What cannot be flushed is read again from WAL. */
   async shutdown(): Promise<void> {
     clearInterval(this.#timer)
+    await this.#compactor.close()
     await Promise.allSettled(this.#attaching.values())
     for (const tenant of this.#tenants.values()) {
       try {
@@ -141,8 +158,15 @@ export class TenantManager {
   /** Lets go without flushing, as a crash would; for tests. */
   async abandon(): Promise<void> {
     clearInterval(this.#timer)
+    await this.#compactor.close()
     for (const tenant of this.#tenants.values()) await tenant.close({ flush: false })
     this.#tenants.clear()
+  }
+
+  *#compactionTargets(): Generator<CompactionTarget> {
+    for (const tenant of this.#tenants.values()) {
+      for (const timeline of tenant.timelines()) yield timeline.compaction
+    }
   }
 
   async #attach(
@@ -158,6 +182,7 @@ export class TenantManager {
     const tenant = new Tenant(tenantId, generation, this.#context, history ?? old?.history)
     await tenant.load()
     this.#tenants.set(tenantId, tenant)
+    this.#compactor.wake()
     return tenant
   }
 }

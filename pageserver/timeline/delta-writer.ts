@@ -3,6 +3,7 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Lsn } from '#libs/lsn.ts'
 import { renameDurably } from '#libs/object-store/durable-file.ts'
+import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { LayerEntry } from '../layers/layer.ts'
 import type { LayerOwner } from '../layers/layer-format.ts'
@@ -30,15 +31,11 @@ export async function writeDelta(
   const { slots, folder } = target
   const bySlot = memory.keysBySlot()
   const order = [...bySlot.keys()].sort((a, b) => slots.compare(a, b))
-  const firstSlot = order[0]
-  const lastSlot = order[order.length - 1]
-  if (firstSlot === undefined || lastSlot === undefined) return null
-  const firstKeys = bySlot.get(firstSlot) as Uint32Array
-  const lastKeys = bySlot.get(lastSlot) as Uint32Array
+  if (order.length === 0) return null
   const id = {
     kind: LayerKind.Delta,
-    firstKey: slots.key(firstSlot, memory.keyBlk(firstKeys[0] as number)),
-    lastKey: slots.key(lastSlot, memory.keyBlk(lastKeys[lastKeys.length - 1] as number)),
+    firstKey: MIN_KEY,
+    lastKey: MAX_KEY,
     startLsn: memory.startLsn,
     endLsn,
     floorLsn: memory.startLsn,

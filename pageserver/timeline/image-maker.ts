@@ -1,4 +1,5 @@
 /** When a timeline gets image layers, and of what: one run at a time, over durable history only. */
+import type { Lock } from '#libs/lock.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import type { Layer } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
@@ -39,11 +40,13 @@ export class ImageMaker {
   readonly #store: LayerStore
   readonly #source: ReadSource
   readonly #context: StorageContext
+  readonly #lock: Lock
   /** Ends, without failing, when all runs asked for so far have ended. */
   #last: Promise<void> = Promise.resolve()
   #waiting = 0
 
-  constructor(store: LayerStore, source: ReadSource, context: StorageContext) {
+  constructor(store: LayerStore, source: ReadSource, context: StorageContext, lock: Lock) {
+    this.#lock = lock
     this.#store = store
     this.#source = source
     this.#context = context
@@ -71,7 +74,7 @@ export class ImageMaker {
   /** Makes images at what is durable now, after the run under way, if any. */
   make(): Promise<void> {
     this.#waiting++
-    const run = this.#last.then(() => this.#make())
+    const run = this.#last.then(() => this.#lock.run(() => this.#make()))
     this.#last = run
       .catch(() => undefined)
       .finally(() => {

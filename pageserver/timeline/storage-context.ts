@@ -1,6 +1,7 @@
 /** What all timelines of a page server share, and the limits that shape their storage. */
 import type { Logger } from '#libs/log.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import type { Compactor } from '../compaction/compactor.ts'
 import type { ChunkCache } from '../layers/chunk-cache.ts'
 import type { Appliers } from '../read/reconstruct.ts'
 import type { Deletions } from '../remote/deletions.ts'
@@ -14,6 +15,15 @@ export const DEFAULT_LIMITS = {
   rollAgeMs: 600_000,
   /** Ingest waits while more frozen layers than this are unwritten. */
   maxFrozen: 1,
+  /** So many L0 layers are merged into L1 layers, and at most so many at once. */
+  l0CompactCount: 10,
+  l0CompactMax: 10,
+  /** From so many L0 layers on flushes are delayed, each layer more by so much more. */
+  l0DelayCount: 20,
+  l0DelayMs: 500,
+  l0MaxDelayMs: 30_000,
+  /** A layer that compaction writes is cut at about this size. */
+  l1LayerBytes: 128 * MIB,
   /** Images are made when so many deltas lie above the last ones. */
   imageAfterDeltas: 10,
   /** While little WAL comes, so much in memory is flushed, and so much in deltas gets images. */
@@ -45,6 +55,7 @@ export interface StorageContext {
   cache: ChunkCache
   appliers: Appliers
   deletions: Deletions
+  compactor: Compactor
   log: Logger
   limits: StorageLimits
   onStep?: (step: StorageStep) => void

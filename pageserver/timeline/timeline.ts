@@ -10,8 +10,10 @@
  */
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
+import type { Lock } from '#libs/lock.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { Retention } from '../gc/retention.ts'
+import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
 import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import { formatKey } from '../keyspace/key.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
@@ -74,6 +76,7 @@ export class Timeline {
   #relSizes = new RelSizes()
   readonly #cap: ChainCap
   readonly #images: ImageMaker
+  readonly compaction: TimelineCompaction
   #lastRecordLsn: Lsn
   #lastRecordStartLsn: Lsn | null
   #lastPutLsn: Lsn
@@ -94,7 +97,10 @@ export class Timeline {
     this.statistics = new StatisticsStore(options.context.store, statistics)
     const store = new LayerStore({
       ...options,
-      onFlushed: () => this.#imageIfDue(),
+      onFlushed: () => {
+        this.#context.compactor.wake()
+        this.#imageIfDue()
+      },
       onFlushFailed: (error) => this.#warn(error, 'flush'),
     })
     this.#store = store
@@ -119,7 +125,10 @@ export class Timeline {
       },
       parent: ancestor ? { source: ancestor.timeline.#source, lsn: ancestor.lsn } : null,
     }
-    this.#images = new ImageMaker(store, this.#source, options.context)
+    const { context } = options
+    const source = this.#source
+    this.compaction = new TimelineCompaction({ tenantId, timelineId, store, source, context })
+    this.#images = new ImageMaker(store, source, context, this.compactionLock)
     this.#cap = new ChainCap({
       build: (keys, lsn) => this.#buildPages(keys, lsn),
       currentLayer: () => store.open,
@@ -177,6 +186,11 @@ export class Timeline {
   /** Layer files, for status and tests. */
   get layers(): LayerMap {
     return this.#store.layers
+  }
+
+  /** Held by whatever replaces layers: one such work at a time. */
+  get compactionLock(): Lock {
+    return this.compaction.lock
   }
 
   /** Memory of open and frozen layers, roughly. */
@@ -443,6 +457,7 @@ export class Timeline {
       new ZenithError('unavailable', `timeline ${this.timelineId} is shutting down`),
     )
     await this.#cap.stop()
+    await this.compaction.close()
     await this.#images.idle()
     try {
       if (options.flush) await this.flush()

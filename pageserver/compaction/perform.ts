@@ -1,0 +1,58 @@
+/** Runs one job in the thread that it is called in. */
+import { ZenithError } from '#libs/errors.ts'
+import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import { SlotTable } from '../keyspace/slot-table.ts'
+import { ChunkCache } from '../layers/chunk-cache.ts'
+import { Layer, type LayerEntry } from '../layers/layer.ts'
+import { LayerMap } from '../layers/layer-map.ts'
+import type { ReadSource } from '../read/read-plan.ts'
+import type { Appliers } from '../read/reconstruct.ts'
+import type { CompactionJob, JobEnv, JobTimeline } from './job.ts'
+import { mergeL0 } from './l0-merge.ts'
+
+/** Neighbouring keys share chunks; more would only hold what is not read again. */
+const CACHE_BYTES = 8 * 1024 * 1024
+
+export interface JobPlace {
+  /** For layers whose local file is missing or damaged. */
+  store: ObjectStore
+  appliers: Appliers
+  isStopping: () => boolean
+}
+
+export async function performJob(job: CompactionJob, place: JobPlace): Promise<LayerEntry[]> {
+  const slots = new SlotTable()
+  const cache = new ChunkCache(CACHE_BYTES)
+  const opened: Layer[] = []
+  const open = (timeline: JobTimeline): ReadSource => {
+    const layers = timeline.layers.map(
+      (entry) =>
+        new Layer(entry, {
+          folder: timeline.folder,
+          objectFolder: (origin) => timeline.objectFolders[origin ?? ''] ?? '',
+          store: place.store,
+          slots,
+          cache,
+        }),
+    )
+    opened.push(...layers)
+    const { parent } = timeline
+    return {
+      slots,
+      memory: [],
+      layers: new LayerMap(layers),
+      parent: parent && { source: open(parent.timeline), lsn: parent.lsn },
+    }
+  }
+  try {
+    const { appliers, isStopping } = place
+    return await perform(job, { slots, appliers, open, isStopping })
+  } finally {
+    for (const layer of opened) await layer.close()
+  }
+}
+
+function perform(job: CompactionJob, env: JobEnv): Promise<LayerEntry[]> {
+  if (job.kind === 'l0') return mergeL0(job, env)
+  throw new ZenithError('unsupported', `there is no compaction job "${job.kind}"`)
+}

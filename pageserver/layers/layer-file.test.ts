@@ -39,7 +39,12 @@ interface Entry {
   value: Buffer
 }
 
-async function write(kind: LayerKind, entries: readonly Entry[], slots: SlotTable) {
+async function write(
+  kind: LayerKind,
+  entries: readonly Entry[],
+  slots: SlotTable,
+  lsns: Partial<LayerId> = {},
+) {
   const id: LayerId = {
     kind,
     firstKey: MIN_KEY,
@@ -48,6 +53,7 @@ async function write(kind: LayerKind, entries: readonly Entry[], slots: SlotTabl
     endLsn: kind === LayerKind.Delta ? 1_000_000 : START + 1,
     floorLsn: kind === LayerKind.Delta ? START : 500,
     generation: ++files,
+    ...lsns,
   }
   const writer = await LayerWriter.create(join(folder, layerName(id)), id, OWNER, slots)
   for (const { rel, blk, lsn, kind: valueKind, value } of entries) {
@@ -152,6 +158,29 @@ test('a key absent from an image is looked for below its floor', async () => {
   expect(await readVersions(alone, [{ slot, blk: 6 }], START + 1)).toEqual([[]])
 })
 
+test('an image inside the span of one that lacks the key still counts, a delta there does not', async () => {
+  const slots = new SlotTable()
+  const page = (rel: number, lsn: number, text: string): Entry => {
+    return { rel, blk: 5, lsn, kind: ValueKind.Image, value: Buffer.from(text) }
+  }
+  const upper = { startLsn: 2000, endLsn: 2001, floorLsn: 1001 }
+  const inside = { startLsn: 1500, endLsn: 1501, floorLsn: 0 }
+  const source = openSource([
+    await write(LayerKind.Image, [page(1, 2000, 'upper')], slots, upper),
+    await write(LayerKind.Image, [page(1, 1500, 'old'), page(2, 1500, 'inside')], slots, inside),
+    await write(LayerKind.Delta, [page(2, 1200, 'wrong')], slots, { startLsn: 1100, endLsn: 1300 }),
+  ])
+  const read = async (rel: number, ceiling: number) => {
+    const slot = source.slots.intern(0, 1, 2, rel, 0)
+    const [versions] = await readVersions(source, [{ slot, blk: 5 }], ceiling)
+    return versions?.map(({ value }) => value.toString())
+  }
+  expect(await read(1, 2001)).toEqual(['upper'])
+  expect(await read(2, 2001)).toEqual(['inside'])
+  expect(await read(3, 2001)).toEqual([])
+  expect(await read(1, 2000)).toEqual(['old'])
+})
+
 test('names say what the layer is', () => {
   const id: LayerId = {
     kind: LayerKind.Image,
@@ -169,6 +198,9 @@ test('names say what the layer is', () => {
   expect(parseLayerName(name)).toEqual(id)
   const delta = { ...id, kind: LayerKind.Delta, endLsn: 2 ** 46, floorLsn: id.startLsn }
   expect(parseLayerName(layerName(delta))).toEqual(delta)
+  const again = { ...id, serial: 0xab }
+  expect(layerName(again)).toBe(`${name}-000000ab`)
+  expect(parseLayerName(layerName(again))).toEqual(again)
   for (const bad of ['', 'delta_', `${name}.tmp~1`, name.replace('image', 'other')]) {
     expect(() => parseLayerName(bad)).toThrow('is not a layer name')
   }

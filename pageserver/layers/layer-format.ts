@@ -41,7 +41,7 @@ export interface LayerOwner {
 
 /**
  *   0 magic 8 | 8 format u16 | 10 kind u8 | 11 zero | 12 pg version u32 | 16 tenant 16 |
- *   32 timeline 16 | 48 generation u32 | 52 zero u32 | 56 start LSN u64 | 64 end LSN u64 |
+ *   32 timeline 16 | 48 generation u32 | 52 serial u32 | 56 start LSN u64 | 64 end LSN u64 |
  *   72 floor LSN u64 | 80 first key 18 | 98 last key 18 | zeros | 252 crc32 of bytes 0..252
  */
 export function encodeHeader(id: LayerId, owner: LayerOwner): Buffer {
@@ -53,6 +53,7 @@ export function encodeHeader(id: LayerId, owner: LayerOwner): Buffer {
   header.write(owner.tenantId, 16, 'hex')
   header.write(owner.timelineId, 32, 'hex')
   header.writeUInt32LE(id.generation, 48)
+  header.writeUInt32LE(id.serial ?? 0, 52)
   writeLsnLE(header, id.startLsn, 56)
   writeLsnLE(header, id.endLsn, 64)
   writeLsnLE(header, id.floorLsn, 72)

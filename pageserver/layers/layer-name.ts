@@ -1,11 +1,12 @@
 /**
  * What identifies a layer, and its file name, which says all of it:
  *
- *   delta_<first key>-<last key>__<start LSN>-<end LSN>-<generation>
- *   image_<first key>-<last key>__<LSN>-<floor LSN>-<generation>
+ *   delta_<first key>-<last key>__<start LSN>-<end LSN>-<generation>[-<serial>]
+ *   image_<first key>-<last key>__<LSN>-<floor LSN>-<generation>[-<serial>]
  *
- * Keys are 36 hex digits (both inclusive), LSNs 16, the generation 8.
+ * Keys are 36 hex digits (both inclusive), LSNs 16, generation and serial 8.
  */
+import { randomInt } from 'node:crypto'
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { compareKeys, encodeKey, type Key, MAX_KEY, MIN_KEY, readKey } from '../keyspace/key.ts'
@@ -28,6 +29,11 @@ export interface LayerId {
    */
   floorLsn: Lsn
   generation: number
+  /**
+   * Sets apart what compaction makes of the same range more than once: without it a new layer might
+   * get the name of one that waits to be deleted. Absent in what a flush writes.
+   */
+  serial?: number
 }
 
 /** True for a delta of all keys, as a flush writes it. */
@@ -38,22 +44,28 @@ export function isL0({ kind, firstKey, lastKey }: LayerId): boolean {
 }
 
 const NAME =
-  /^(delta|image)_([0-9a-f]{36})-([0-9a-f]{36})__([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{8})$/
+  /^(delta|image)_([0-9a-f]{36})-([0-9a-f]{36})__([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{8})(?:-([0-9a-f]{8}))?$/
+const SERIALS = 2 ** 32
+
+/** A serial for a layer that compaction makes. */
+export function newSerial(): number {
+  return randomInt(SERIALS)
+}
 
 export function layerName(id: LayerId): string {
   const kind = id.kind === LayerKind.Delta ? 'delta' : 'image'
   const second = id.kind === LayerKind.Delta ? id.endLsn : id.floorLsn
   const first = encodeKey(id.firstKey).toString('hex')
   const last = encodeKey(id.lastKey).toString('hex')
-  const generation = id.generation.toString(16).padStart(8, '0')
-  return `${kind}_${first}-${last}__${lsnHex(id.startLsn)}-${lsnHex(second)}-${generation}`
+  const name = `${kind}_${first}-${last}__${lsnHex(id.startLsn)}-${lsnHex(second)}-${hex8(id.generation)}`
+  return id.serial === undefined ? name : `${name}-${hex8(id.serial)}`
 }
 
 /** Throws `corrupt` when the text is not a layer's name. */
 export function parseLayerName(name: string): LayerId {
   const match = NAME.exec(name)
   if (!match) throw new ZenithError('corrupt', `"${name}" is not a layer name`)
-  const [, kindText, first, last, startText, secondText, generation] = match
+  const [, kindText, first, last, startText, secondText, generation, serial] = match
   const startLsn = Number.parseInt(startText as string, 16)
   const second = Number.parseInt(secondText as string, 16)
   const kind = kindText === 'delta' ? LayerKind.Delta : LayerKind.Image
@@ -65,7 +77,12 @@ export function parseLayerName(name: string): LayerId {
     endLsn: kind === LayerKind.Delta ? second : startLsn + 1,
     floorLsn: kind === LayerKind.Delta ? startLsn : second,
     generation: Number.parseInt(generation as string, 16),
+    ...(serial === undefined ? {} : { serial: Number.parseInt(serial, 16) }),
   }
+}
+
+function hex8(value: number): string {
+  return value.toString(16).padStart(8, '0')
 }
 
 function lsnHex(lsn: Lsn): string {

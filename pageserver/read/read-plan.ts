@@ -49,7 +49,14 @@ class KeyPlan implements VersionSink {
   readonly slot: number
   readonly blk: number
   readonly steps: Step[] = []
+  /** Versions of deltas count below it. */
   ceilingLsn: Lsn
+  /**
+   * Images count below it. An image that lacks the key says that no version lies between its floor
+   * and its LSN, so it lowers the ceiling of deltas; another image in between is as good as one at
+   * the floor, and may be the only one that is left.
+   */
+  imageCeilingLsn: Lsn
   done = false
   #layer: Layer | null = null
 
@@ -57,6 +64,12 @@ class KeyPlan implements VersionSink {
     this.slot = slot
     this.blk = blk
     this.ceilingLsn = ceilingLsn
+    this.imageCeilingLsn = ceilingLsn
+  }
+
+  lowerTo(ceilingLsn: Lsn): void {
+    this.ceilingLsn = Math.min(this.ceilingLsn, ceilingLsn)
+    this.imageCeilingLsn = Math.min(this.imageCeilingLsn, ceilingLsn)
   }
 
   push(kind: number, lsn: Lsn, value: Buffer): void {
@@ -70,6 +83,10 @@ class KeyPlan implements VersionSink {
 
   visit(row: number): void {
     this.steps.push({ layer: this.#layer as Layer, row, ceilingLsn: this.ceilingLsn })
+  }
+
+  visitImage(layer: Layer, row: number): void {
+    this.steps.push({ layer, row, ceilingLsn: this.imageCeilingLsn })
   }
 }
 
@@ -110,7 +127,7 @@ function planSource(source: ReadSource, plans: readonly KeyPlan[], unloaded: Set
     if (parent === null) return
     open = open.filter((plan) => !plan.done && isInheritedClass(slots.cls(plan.slot)))
     if (open.length === 0) return
-    for (const plan of open) plan.ceilingLsn = Math.min(plan.ceilingLsn, parent.lsn + 1)
+    for (const plan of open) plan.lowerTo(parent.lsn + 1)
     at = parent.source
   }
 }
@@ -135,7 +152,9 @@ function planLayer(
   let slot = -1
   let group = -1
   for (const plan of plans) {
-    if (plan.done || id.startLsn >= plan.ceilingLsn) continue
+    const isImage = id.kind === LayerKind.Image
+    const ceilingLsn = isImage ? plan.imageCeilingLsn : plan.ceilingLsn
+    if (plan.done || id.startLsn >= ceilingLsn) continue
     if (layer.origin !== null && !isInheritedClass(slots.cls(plan.slot))) continue
     if (!covers(id.firstKey, id.lastKey, slots, plan)) continue
     if (!layer.isLoaded) {
@@ -143,20 +162,18 @@ function planLayer(
       continue
     }
     // Layers come by the end of what counts in them, so nothing further down lies above this.
-    if (layer.ceilingLsn !== null && layer.ceilingLsn < plan.ceilingLsn) {
-      plan.ceilingLsn = layer.ceilingLsn
-    }
+    if (layer.ceilingLsn !== null) plan.lowerTo(layer.ceilingLsn)
     if (plan.slot !== slot) {
       slot = plan.slot
       group = layer.index.findGroup(slot)
     }
-    if (id.kind === LayerKind.Delta) {
+    if (!isImage) {
       if (group < 0) continue
       plan.done = visitDeltaRows(layer.index, group, plan.blk, plan.ceilingLsn, plan.from(layer))
     } else {
       const row = group < 0 ? -1 : layer.index.findLastRow(group, plan.blk)
       if (row >= 0) {
-        plan.from(layer).visit(row)
+        plan.visitImage(layer, row)
         plan.done = true
       } else {
         plan.ceilingLsn = Math.min(plan.ceilingLsn, id.floorLsn)

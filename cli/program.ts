@@ -10,6 +10,7 @@ import type { InitOptions } from './commands/init.ts'
 import type { CreateOptions, PlaceOptions } from './commands/postgres.ts'
 import type { SetOptions } from './commands/settings.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
+import { addTransferCommands } from './transfer-program.ts'
 
 const EXIT_CODES = `
 Exit codes:
@@ -43,6 +44,7 @@ Example:
   addTenantCommands(program)
   addPostgresCommands(program)
   addBranchCommands(program)
+  addTransferCommands(program)
   addSafekeeperCommands(program)
   addAuthCommands(program)
   return program

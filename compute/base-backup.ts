@@ -5,7 +5,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'
 import { runAs, unprivilegedDir } from '#libs/system-user.ts'
-import { TarExtractor } from './tar-extract.ts'
+import { TarExtractor } from '#libs/tar-extract.ts'
 
 const KIND_OF = { primary: 'primary', static: 'static', replica: 'standby' } as const
 

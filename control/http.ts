@@ -5,6 +5,7 @@ import type { HttpServer } from '#libs/http/server.ts'
 import type { Branches } from './branches.ts'
 import type { EndpointSettings } from './endpoint-settings.ts'
 import type { Endpoints } from './endpoints.ts'
+import type { Exports } from './exports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
@@ -27,6 +28,7 @@ export interface ControlParts {
   endpoints: Endpoints
   settings: EndpointSettings
   tokens: Tokens
+  exports: Exports
 }
 
 /** Adds all routes. */
@@ -76,5 +78,6 @@ function handlersOf(parts: ControlParts): Handlers {
     storeSystemSettings: ({ params, body }) =>
       settings.storeSystem(params.tenantId, params.name, body),
     deleteEndpoint: ({ params }) => endpoints.delete(params.tenantId, params.name),
+    exportBranch: ({ params, body }) => parts.exports.place(params.tenantId, params.name, body),
   }
 }

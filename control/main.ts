@@ -11,6 +11,7 @@ import { ControlConfig } from './config.ts'
 import { addDiscoveryRoutes, guardDiscovery } from './discovery/http.ts'
 import { EndpointSettings } from './endpoint-settings.ts'
 import { Endpoints } from './endpoints.ts'
+import { Exports } from './exports.ts'
 import { addRoutes } from './http.ts'
 import { countRecords } from './record-metrics.ts'
 import { Migrations } from './membership/migrations.ts'
@@ -59,7 +60,8 @@ runProcess('control', async (self) => {
   countRecords(metrics, registry)
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
-  addRoutes(app, { registry, tenants, branches, migrations, endpoints, settings, tokens })
+  const exports = new Exports({ registry, tips, log })
+  addRoutes(app, { registry, tenants, branches, migrations, endpoints, settings, tokens, exports })
   if (tokens.verify !== null) guardDiscovery(app, tokens.verify, log)
   addDiscoveryRoutes(app, new DiscoveryHub())
   await app.listen({ host, port })

@@ -68,6 +68,18 @@ export const pageserverApi = {
       timeoutMs: 2 * WAIT_LSN_MS,
     }),
 
+  /** Bytes of all relations at the end of the timeline. */
+  logicalSize: async (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<number> => {
+    const info = await callPageserver(urlOf(node), 'getTimeline', {
+      params,
+      query: { size: 'true' },
+    })
+    return info.logicalSizeBytes ?? 0
+  },
+
   commitWindow: (
     node: NodeInfo,
     params: { tenantId: string; timelineId: string },

@@ -1,3 +1,5 @@
+import { transferPaths } from './transfer-paths.ts'
+
 /**
  * Methods and paths of the control plane's routes, without their schemas: loading those takes
  * longer than a request, and clients such as the CLI do not check what they send.
@@ -38,4 +40,5 @@ export const controlPaths = {
     path: '/v1/tenant/:tenantId/endpoint/:name/system-settings',
   },
   deleteEndpoint: { method: 'DELETE', path: '/v1/tenant/:tenantId/endpoint/:name' },
+  ...transferPaths,
 } as const

@@ -8,6 +8,7 @@
 import { routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { controlPaths } from './control-paths.ts'
+import { transferRoutes } from './transfer.ts'
 
 /** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
 export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
@@ -552,6 +553,7 @@ export const controlRoutes = routes({
     params: NameParams,
     response: EndpointInfo,
   },
+  ...transferRoutes,
 })
 
 export type ControlRoutes = typeof controlRoutes

@@ -55,6 +55,11 @@ export type BackupEntry =
       chunks: Iterable<Buffer> | AsyncIterable<Buffer>
     }
 
+/** Changes pages of a relation in place before they are written; `firstBlock` is the first one's. */
+export type FinishPages = (pages: Buffer, firstBlock: number) => void
+
+function keepPages(): void {}
+
 export interface BackupOptions {
   /**
    * `primary`, `static` and `standby` computes get no relation files. `full`: everything, for stock
@@ -110,12 +115,12 @@ export async function* backupEntries(
   yield { name: 'global/pg_control', type: 'file', content: serializeControlFile(start.control) }
 }
 
-function file(name: string, text: string): BackupEntry {
+export function file(name: string, text: string): BackupEntry {
   return { name, type: 'file', content: Buffer.from(text) }
 }
 
 /** What a stock server must be set to, lest it drops commit times or refuses prepared transactions. */
-function settingsOf(state: CheckpointState): ComputeSettings {
+export function settingsOf(state: CheckpointState): ComputeSettings {
   return {
     walLevel: state.checkpoint.walLevel as WalLevel,
     walLogHints: state.walLogHints,
@@ -129,7 +134,7 @@ function settingsOf(state: CheckpointState): ComputeSettings {
 }
 
 /** The live SLRU segments, and whatever pages start-up reads besides. */
-async function slruEntries(
+export async function slruEntries(
   timeline: Timeline,
   lsn: Lsn,
   checkpoint: Checkpoint,
@@ -162,7 +167,7 @@ async function slruEntries(
 }
 
 /** State files of prepared transactions: the stored body and its CRC-32C (twophase.c). */
-async function twoPhaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
+export async function twoPhaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
   const states = await timeline.scanBlobs(KeyClass.TwoPhase, lsn)
   return states.map(({ db: xidHigh, rel: xidLow, value }) => {
     const checksum = Buffer.alloc(4)
@@ -176,7 +181,7 @@ async function twoPhaseEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntr
  * How far replication from elsewhere has been replayed (CheckPointReplicationOrigin in origin.c):
  * magic u32 | per origin: id u16, 6 bytes of padding, LSN u64 | CRC-32C u32.
  */
-async function originEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
+export async function originEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[]> {
   const origins = await timeline.scanBlobs(KeyClass.ReplOrigin, lsn)
   if (origins.length === 0) return []
   const content = Buffer.alloc(4 + origins.length * ORIGIN_SIZE + 4)
@@ -191,10 +196,11 @@ async function originEntries(timeline: Timeline, lsn: Lsn): Promise<BackupEntry[
 }
 
 /** Unlogged relations: the init fork as itself and as the main fork, as after a crash. */
-async function initForkEntries(
+export async function initForkEntries(
   timeline: Timeline,
   lsn: Lsn,
   relations: readonly BlobEntry[],
+  finish: FinishPages = keepPages,
 ): Promise<BackupEntry[]> {
   const entries: BackupEntry[] = []
   for (const { spc, db, rel, fork, value } of relations) {
@@ -202,6 +208,7 @@ async function initForkEntries(
     const blocks = value.readUInt32LE(0)
     const slot = timeline.slot(KeyClass.RelBlock, spc, db, rel, fork)
     const content = blocks === 0 ? Buffer.alloc(0) : await timeline.readPages(slot, 0, blocks, lsn)
+    finish(content, 0)
     entries.push({ name: relationPath(spc, db, rel, INIT_FORK), type: 'file', content })
     entries.push({ name: relationPath(spc, db, rel, MAIN_FORK), type: 'file', content })
   }
@@ -209,10 +216,11 @@ async function initForkEntries(
 }
 
 /** All files of permanent relations, cut into segments of 1 GiB as md.c does. */
-function* relationEntries(
+export function* relationEntries(
   timeline: Timeline,
   lsn: Lsn,
   relations: readonly BlobEntry[],
+  finish: FinishPages = keepPages,
 ): Generator<BackupEntry> {
   const relationOf = (entry: BlobEntry) => `${entry.spc}/${entry.db}/${entry.rel}`
   const unlogged = new Set(relations.filter((r) => r.fork === INIT_FORK).map(relationOf))
@@ -228,7 +236,7 @@ function* relationEntries(
         name: first === 0 ? path : `${path}.${first / BLOCKS_PER_FILE}`,
         type: 'stream',
         sizeBytes: inFile * PAGE_SIZE,
-        chunks: pageChunks(timeline, slot, first, inFile, lsn),
+        chunks: pageChunks(timeline, slot, first, inFile, lsn, finish),
       }
     }
   }
@@ -240,6 +248,7 @@ async function* pageChunks(
   firstBlock: number,
   blocks: number,
   lsn: Lsn,
+  finish: FinishPages = keepPages,
 ): AsyncGenerator<Buffer> {
   for (let at = 0; at < blocks; at += PAGES_PER_READ) {
     const count = Math.min(PAGES_PER_READ, blocks - at)
@@ -247,6 +256,7 @@ async function* pageChunks(
     if (pages.length !== count * PAGE_SIZE) {
       throw new ZenithError('internal', `a read of ${count} pages gave ${pages.length} bytes`)
     }
+    finish(pages, firstBlock + at)
     yield pages
   }
 }
@@ -258,7 +268,7 @@ function* partEntries(parts: readonly WalPart[]): Generator<BackupEntry> {
 }
 
 /** Whole WAL segments, from the pages of them that are not zero. */
-function* segmentEntries(parts: readonly WalPart[]): Generator<BackupEntry> {
+export function* segmentEntries(parts: readonly WalPart[]): Generator<BackupEntry> {
   for (const [segment, inSegment] of Map.groupBy(parts, (part) => part.segment)) {
     yield {
       name: `pg_wal/${segmentFileName(1, segment)}`,

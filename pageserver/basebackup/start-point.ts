@@ -135,7 +135,8 @@ function knownXidsLimit(state: CheckpointState): number {
   return XIDS_PER_BACKEND * (state.maxConnections + state.maxPreparedXacts)
 }
 
-async function storedControl(timeline: Timeline, lsn: Lsn): Promise<ControlFile> {
+/** pg_control as the timeline began with it. */
+export async function storedControl(timeline: Timeline, lsn: Lsn): Promise<ControlFile> {
   const blob = await timeline.readBlob(timeline.slot(KeyClass.ControlFile, 0, 0, 0, 0), 0, lsn)
   assert(blob, 'a timeline has a control file from its first LSN on')
   return parseControlFile(blob)
@@ -157,7 +158,7 @@ function allowingFor(a: CheckpointState, b: CheckpointState): CheckpointState {
  * pg_control of a stopped server. Settings are those that the timeline's last server told in its
  * WAL: start-up compares them with its own and logs a record only for a change.
  */
-function stoppedAt(
+export function stoppedAt(
   initial: ControlFile,
   state: CheckpointState,
   at: { recordLsn: Lsn; checkpoint: Checkpoint; nowSeconds: number },

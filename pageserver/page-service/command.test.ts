@@ -76,4 +76,19 @@ describe('page service commands', () => {
       expect.objectContaining({ code: 'invalid_argument' }),
     )
   })
+
+  test('exports', () => {
+    const tenantId = 'a'.repeat(32)
+    const timelineId = 'b'.repeat(32)
+    const ids = `${tenantId} ${timelineId}`
+    const place = { kind: 'export', tenantId, timelineId }
+    expect(parsePageCommand(`export ${ids}`)).toEqual({ ...place, lsn: null, checksums: null })
+    expect(parsePageCommand(`export ${ids} 0/10 checksums=on`)).toEqual({
+      ...place,
+      lsn: 16,
+      checksums: true,
+    })
+    expect(() => parsePageCommand(`export ${ids} 0/10 checksums=maybe`)).toThrow('arguments')
+    expect(() => parsePageCommand('export x')).toThrow('arguments')
+  })
 })

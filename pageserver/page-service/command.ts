@@ -21,20 +21,30 @@ export interface BackupCommand extends Target {
   sparse: boolean
 }
 
+/** A data folder for stock Postgres; `checksums` null: as the cluster was made. */
+export interface ExportCommand extends Target {
+  kind: 'export'
+  lsn: Lsn | null
+  checksums: boolean | null
+}
+
 export type PageCommand =
   | ({ kind: 'pagestream' } & Target)
   | BackupCommand
   | ({ kind: 'fullbackup'; lsn: Lsn | null; sparse: boolean } & Target)
+  | ExportCommand
 
 const COMPUTE_KINDS: readonly string[] = ['primary', 'static', 'standby'] satisfies ComputeKind[]
 const FORMS =
   'pagestream <tenant> <timeline>, ' +
   'basebackup <tenant> <timeline> [<lsn>] [sparse] [kind=primary|static|standby], ' +
-  'fullbackup <tenant> <timeline> [<lsn>] [sparse]'
+  'fullbackup <tenant> <timeline> [<lsn>] [sparse], ' +
+  'export <tenant> <timeline> [<lsn>] [checksums=on|off]'
 
 /** Parses a query. Throws `invalid_argument` with the forms that exist. */
 export function parsePageCommand(query: string): PageCommand {
   const words = query.trim().replace(/;$/, '').split(/\s+/)
+  if (words[0] === 'export') return parseExport(words.slice(1))
   const firstOption = words.findIndex((word) => word === 'sparse' || word.includes('='))
   const options = firstOption === -1 ? [] : words.splice(firstOption)
   const [verb, tenant, timeline, lsn, ...rest] = words
@@ -64,4 +74,27 @@ export function parsePageCommand(query: string): PageCommand {
   const place = { lsn: lsn === undefined ? null : parseLsn(lsn), sparse, ...target }
   if (verb === 'fullbackup') return { kind: verb, ...place }
   return { kind: verb, compute: compute as ComputeKind, ...place }
+}
+
+const CHECKSUMS: Readonly<Record<string, boolean>> = {
+  'checksums=on': true,
+  'checksums=off': false,
+}
+
+function parseExport(words: string[]): ExportCommand {
+  const last = words.at(-1) ?? ''
+  const checksums = CHECKSUMS[last] ?? null
+  const [tenant, timeline, lsn, ...rest] = checksums === null ? words : words.slice(0, -1)
+  if (!tenant || !timeline || rest.length > 0) {
+    throw new ZenithError('invalid_argument', 'the arguments of export are wrong', {
+      hint: `The forms are: ${FORMS}.`,
+    })
+  }
+  return {
+    kind: 'export',
+    tenantId: parseTenantId(tenant),
+    timelineId: parseTimelineId(timeline),
+    lsn: lsn === undefined ? null : parseLsn(lsn),
+    checksums,
+  }
 }

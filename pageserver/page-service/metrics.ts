@@ -9,7 +9,7 @@ export interface PageServiceMetrics {
   /** One answered batch: its kind, the pages in it, and the time from arrival to answer. */
   observe(kind: PageStreamRequest['kind'], pages: number, elapsedMs: number): void
   countError(): void
-  observeBackup(kind: 'basebackup' | 'fullbackup', elapsedMs: number): void
+  observeBackup(kind: 'basebackup' | 'fullbackup' | 'export', elapsedMs: number): void
 }
 
 export function createPageServiceMetrics(registry: Metrics): PageServiceMetrics {

@@ -8,6 +8,7 @@ import type { PgSession } from '#libs/pgwire/session.ts'
 import { backupEntries } from '../basebackup/base-backup.ts'
 import { isRecordBoundary } from '../basebackup/shutdown-checkpoint.ts'
 import { writeTar } from '../basebackup/tar-writer.ts'
+import { exportEntries } from '../export/export-entries.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { type PageCommand, parsePageCommand } from './command.ts'
 import type { PageServiceMetrics } from './metrics.ts'
@@ -74,8 +75,11 @@ async function runCommand(
   const startedAt = performance.now()
   const lsn = await backupLsn(timeline, command.lsn)
   session.startCopyOut()
-  const kind = command.kind === 'basebackup' ? command.compute : 'full'
-  const entries = backupEntries(timeline, lsn, { kind, sparse: command.sparse, log })
+  const kind = kindOf(command)
+  const entries =
+    command.kind === 'export'
+      ? exportEntries(timeline, lsn, { checksums: command.checksums, log })
+      : backupEntries(timeline, lsn, { kind, sparse: command.sparse, log })
   const sizeBytes = await writeTar(entries, (parts) => sendParts(session, parts))
   session.sendCopyDone()
   session.sendCommandComplete(command.kind.toUpperCase())
@@ -85,6 +89,10 @@ async function runCommand(
     { command: command.kind, kind, lsn: formatLsn(lsn), sizeBytes, elapsedMs },
     'sent base backup',
   )
+}
+
+function kindOf(command: Exclude<PageCommand, { kind: 'pagestream' }>) {
+  return command.kind === 'basebackup' ? command.compute : 'full'
 }
 
 async function sendParts(session: PgSession, parts: Buffer[]): Promise<void> {

@@ -77,6 +77,11 @@ export class TarExtractor {
     }
   }
 
+  /** Gives a path to the owner of what is unpacked. */
+  own(path: string): void {
+    if (this.#owner) lchownSync(path, this.#owner.uid, this.#owner.gid)
+  }
+
   #readHeader(chunk: Buffer, at: number): number {
     const taken = Math.min(BLOCK - this.#partial.length, chunk.length - at)
     let block = chunk.subarray(at, at + taken)
@@ -97,7 +102,7 @@ export class TarExtractor {
     const path = join(this.#folder, header.name)
     if (header.isFolder) {
       mkdirSync(path, { recursive: true, mode: FOLDER_MODE })
-      if (this.#owner) lchownSync(path, this.#owner.uid, this.#owner.gid)
+      this.own(path)
       return
     }
     this.#file = this.#open(path, header)

@@ -1,0 +1,21 @@
+/** How a state of a branch is written: `main`, `main@0/1609610`, `main@2026-11-21T15:28:08Z`. */
+import { parseTimestamp } from '#libs/pg/timestamp.ts'
+
+const LSN_TEXT = /^[0-9A-Fa-f]{1,8}\/[0-9A-Fa-f]{1,8}$/
+
+export interface BranchPlace {
+  readonly branch: string
+  readonly lsn?: string
+  readonly at?: string
+}
+
+/** Throws `invalid_argument` for something after `@` that is neither an LSN nor a moment. */
+export function parsePlace(text: string): BranchPlace {
+  const split = text.indexOf('@')
+  if (split < 0) return { branch: text }
+  const branch = text.slice(0, split) || 'main'
+  const where = text.slice(split + 1)
+  if (LSN_TEXT.test(where)) return { branch, lsn: where }
+  parseTimestamp(where)
+  return { branch, at: where }
+}

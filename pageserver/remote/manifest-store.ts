@@ -24,6 +24,7 @@ export class ManifestStore {
   readonly #folder: string
   readonly #generation: number
   #sequence = 0
+  #lastName = ''
   #snapshot: { name: string; manifest: Manifest; bytes: number } | null = null
   #edits = 0
   #writing = false
@@ -33,6 +34,11 @@ export class ManifestStore {
     this.#store = store
     this.#folder = folder
     this.#generation = generation
+  }
+
+  /** Object of the manifest last read or written; empty when there is none. */
+  get lastName(): string {
+    return this.#lastName
   }
 
   /** The newest manifest of our or a lower generation; null when there is none. */
@@ -54,6 +60,7 @@ export class ManifestStore {
       if (newer) newest = { name, generation, sequence }
     }
     if (newest === null) return null
+    this.#lastName = `${this.#folder}/${newest.name}`
     const body = await this.#read(newest.name)
     if (body.kind === 'snapshot') return manifestOf(body, null)
     return manifestOf(await this.#read(body.snapshot), body)
@@ -103,6 +110,7 @@ export class ManifestStore {
       }
     }
     this.#sequence++
+    this.#lastName = path
   }
 
   async #read(name: string): Promise<ReturnType<typeof decodeManifest>> {

@@ -29,12 +29,19 @@ export interface TimelineFacts {
   ancestorTimelineId: TimelineId | null
   /** Where it left its ancestor; null exactly when there is none. */
   ancestorLsn: Lsn | null
-  /** First LSN of its own history. */
+  /** First LSN of its own history; for one that was detached, of what it took over. */
   startLsn: Lsn
+  /** Where its own WAL begins, when that is not startLsn: it was detached there. */
+  walStartLsn?: Lsn
   /** pg_control's system identifier, decimal. */
   systemId: string
   /** As server_version_num: 170011. */
   pgVersion: number
+}
+
+/** Where its own WAL begins. */
+export function walStartOf({ walStartLsn, startLsn }: TimelineFacts): Lsn {
+  return walStartLsn ?? startLsn
 }
 
 /**
@@ -70,6 +77,7 @@ const Current = {
   ancestorTimelineId: Type.Optional(NullableText),
   ancestorLsn: Type.Optional(NullableText),
   startLsn: Type.Optional(Type.String()),
+  walStartLsn: Type.Optional(Type.String()),
   state: Type.Optional(
     Type.Union([Type.Literal('active'), Type.Literal('archived'), Type.Literal('deleted')]),
   ),
@@ -167,6 +175,7 @@ export function manifestOf(snapshot: ManifestBody, edit: ManifestBody | null): M
       ancestorTimelineId: (newest.ancestorTimelineId ?? null) as TimelineId | null,
       ancestorLsn: lsnOrNull(newest.ancestorLsn),
       startLsn: parseLsn(newest.startLsn),
+      ...(newest.walStartLsn === undefined ? {} : { walStartLsn: parseLsn(newest.walStartLsn) }),
       systemId: snapshot.systemId,
       pgVersion: snapshot.pgVersion,
     },
@@ -185,6 +194,7 @@ function currentFields(manifest: Manifest) {
     ancestorTimelineId: facts.ancestorTimelineId,
     ancestorLsn: textOrNull(facts.ancestorLsn),
     startLsn: formatLsn(facts.startLsn),
+    ...(facts.walStartLsn === undefined ? {} : { walStartLsn: formatLsn(facts.walStartLsn) }),
     state: manifest.state,
     gcCutoffLsn: textOrNull(manifest.gcCutoffLsn),
     leasedLsns: manifest.leasedLsns.map(formatLsn),

@@ -13,12 +13,20 @@ import { Mutex } from '#libs/mutex.ts'
 import { DEFAULT_HISTORY, type HistorySettings } from '../gc/settings.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { parseLayerName } from '../layers/layer-name.ts'
-import type { Manifest, TimelineFacts } from '../remote/manifest.ts'
+import {
+  type Manifest,
+  type TimelineFacts,
+  type TimelineState,
+  walStartOf,
+} from '../remote/manifest.ts'
 import type { ManifestStore } from '../remote/manifest-store.ts'
 import { layerFolder, localFolder, timelinesFolder } from '../remote/paths.ts'
 import { manifestStoreOf } from '../timeline/layer-store.ts'
-import type { StorageContext } from '../timeline/storage-context.ts'
+import type { StorageContext, StorageStep } from '../timeline/storage-context.ts'
 import { Timeline } from '../timeline/timeline.ts'
+import { DeletedTimelines } from './deleted-timelines.ts'
+import { type Ancestry, planDetach } from './detach-plan.ts'
+import { type FoundTimeline, layerObject, layerObjects } from './found-timeline.ts'
 
 /** Timelines whose manifests are read at once. */
 const LOADS_AT_ONCE = 16
@@ -38,10 +46,10 @@ export interface BranchOptions {
   timeoutMs?: number
 }
 
-interface Found {
-  timelineId: TimelineId
-  manifests: ManifestStore
-  manifest: Manifest
+/** Where a timeline leaves its ancestor. */
+export interface BranchPlace {
+  ancestorTimelineId: TimelineId
+  ancestorLsn: Lsn
 }
 
 export class Tenant {
@@ -57,6 +65,11 @@ export class Tenant {
   /** Timelines in storage that cannot be opened, with the reason. */
   readonly #broken = new Map<TimelineId, ZenithError>()
   readonly #creating = new Map<TimelineId, Promise<Timeline>>()
+  /** Known and kept in storage, not open. */
+  readonly #archived = new Map<TimelineId, FoundTimeline>()
+  readonly #deleted: DeletedTimelines
+  /** Objects that a timeline is just taking over. */
+  #adopting: ReadonlySet<string> = new Set()
 
   constructor(
     tenantId: TenantId,
@@ -68,13 +81,19 @@ export class Tenant {
     this.generation = generation
     this.history = history
     this.#context = context
+    this.#deleted = new DeletedTimelines({
+      tenantId,
+      generation,
+      context,
+      unused: (names) => this.#unused(names),
+    })
   }
 
   /** Opens every timeline that has a manifest; a damaged one is reported and does not stop others. */
   async load(): Promise<void> {
     const { store } = this.#context
     const { folders } = await store.list(timelinesFolder(this.tenantId), { delimited: true })
-    const found: Found[] = []
+    const found: FoundTimeline[] = []
     const queue = [...folders]
     const work = async () => {
       for (let name = queue.pop(); name !== undefined; name = queue.pop()) {
@@ -83,14 +102,23 @@ export class Tenant {
       }
     }
     await Promise.all(Array.from({ length: LOADS_AT_ONCE }, work))
-    await this.#openInOrder(found)
+    const having = (state: TimelineState) => found.filter((one) => one.manifest.state === state)
+    for (const one of having('archived')) this.#archived.set(one.timelineId, one)
+    for (const one of having('deleted')) this.#deleted.add(one)
+    await this.#openInOrder(having('active'))
     await this.#tidyLocalFolder()
+    void this.#deleted.sweepAll()
   }
 
   /** Throws `not_found`, or what makes the timeline unusable. */
   timeline(timelineId: TimelineId): Timeline {
     const timeline = this.#timelines.get(timelineId)
     if (timeline) return timeline
+    if (this.#archived.has(timelineId)) {
+      throw new ZenithError('conflict', `timeline ${timelineId} is archived`, {
+        hint: 'Bring it back first: zenith branch unarchive <branch>.',
+      })
+    }
     throw (
       this.#broken.get(timelineId) ??
       new ZenithError('not_found', `tenant ${this.tenantId} has no timeline ${timelineId}`)
@@ -99,6 +127,10 @@ export class Tenant {
 
   timelines(): Timeline[] {
     return [...this.#timelines.values()]
+  }
+
+  isArchived(timelineId: TimelineId): boolean {
+    return this.#archived.has(timelineId)
   }
 
   /**
@@ -179,21 +211,227 @@ export class Tenant {
     }
   }
 
-  /** Where children leave the timeline. */
+  /** Where children leave the timeline, and where children of theirs reach down into it. */
   branchPointsOf(timelineId: TimelineId): Lsn[] {
-    return this.timelines().flatMap(({ ancestor }) =>
-      ancestor?.timeline.timelineId === timelineId ? [ancestor.lsn] : [],
+    return this.#childrenOf(timelineId).flatMap((child) => [
+      child.lsn,
+      ...this.branchPointsOf(child.timelineId).filter((lsn) => lsn < child.lsn),
+    ])
+  }
+
+  /**
+   * Puts a timeline away: flushed, its local files gone, its memory freed; nobody reads it until it
+   * is brought back. No WAL may come in meanwhile. Throws `conflict` while it has children that are
+   * not archived. One that is archived is fine.
+   */
+  async archiveTimeline(timelineId: TimelineId): Promise<void> {
+    if (this.#archived.has(timelineId)) return
+    await this.timeline(timelineId).flush()
+    await this.gcLock.run(async () => {
+      if (this.#archived.has(timelineId)) return
+      const timeline = this.timeline(timelineId)
+      const child = this.#childrenOf(timelineId).find((one) => !this.#archived.has(one.timelineId))
+      if (child) {
+        throw new ZenithError(
+          'conflict',
+          `timeline ${timelineId} has a child that is not archived: ${child.timelineId}`,
+          { hint: 'Archive its children first, or detach them.' },
+        )
+      }
+      await timeline.flush()
+      await timeline.change({ state: 'archived' })
+      this.#step('archive-written')
+      const found = await this.#loadManifest(timelineId)
+      if (found) this.#archived.set(timelineId, found)
+      this.#timelines.delete(timelineId)
+      await timeline.close({ flush: false })
+      await this.#removeLocalFiles(timelineId)
+    })
+  }
+
+  /** Opens an archived timeline as it was. One that is open is fine. */
+  async unarchiveTimeline(timelineId: TimelineId): Promise<Timeline> {
+    return await this.gcLock.run(async () => {
+      const found = this.#archived.get(timelineId)
+      if (!found) return this.timeline(timelineId)
+      const { ancestorTimelineId } = found.manifest.facts
+      if (ancestorTimelineId !== null) this.timeline(ancestorTimelineId)
+      const manifest: Manifest = { ...found.manifest, state: 'active' }
+      await found.manifests.write(manifest)
+      this.#step('unarchive-written')
+      const timeline = this.#makeTimeline({ ...found, manifest, facts: manifest.facts })
+      await timeline.open()
+      this.#timelines.set(timelineId, timeline)
+      this.#archived.delete(timelineId)
+      return timeline
+    })
+  }
+
+  /**
+   * Deletes a timeline for good. When it resolves, that is durable and nobody sees the timeline any
+   * more; its objects go in their own time, those that other timelines refer to when these let go.
+   * Throws `conflict` while it has children. One that is not there is fine.
+   */
+  async deleteTimeline(timelineId: TimelineId): Promise<void> {
+    await this.#creating.get(timelineId)?.catch(() => undefined)
+    await this.gcLock.run(() => this.#delete(timelineId))
+    await this.#deleted.sweep(timelineId)
+  }
+
+  /** Goes on with what deleted timelines still have in storage; a timer does it too. */
+  async sweepDeleted(): Promise<void> {
+    await this.#deleted.sweepAll()
+  }
+
+  async #delete(timelineId: TimelineId): Promise<void> {
+    if (this.#deleted.isDurable(timelineId)) return
+    this.#checkNoChildren(timelineId)
+    // From here on it is not there for anybody, nor made again under the same id.
+    this.#deleted.begin(timelineId)
+    const open = this.#timelines.get(timelineId)
+    this.#timelines.delete(timelineId)
+    await open?.close({ flush: false })
+    this.#step('delete-closed')
+    await this.#deleted.mark(timelineId)
+    this.#step('delete-written')
+    this.#archived.delete(timelineId)
+    this.#broken.delete(timelineId)
+    await this.#removeLocalFiles(timelineId)
+    this.#step('delete-local-gone')
+  }
+
+  /**
+   * Makes a timeline independent of its ancestors: it takes over their layers up to where it left
+   * them, and copies nothing. Siblings that left the ancestor at or before the same LSN become its
+   * children. Reads and writes go on. Again after a crash it goes on where it was; when all is done
+   * it does nothing. Throws `conflict` when the timeline branches from somewhere else.
+   */
+  async detachTimeline(timelineId: TimelineId, from: BranchPlace): Promise<Timeline> {
+    await this.#flushChain(this.timeline(timelineId))
+    return await this.gcLock.run(async () => {
+      const timeline = this.timeline(timelineId)
+      const { ancestor } = timeline
+      if (ancestor === null) return timeline
+      if (
+        ancestor.timeline.timelineId !== from.ancestorTimelineId ||
+        ancestor.lsn !== from.ancestorLsn
+      ) {
+        throw new ZenithError(
+          'conflict',
+          `timeline ${timelineId} does not branch from ${from.ancestorTimelineId} at ${formatLsn(from.ancestorLsn)}`,
+        )
+      }
+      await this.#flushChain(timeline)
+      // Siblings first: through us they read what they read before, and from then on their branch
+      // points are ours. Were they to follow later, we might have let go of what they need.
+      await this.#moveSiblings(timelineId, from)
+      this.#step('siblings-moved')
+      await keepStatistics(timeline)
+      await this.#adoptHistory(timeline)
+      return timeline
+    })
+  }
+
+  /** Everything of the ancestors that the timeline reads becomes durable layers. */
+  async #flushChain(timeline: Timeline): Promise<void> {
+    await timeline.awaitAncestorWal()
+    for (let at = timeline.ancestor; at !== null; at = at.timeline.ancestor) {
+      if (at.timeline.remoteConsistentLsn < at.lsn) await at.timeline.flush()
+    }
+  }
+
+  async #moveSiblings(timelineId: TimelineId, from: BranchPlace): Promise<void> {
+    for (const sibling of this.#childrenOf(from.ancestorTimelineId)) {
+      if (sibling.timelineId === timelineId || sibling.lsn > from.ancestorLsn) continue
+      const open = this.#timelines.get(sibling.timelineId)
+      if (open) await open.change({ facts: { ...open.facts, ancestorTimelineId: timelineId } })
+      else {
+        const found = this.#archived.get(sibling.timelineId) as FoundTimeline
+        const facts = { ...found.manifest.facts, ancestorTimelineId: timelineId }
+        const manifest = { ...found.manifest, facts }
+        await found.manifests.write(manifest)
+        found.manifest = manifest
+      }
+      this.#step('sibling-moved')
+    }
+  }
+
+  async #adoptHistory(timeline: Timeline): Promise<void> {
+    const chain: Ancestry[] = []
+    for (let at = timeline.ancestor; at !== null; at = at.timeline.ancestor) {
+      const { timelineId, startLsn, gcCutoffLsn, layers } = at.timeline
+      const entries = layers.newestFirst.map((layer) => layer.entry)
+      chain.push({ timelineId, branchLsn: at.lsn, startLsn, gcCutoffLsn, layers: entries })
+    }
+    const { adopt, startLsn, gcCutoffLsn } = planDetach(timeline.gcCutoffLsn, chain)
+    this.#adopting = new Set(
+      adopt.map(({ id, origin }) => layerObject(this.tenantId, origin as TimelineId, id)),
     )
+    try {
+      if (gcCutoffLsn !== null) timeline.retention.raiseCutoff(gcCutoffLsn)
+      await timeline.change({
+        adopt,
+        facts: {
+          ...timeline.facts,
+          ancestorTimelineId: null,
+          ancestorLsn: null,
+          startLsn,
+          walStartLsn: walStartOf(timeline.facts),
+        },
+        ...(gcCutoffLsn === null ? {} : { gcCutoffLsn }),
+      })
+    } finally {
+      this.#adopting = new Set()
+    }
+  }
+
+  #childrenOf(timelineId: TimelineId): { timelineId: TimelineId; lsn: Lsn }[] {
+    const children: { timelineId: TimelineId; lsn: Lsn }[] = []
+    const look = (id: TimelineId, { ancestorTimelineId, ancestorLsn }: TimelineFacts) => {
+      if (ancestorTimelineId !== timelineId || ancestorLsn === null) return
+      children.push({ timelineId: id, lsn: ancestorLsn })
+    }
+    for (const [id, timeline] of this.#timelines) look(id, timeline.facts)
+    for (const [id, found] of this.#archived) look(id, found.manifest.facts)
+    return children
+  }
+
+  #checkNoChildren(timelineId: TimelineId): void {
+    const hint = 'Delete its children first, or detach them: zenith branch detach <child>.'
+    const [child] = this.#childrenOf(timelineId)
+    if (child) {
+      const message = `timeline ${timelineId} has a child: ${child.timelineId}`
+      throw new ZenithError('conflict', message, { hint })
+    }
+    for (const broken of this.#broken.keys()) {
+      if (broken === timelineId) continue
+      throw new ZenithError(
+        'conflict',
+        `timeline ${timelineId} cannot be deleted while ${broken} cannot be opened: it may be a child`,
+        { hint: 'Mend that timeline, or delete it first.' },
+      )
+    }
+  }
+
+  #removeLocalFiles(timelineId: TimelineId): Promise<void> {
+    const folder = localFolder(this.#context.folder, this.tenantId, timelineId)
+    return rm(folder, { recursive: true, force: true })
+  }
+
+  #step(step: StorageStep): void {
+    this.#context.onStep?.(step)
   }
 
   tick(nowMs: number): void {
     for (const timeline of this.#timelines.values()) timeline.tick(nowMs)
+    this.#deleted.tick(nowMs)
   }
 
   /** Children first, so that no ancestor is closed under a reader. */
   async close(options: { flush: boolean }): Promise<void> {
     await Promise.allSettled(this.#creating.values())
-    const timelines = this.timelines().reverse()
+    await this.#deleted.stop()
+    const timelines = this.timelines().toSorted((a, b) => depthOf(b) - depthOf(a))
     const flushed = options.flush
       ? await Promise.allSettled(timelines.map((timeline) => timeline.flush()))
       : []
@@ -207,6 +445,11 @@ export class Tenant {
     if (existing) return Promise.resolve(existing)
     const broken = this.#broken.get(timelineId)
     if (broken) return Promise.reject(broken)
+    if (this.#archived.has(timelineId) || this.#deleted.has(timelineId)) {
+      const what = this.#archived.has(timelineId) ? 'archived' : 'deleted'
+      const message = `timeline ${timelineId} is ${what} already`
+      return Promise.reject(new ZenithError('conflict', message))
+    }
     const running = this.#creating.get(timelineId)
     if (running) return running
     const creating = create()
@@ -244,7 +487,7 @@ export class Tenant {
     }
   }
 
-  async #loadManifest(timelineId: TimelineId): Promise<Found | null> {
+  async #loadManifest(timelineId: TimelineId): Promise<FoundTimeline | null> {
     const manifests = manifestStoreOf(this.#context, this.tenantId, timelineId, this.generation)
     try {
       const manifest = await manifests.load()
@@ -256,7 +499,7 @@ export class Tenant {
   }
 
   /** Ancestors before their branches. */
-  async #openInOrder(found: readonly Found[]): Promise<void> {
+  async #openInOrder(found: readonly FoundTimeline[]): Promise<void> {
     let waiting = found.toSorted((a, b) => (a.timelineId < b.timelineId ? -1 : 1))
     while (waiting.length > 0) {
       const ready = waiting.filter(({ manifest }) => {
@@ -283,7 +526,6 @@ export class Tenant {
     manifest: Manifest | null
     facts: TimelineFacts
   }): Timeline {
-    const { ancestorTimelineId, ancestorLsn } = parts.facts
     return new Timeline({
       ...parts,
       tenantId: this.tenantId,
@@ -292,22 +534,31 @@ export class Tenant {
       context: this.#context,
       releaseObjects: (names) => this.#release(names),
       branchPoints: () => this.branchPointsOf(parts.timelineId),
-      ancestor:
-        ancestorTimelineId === null || ancestorLsn === null
-          ? null
-          : { timeline: this.timeline(ancestorTimelineId), lsn: ancestorLsn },
+      timelineOf: (timelineId) => this.timeline(timelineId),
     })
   }
 
   /** Hands on the objects that no timeline of the tenant refers to. */
   #release(names: readonly string[]): void {
-    if (names.length === 0) return
-    const used = new Set<string>()
+    const free = this.#unused(names)
+    if (free.length > 0) this.#context.deletions.push(this.tenantId, this.generation, free)
+  }
+
+  /** Those of the objects that no timeline refers to, nor is about to. */
+  #unused(names: readonly string[]): string[] {
+    // What a timeline refers to that cannot be opened is not known.
+    if (names.length === 0 || this.#broken.size > 0) return []
+    const asked = new Set(names.map((name) => name.slice(name.lastIndexOf('/') + 1)))
+    const used = new Set(this.#adopting)
     for (const timeline of this.#timelines.values()) {
-      for (const layer of timeline.layers.newestFirst) used.add(layer.objectName)
+      for (const layer of timeline.layers.newestFirst) {
+        if (asked.has(layer.name)) used.add(layer.objectName)
+      }
     }
-    const free = names.filter((name) => !used.has(name))
-    this.#context.deletions.push(this.tenantId, this.generation, free)
+    for (const found of this.#archived.values()) {
+      for (const name of layerObjects(this.tenantId, found)) used.add(name)
+    }
+    return names.filter((name) => !used.has(name))
   }
 
   #markBroken(timelineId: TimelineId, reason: string): void {
@@ -340,5 +591,22 @@ function checkBranchLsn(ancestor: Timeline, lsn: Lsn): void {
       `timeline ${ancestor.timelineId} has no history at ${formatLsn(lsn)}: its oldest LSN is ${formatLsn(ancestor.startLsn)}`,
       ancestor.ancestor === null ? {} : { hint: 'For an earlier LSN branch from its ancestor.' },
     )
+  }
+}
+
+function depthOf(timeline: Timeline): number {
+  let depth = 0
+  for (let at = timeline.ancestor; at !== null; at = at.timeline.ancestor) depth++
+  return depth
+}
+
+/** A compute that starts where the branch began gets the statistics that were kept there. */
+async function keepStatistics(timeline: Timeline): Promise<void> {
+  const lsn = timeline.ancestor?.lsn
+  for (let at = timeline.ancestor; at !== null && at.lsn === lsn; at = at.timeline.ancestor) {
+    const bundle = await at.timeline.statistics.get(at.lsn)
+    if (bundle === null) continue
+    if (timeline.lastRecordLsn === lsn) await timeline.statistics.put(lsn, bundle)
+    return
   }
 }

@@ -47,6 +47,13 @@ export type StorageStep =
   | 'manifest-written'
   | 'layers-uploaded'
   | 'change-written'
+  | 'archive-written'
+  | 'unarchive-written'
+  | 'delete-closed'
+  | 'delete-written'
+  | 'delete-local-gone'
+  | 'sibling-moved'
+  | 'siblings-moved'
 
 export interface StorageContext {
   /** Folder of all tenants' local files. */

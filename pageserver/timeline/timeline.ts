@@ -22,11 +22,12 @@ import type { OpenLayer } from '../layers/open-layer.ts'
 import { type KeyRef, type ReadSource, readVersions, type Version } from '../read/read-plan.ts'
 import { reconstructPage } from '../read/reconstruct.ts'
 import { scanKeys } from '../read/scan.ts'
+import type { TimelineFacts, TimelineState } from '../remote/manifest.ts'
 import { statisticsFolder } from '../remote/paths.ts'
 import { StatisticsStore } from '../remote/statistics-store.ts'
 import { ChainCap } from './chain-cap.ts'
 import { ImageMaker } from './image-maker.ts'
-import { LayerStore, type LayerStoreOptions } from './layer-store.ts'
+import { type LayerChange, LayerStore, type LayerStoreOptions } from './layer-store.ts'
 import { LsnWaiters } from './lsn-waiters.ts'
 import { RelSizes } from './rel-sizes.ts'
 import type { StorageContext } from './storage-context.ts'
@@ -45,10 +46,17 @@ export interface Ancestor {
   lsn: Lsn
 }
 
+interface Lineage {
+  readonly ancestor: Ancestor
+  /** The same, as reads use it. */
+  readonly parent: { readonly source: ReadSource; readonly lsn: Lsn }
+}
+
 export interface TimelineOptions extends LayerStoreOptions {
-  ancestor: Ancestor | null
   /** Where its children leave it, archived ones included. */
   branchPoints: () => readonly Lsn[]
+  /** Gives another timeline of the tenant; throws when it is not open. */
+  timelineOf: (timelineId: TimelineId) => Timeline
 }
 
 /** A page that took more records than this to build is worth keeping. */
@@ -65,7 +73,6 @@ const ROLL_KEYS = MAX_KEYS * 0.75
 export class Timeline {
   readonly tenantId: TenantId
   readonly timelineId: TimelineId
-  readonly ancestor: Ancestor | null
   readonly statistics: StatisticsStore
   /** What of the past is kept: cutoff, leases, holds. */
   readonly retention: Retention
@@ -85,12 +92,16 @@ export class Timeline {
   #openSinceMs = 0
   #lastTickLsn: Lsn = 0
   #ancestorComplete = false
+  readonly #timelineOf: (timelineId: TimelineId) => Timeline
+  /** What `#lineage` was made of. */
+  #lineageFacts: TimelineFacts | null = null
+  #lineage: Lineage | null = null
   #closed = false
 
   constructor(options: TimelineOptions) {
     this.tenantId = options.tenantId
     this.timelineId = options.timelineId
-    this.ancestor = options.ancestor
+    this.#timelineOf = options.timelineOf
     this.#context = options.context
     const { tenantId, timelineId } = options
     const statistics = statisticsFolder(tenantId, timelineId)
@@ -114,7 +125,7 @@ export class Timeline {
     this.#lastRecordLsn = store.diskConsistentLsn
     this.#lastRecordStartLsn = store.prevRecordLsn
     this.#lastPutLsn = this.#lastRecordLsn
-    const { ancestor } = options
+    const lineage = () => this.#lineageNow()
     this.#source = {
       slots: options.slots,
       get memory(): readonly OpenLayer[] {
@@ -123,7 +134,9 @@ export class Timeline {
       get layers(): LayerMap {
         return store.layers
       },
-      parent: ancestor ? { source: ancestor.timeline.#source, lsn: ancestor.lsn } : null,
+      get parent(): Lineage['parent'] | null {
+        return lineage()?.parent ?? null
+      },
     }
     const { context } = options
     const source = this.#source
@@ -135,6 +148,20 @@ export class Timeline {
       lastRecordLsn: () => this.#lastRecordLsn,
       log: options.context.log,
     })
+  }
+
+  /** Where it branches off; null when its whole history is its own. A detach changes it. */
+  get ancestor(): Ancestor | null {
+    return this.#lineageNow()?.ancestor ?? null
+  }
+
+  /** What the manifest says of it. */
+  get facts(): TimelineFacts {
+    return this.#store.facts
+  }
+
+  get state(): TimelineState {
+    return this.#store.state
   }
 
   /** End of the last published record; reads are answered up to here. 0 before the first. */
@@ -439,6 +466,16 @@ export class Timeline {
     await this.#images.idle()
   }
 
+  /** Makes a change durable, then visible; see `LayerStore.change`. */
+  async change(change: LayerChange): Promise<void> {
+    await this.#store.change(change)
+  }
+
+  /** Resolves when every ancestor has its history up to where we branch off. */
+  async awaitAncestorWal(): Promise<void> {
+    await this.#awaitAncestorWal()
+  }
+
   /** Makes the manifest of a new branch durable. */
   async createEmpty(): Promise<void> {
     await this.#store.createEmpty()
@@ -477,17 +514,33 @@ export class Timeline {
     return Math.min(lsn, this.#lastRecordLsn)
   }
 
+  /** Follows the facts, so that it changes in the same step as the layer map. */
+  #lineageNow(): Lineage | null {
+    const { facts } = this.#store
+    if (facts === this.#lineageFacts) return this.#lineage
+    const { ancestorTimelineId, ancestorLsn: lsn } = facts
+    if (ancestorTimelineId === null || lsn === null) this.#lineage = null
+    else {
+      const timeline = this.#timelineOf(ancestorTimelineId)
+      this.#lineage = { ancestor: { timeline, lsn }, parent: { source: timeline.#source, lsn } }
+    }
+    this.#lineageFacts = facts
+    return this.#lineage
+  }
+
   /** True when every ancestor has its history up to where we branch off. */
   #hasAncestorWal(): boolean {
-    if (this.#ancestorComplete || this.ancestor === null) return true
-    const { timeline, lsn } = this.ancestor
+    const { ancestor } = this
+    if (this.#ancestorComplete || ancestor === null) return true
+    const { timeline, lsn } = ancestor
     this.#ancestorComplete = timeline.lastRecordLsn >= lsn && timeline.#hasAncestorWal()
     return this.#ancestorComplete
   }
 
   async #awaitAncestorWal(): Promise<void> {
-    if (this.ancestor === null) return
-    const { timeline, lsn } = this.ancestor
+    const { ancestor } = this
+    if (ancestor === null) return
+    const { timeline, lsn } = ancestor
     await timeline.waitForLsn(lsn, ANCESTOR_WAIT_MS)
     await timeline.#awaitAncestorWal()
   }

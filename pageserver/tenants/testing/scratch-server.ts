@@ -18,6 +18,8 @@ export class ScratchServer implements AsyncDisposable {
   readonly errors: string[] = []
   /** Set by a test: called at each step of flushes; throwing acts out a failure there. */
   onStep: (step: StorageStep) => void = () => undefined
+  /** Objects that are to be deleted; as a queue on disk, it outlives a crash. */
+  readonly doomed: string[] = []
   #manager: TenantManager | null = null
   #generation = 0
   readonly #limits: Partial<StorageLimits>
@@ -70,11 +72,17 @@ export class ScratchServer implements AsyncDisposable {
       dataDir: this.localFolder,
       objectStore: this.store,
       ...this.#appliers,
+      deletions: { push: (_tenantId, _generation, names) => this.doomed.push(...names) },
       log: log as unknown as Logger,
       limits: this.#limits,
       onStep: (step) => this.onStep(step),
     })
     await this.#manager.attach(this.tenantId, ++this.#generation)
+  }
+
+  /** Works off the queue of objects to delete. */
+  async deleteDoomed(): Promise<void> {
+    for (const name of this.doomed.splice(0)) await this.store.delete(name)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

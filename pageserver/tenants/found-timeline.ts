@@ -1,0 +1,24 @@
+/** A timeline as object storage has it, without being open here. */
+import type { TenantId, TimelineId } from '#libs/ids.ts'
+import { type LayerId, layerName } from '../layers/layer-name.ts'
+import type { Manifest } from '../remote/manifest.ts'
+import type { ManifestStore } from '../remote/manifest-store.ts'
+import { layerFolder } from '../remote/paths.ts'
+
+export interface FoundTimeline {
+  timelineId: TimelineId
+  manifests: ManifestStore
+  manifest: Manifest
+}
+
+export function layerObject(tenantId: TenantId, timelineId: TimelineId, id: LayerId): string {
+  return `${layerFolder(tenantId, timelineId)}/${layerName(id)}`
+}
+
+/** Objects that hold its layers, those of other timelines included. */
+export function layerObjects(
+  tenantId: TenantId,
+  { timelineId, manifest }: FoundTimeline,
+): string[] {
+  return manifest.layers.map(({ id, origin }) => layerObject(tenantId, origin ?? timelineId, id))
+}

@@ -6,6 +6,7 @@ import type { HttpServer } from '#libs/http/server.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { unpackStatistics } from '#libs/pg/statistics-bundle.ts'
+import type { Locations } from './locations.ts'
 import { findCommitWindow } from './read/commit-window.ts'
 import type { Timeline } from './timeline/timeline.ts'
 import type { TimelineService } from './timeline-service.ts'
@@ -15,6 +16,7 @@ type Handlers = RouteHandlers<PageserverRoutes>
 export interface HttpParts {
   id: number
   service: TimelineService
+  locations: Locations
   /** Says why requests cannot be served yet, or null. */
   notReady: () => string | null
 }
@@ -42,8 +44,12 @@ function positionsOf(timeline: Timeline) {
   }
 }
 
-function handlersOf({ id, service }: HttpParts): Handlers {
+function handlersOf({ id, service, locations }: HttpParts): Handlers {
   return {
+    setLocation: ({ params, body }) => locations.set(parseTenantId(params.tenantId), body),
+    getLocation: async ({ params }) => locations.info(parseTenantId(params.tenantId)),
+    heatmap: ({ params }) => locations.heatmap(parseTenantId(params.tenantId)),
+    flushTenant: ({ params }) => locations.flush(parseTenantId(params.tenantId)),
     status: async () => ({ id, tenants: service.tenants().length }),
     listTenants: async () => service.tenants(),
     attachTenant: ({ params, body }) =>
@@ -85,6 +91,7 @@ function handlersOf({ id, service }: HttpParts): Handlers {
     putStatistics: async ({ params, body }) => {
       const bundle = Buffer.from(body.bundle, 'base64')
       unpackStatistics(bundle)
+      service.findTenant(idsOf(params).tenantId)?.attachment.checkMayWrite()
       await service.timeline(idsOf(params)).statistics.put(parseLsn(body.lsn), bundle)
       return {}
     },

@@ -15,6 +15,7 @@ import { runProcess } from '#libs/service.ts'
 import { PageserverConfig } from './config.ts'
 import { addRoutes } from './http.ts'
 import { applyNativeOp } from './ingest/native-op.ts'
+import { Locations } from './locations.ts'
 import { createPageServiceMetrics } from './page-service/metrics.ts'
 import { servePages } from './page-service/page-service.ts'
 import { reAttach } from './re-attach.ts'
@@ -57,9 +58,10 @@ runProcess('pageserver', async (self) => {
   redoMetrics.watch(() => redo.stats)
   self.onStop(() => redo.close())
 
+  const store = openObjectStore(config.object_store, dataDir)
   const tenants = new TenantManager({
     dataDir,
-    objectStore: openObjectStore(config.object_store, dataDir),
+    objectStore: store,
     redo,
     applyNativeOp,
     log,
@@ -77,6 +79,8 @@ runProcess('pageserver', async (self) => {
     discovery,
   })
   self.onStop(() => service.stopReceivers())
+  const locations = new Locations({ service, folder: dataDir, store, log })
+  self.onStop(() => locations.stop())
 
   let notReady: string | null = 'starting'
   const pages = await servePages({
@@ -84,12 +88,12 @@ runProcess('pageserver', async (self) => {
     port: config.listen_pg_port,
     log,
     metrics: createPageServiceMetrics(metrics),
-    findTimeline: (tenantId, timelineId) => service.timeline({ tenantId, timelineId }),
+    findTimeline: (tenantId, timelineId) => service.servedTimeline(tenantId, timelineId),
     onUse: (timelineId) => service.nudge(timelineId),
   })
   self.onStop(() => pages.close())
   const app = await createHttp({ service: 'pageserver', log, metrics, notReady: () => notReady })
-  addRoutes(app, { id: config.id, service, notReady: () => notReady })
+  addRoutes(app, { id: config.id, service, locations, notReady: () => notReady })
   await app.listen({ host: config.listen_http_host, port: config.listen_http_port })
   self.onStop(() => app.close())
 
@@ -111,6 +115,7 @@ runProcess('pageserver', async (self) => {
     throw error
   })
   if (answer === null) return
+  await locations.begin(answer)
   await service.attachAll(answer)
   notReady = null
   const httpPort = (app.server.address() as { port: number }).port

@@ -4,12 +4,14 @@
  * (http.ts, page-service/).
  */
 import type { ReAttachResponse, WalSource } from '#libs/api/control.ts'
+import type { AttachMode } from '#libs/api/attach-mode.ts'
 import type {
   AttachedTenant,
   CreatePageserverTimeline,
   PageserverTimeline,
   TimelineMode,
 } from '#libs/api/pageserver.ts'
+import type { TimelineSources } from '#libs/api/pageserver-location.ts'
 import type { Discovery } from '#libs/discovery/discovery.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
@@ -21,6 +23,7 @@ import { importDataFolder, importLsn, readClusterControl } from './import/data-f
 import { freshControlFile, type InitdbTemplate, initdbTemplate } from './import/initdb-template.ts'
 import { WalIngest } from './ingest/wal-ingest.ts'
 import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
+import type { Tenant } from './tenants/tenant.ts'
 import type { TenantManager } from './tenants/tenant-manager.ts'
 import type { Timeline } from './timeline/timeline.ts'
 import { type WatchedTimeline, watchTimelines } from './timeline-metrics.ts'
@@ -92,14 +95,51 @@ export class TimelineService {
     await Promise.all(Array.from({ length: ATTACH_AT_ONCE }, work))
   }
 
-  async #attachOne({ tenantId, generation, timelines }: ReAttachedTenant): Promise<void> {
-    const id = parseTenantId(tenantId)
-    await this.attach(id, generation)
-    for (const { timelineId, safekeepers } of timelines) {
-      const ids = { tenantId: id, timelineId: parseTimelineId(timelineId) }
+  #attachOne({ tenantId, mode = 'attached', ...rest }: ReAttachedTenant): Promise<void> {
+    return this.attachAs(parseTenantId(tenantId), { ...rest, mode })
+  }
+
+  /** Attaches in a role, and receives WAL for the timelines named. */
+  async attachAs(
+    tenantId: TenantId,
+    how: { generation: number; mode: AttachMode; timelines: readonly TimelineSources[] },
+  ): Promise<void> {
+    await this.attach(tenantId, how.generation)
+    await this.#tenants.tenant(tenantId).become(how.mode)
+    for (const { timelineId, safekeepers } of how.timelines) {
+      const ids = { tenantId, timelineId: parseTimelineId(timelineId) }
       if (this.#find(ids)) this.#receive(ids, safekeepers)
       else this.#options.log.warn(ids, 'a timeline of the control plane is not in storage')
     }
+  }
+
+  /** Nothing of the tenant is served or received any more; its local files stay. */
+  async detach(tenantId: TenantId): Promise<void> {
+    const tenant = this.#tenants.find(tenantId)
+    if (!tenant) return
+    const timelines = tenant.timelines()
+    for (const { timelineId } of timelines) {
+      const receiver = this.#receivers.get(timelineId)
+      this.#receivers.delete(timelineId)
+      await receiver?.stop()
+    }
+    await this.#tenants.detach(tenantId)
+    for (const { timelineId } of timelines) this.#broken.delete(timelineId)
+    this.#options.log.info({ tenantId }, 'tenant detached')
+  }
+
+  /** Null when it is not attached. */
+  findTenant(tenantId: TenantId): Tenant | null {
+    return this.#tenants.find(tenantId)
+  }
+
+  /**
+   * For page streams. Throws `unavailable` for a tenant that is not attached: it has moved, or is
+   * about to come, and the client looks where it is by now.
+   */
+  servedTimeline(tenantId: TenantId, timelineId: TimelineId): Timeline {
+    if (this.#tenants.find(tenantId)) return this.timeline({ tenantId, timelineId })
+    throw new ZenithError('unavailable', `tenant ${tenantId} is not attached to this page server`)
   }
 
   /** A higher generation opens the timelines anew; their receivers go on with the new ones. */

@@ -7,6 +7,7 @@
  */
 import { routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
+import { AttachMode } from './attach-mode.ts'
 import { controlPaths } from './control-paths.ts'
 import { transferRoutes } from './transfer.ts'
 
@@ -49,7 +50,7 @@ export type PostgresSource = Static<typeof PostgresSource>
 export const WalSource = Type.Union([NodeInfo, PostgresSource])
 export type WalSource = Static<typeof WalSource>
 
-const NodeAddress = Type.Object({
+export const NodeAddress = Type.Object({
   host: Type.String({ minLength: 1 }),
   pgPort: Port,
   httpPort: Port,
@@ -253,11 +254,15 @@ export const ReAttachResponse = Type.Object({
     Type.Object({
       tenantId: IdText,
       generation: Type.Integer(),
+      /** Absent: `attached`. */
+      mode: Type.Optional(AttachMode),
       timelines: Type.Array(
         Type.Object({ timelineId: IdText, safekeepers: Type.Array(WalSource) }),
       ),
     }),
   ),
+  /** Tenants of which it keeps a warm copy, with the pageserver that serves them. */
+  secondaries: Type.Optional(Type.Array(Type.Object({ tenantId: IdText, primary: NodeAddress }))),
 })
 export type ReAttachResponse = Static<typeof ReAttachResponse>
 

@@ -9,6 +9,7 @@ import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
 import { IdText, LsnText, WalSource } from './control.ts'
+import { locationRoutes } from './pageserver-location.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
@@ -119,6 +120,7 @@ export type CommitWindow = Static<typeof CommitWindow>
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 
 export const pageserverRoutes = routes({
+  ...locationRoutes,
   status: {
     method: 'GET',
     path: '/v1/status',

@@ -146,8 +146,10 @@ export class PageStream {
   async #answerPages(batch: PageBatch): Promise<Answer> {
     const first = batch.requests[0] as GetPageRequest
     const target = buffers.take(batch.count)
+    let used: Timeline | null = null
     try {
-      const { lsn, pages } = await readBlocks(this.#timeline(), first, target)
+      used = this.#timeline()
+      const { lsn, pages } = await readBlocks(used, first, target)
       const chunks: Buffer[] = []
       for (const { requestId, firstBlock, count } of batch.requests) {
         const sizeBytes = count * PAGE_SIZE
@@ -158,7 +160,8 @@ export class PageStream {
         chunks.push(header, pages.subarray(start, start + sizeBytes))
       }
       return { chunks, pages }
-    } catch (error) {
+    } catch (failure) {
+      const error = this.#causeOf(failure, used)
       // The buffer is not used again: parts of the failed read may still be writing to it.
       this.#logFailure(error, `getpage of ${first.spc}/${first.db}/${first.rel}.${first.fork}`)
       // One damaged page must not fail its neighbours, so each request is tried alone.
@@ -177,9 +180,12 @@ export class PageStream {
   }
 
   async #answerSingle(request: SingleRequest): Promise<Answer> {
+    let used: Timeline | null = null
     try {
-      return toAnswer(await readSingle(this.#timeline(), request))
-    } catch (error) {
+      used = this.#timeline()
+      return toAnswer(await readSingle(used, request))
+    } catch (failure) {
+      const error = this.#causeOf(failure, used)
       if (!(error instanceof UnknownRelation)) this.#logFailure(error, request.kind)
       return this.#errorAnswer(request.requestId, error)
     }
@@ -220,6 +226,17 @@ export class PageStream {
     if (!this.#closed && !idle) return
     this.#finish?.()
     this.#finish = null
+  }
+
+  /** A timeline that was closed under a read fails in any way; what it means is that it is gone. */
+  #causeOf(failure: unknown, used: Timeline | null): unknown {
+    if (used === null) return failure
+    try {
+      if (this.#timeline() === used) return failure
+    } catch (gone) {
+      return gone
+    }
+    return new ZenithError('unavailable', 'the timeline was opened anew under a read')
   }
 
   #errorAnswer(requestId: bigint, error: unknown): Answer {

@@ -10,6 +10,7 @@ import type { Manifest } from '../remote/manifest.ts'
 import { timelinesFolder } from '../remote/paths.ts'
 import { manifestStoreOf } from '../timeline/layer-store.ts'
 import type { StorageContext } from '../timeline/storage-context.ts'
+import type { Attachment } from './attachment.ts'
 import { type FoundTimeline, layerObjects } from './found-timeline.ts'
 
 /** Objects leave storage by a queue; so often it is looked whether they have. */
@@ -19,6 +20,7 @@ export interface DeletedTimelinesOptions {
   tenantId: TenantId
   generation: number
   context: StorageContext
+  attachment: Attachment
   /** Those of the objects that no timeline refers to. */
   unused: (names: readonly string[]) => string[]
 }
@@ -58,7 +60,8 @@ export class DeletedTimelines {
 
   /** Makes it durable that the timeline is deleted. One without any manifest is forgotten. */
   async mark(timelineId: TimelineId): Promise<void> {
-    const { context, tenantId, generation } = this.#options
+    const { context, tenantId, generation, attachment } = this.#options
+    attachment.checkMayWrite()
     const manifests = manifestStoreOf(context, tenantId, timelineId, generation)
     // What cannot be read is deleted all the same; its layers are found by their folder.
     const damaged = (error: unknown) => {
@@ -107,7 +110,9 @@ export class DeletedTimelines {
   async #sweep(timelineId: TimelineId): Promise<void> {
     const found = this.#timelines.get(timelineId)
     if (!found || this.#stopped) return
-    const { context, tenantId, generation, unused } = this.#options
+    const { context, tenantId, generation, unused, attachment } = this.#options
+    // Another holder may still read them.
+    if (attachment.mode !== 'attached') return
     const { objects } = await context.store.list(`${timelinesFolder(tenantId)}/${timelineId}`)
     const last = found.manifests.lastName
     const own = objects.map(({ name }) => name).filter((name) => name !== last)

@@ -102,6 +102,23 @@ export class TenantManager {
     return [...this.#tenants.values()]
   }
 
+  /** Null when it is not attached. */
+  find(tenantId: TenantId): Tenant | null {
+    return this.#tenants.get(tenantId) ?? null
+  }
+
+  /**
+   * Lets the tenant go: new readers are turned away, then all is closed. Its local files stay.
+   * What has not been flushed is read again from WAL, by whoever has the tenant now.
+   */
+  async detach(tenantId: TenantId): Promise<void> {
+    await this.#attaching.get(tenantId)?.catch(() => undefined)
+    const tenant = this.#tenants.get(tenantId)
+    if (!tenant) return
+    this.#tenants.delete(tenantId)
+    await tenant.close({ flush: false })
+  }
+
   createTimeline(
     tenantId: TenantId,
     timelineId: TimelineId,

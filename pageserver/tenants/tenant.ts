@@ -6,6 +6,7 @@
  */
 import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { AttachMode } from '#libs/api/attach-mode.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
@@ -24,6 +25,7 @@ import { layerFolder, localFolder, timelinesFolder } from '../remote/paths.ts'
 import { manifestStoreOf } from '../timeline/layer-store.ts'
 import type { StorageContext, StorageStep } from '../timeline/storage-context.ts'
 import { Timeline } from '../timeline/timeline.ts'
+import { Attachment } from './attachment.ts'
 import { DeletedTimelines } from './deleted-timelines.ts'
 import { type Ancestry, planDetach } from './detach-plan.ts'
 import { type FoundTimeline, layerObject, layerObjects } from './found-timeline.ts'
@@ -55,6 +57,7 @@ export interface BranchPlace {
 export class Tenant {
   readonly tenantId: TenantId
   readonly generation: number
+  readonly attachment: Attachment
   /** How much history is kept; the control plane says. */
   history: HistorySettings
   /** Garbage collection, branch creation and detach exclude each other; holds are short. */
@@ -81,12 +84,28 @@ export class Tenant {
     this.generation = generation
     this.history = history
     this.#context = context
+    this.attachment = new Attachment(tenantId)
     this.#deleted = new DeletedTimelines({
       tenantId,
       generation,
       context,
+      attachment: this.attachment,
       unused: (names) => this.#unused(names),
     })
+  }
+
+  /**
+   * Takes another role. One that becomes stale has written nothing to object storage any more when
+   * this resolves.
+   */
+  async become(mode: AttachMode): Promise<void> {
+    const free = this.attachment.become(mode)
+    if (free.length > 0) this.#context.deletions.push(this.tenantId, this.generation, free)
+    await Promise.all(
+      this.timelines().map((timeline) =>
+        mode === 'stale' ? timeline.stopWriting() : timeline.resumeWriting(),
+      ),
+    )
   }
 
   /** Opens every timeline that has a manifest; a damaged one is reported and does not stop others. */
@@ -257,6 +276,7 @@ export class Tenant {
       const { ancestorTimelineId } = found.manifest.facts
       if (ancestorTimelineId !== null) this.timeline(ancestorTimelineId)
       const manifest: Manifest = { ...found.manifest, state: 'active' }
+      this.attachment.checkMayWrite()
       await found.manifests.write(manifest)
       this.#step('unarchive-written')
       const timeline = this.#makeTimeline({ ...found, manifest, facts: manifest.facts })
@@ -349,6 +369,7 @@ export class Tenant {
         const found = this.#archived.get(sibling.timelineId) as FoundTimeline
         const facts = { ...found.manifest.facts, ancestorTimelineId: timelineId }
         const manifest = { ...found.manifest, facts }
+        this.attachment.checkMayWrite()
         await found.manifests.write(manifest)
         found.manifest = manifest
       }
@@ -432,9 +453,10 @@ export class Tenant {
     await Promise.allSettled(this.#creating.values())
     await this.#deleted.stop()
     const timelines = this.timelines().toSorted((a, b) => depthOf(b) - depthOf(a))
-    const flushed = options.flush
-      ? await Promise.allSettled(timelines.map((timeline) => timeline.flush()))
-      : []
+    const flushed =
+      options.flush && this.attachment.mayWrite
+        ? await Promise.allSettled(timelines.map((timeline) => timeline.flush()))
+        : []
     for (const timeline of timelines) await timeline.close({ flush: false })
     for (const result of flushed) if (result.status === 'rejected') throw result.reason
   }
@@ -452,7 +474,8 @@ export class Tenant {
     }
     const running = this.#creating.get(timelineId)
     if (running) return running
-    const creating = create()
+    const creating = Promise.try(() => this.attachment.checkMayWrite())
+      .then(create)
       .then((timeline) => {
         this.#timelines.set(timelineId, timeline)
         return timeline
@@ -532,6 +555,7 @@ export class Tenant {
       generation: this.generation,
       slots: this.#slots,
       context: this.#context,
+      attachment: this.attachment,
       releaseObjects: (names) => this.#release(names),
       branchPoints: () => this.branchPointsOf(parts.timelineId),
       timelineOf: (timelineId) => this.timeline(timelineId),
@@ -540,7 +564,7 @@ export class Tenant {
 
   /** Hands on the objects that no timeline of the tenant refers to. */
   #release(names: readonly string[]): void {
-    const free = this.#unused(names)
+    const free = this.attachment.released(this.#unused(names))
     if (free.length > 0) this.#context.deletions.push(this.tenantId, this.generation, free)
   }
 

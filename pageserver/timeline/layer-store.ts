@@ -22,6 +22,7 @@ import { OpenLayer } from '../layers/open-layer.ts'
 import type { Manifest, TimelineFacts, TimelineState } from '../remote/manifest.ts'
 import { ManifestStore } from '../remote/manifest-store.ts'
 import { manifestFolder, layerFolder, localFolder } from '../remote/paths.ts'
+import type { Attachment } from '../tenants/attachment.ts'
 import { writeDelta } from './delta-writer.ts'
 import type { StorageContext } from './storage-context.ts'
 
@@ -41,6 +42,8 @@ export interface LayerStoreOptions {
   /** Null for a timeline that has none yet. */
   manifest: Manifest | null
   manifests: ManifestStore
+  /** What may be written to object storage at present. */
+  attachment: Attachment
   /** Takes names of objects that this timeline's durable manifest no longer names. */
   releaseObjects: (names: readonly string[]) => void
 }
@@ -73,6 +76,7 @@ export class LayerStore {
   readonly generation: number
   readonly owner: LayerOwner
   readonly #context: StorageContext
+  readonly #attachment: Attachment
   readonly #releaseObjects: (names: readonly string[]) => void
   #facts: TimelineFacts
   #state: TimelineState
@@ -105,6 +109,7 @@ export class LayerStore {
     this.#gcCutoffLsn = manifest?.gcCutoffLsn ?? null
     this.#leasedLsns = manifest?.leasedLsns ?? []
     this.#releaseObjects = options.releaseObjects
+    this.#attachment = options.attachment
     this.slots = options.slots
     this.generation = options.generation
     this.folder = localFolder(context.folder, tenantId, timelineId)
@@ -174,6 +179,22 @@ export class LayerStore {
     return this.#prevRecordLsn
   }
 
+  /** False for a stale holder of the tenant. */
+  get mayWrite(): boolean {
+    return this.#attachment.mayWrite
+  }
+
+  /** Those that are in object storage. */
+  published(): Layer[] {
+    const held = new Set(this.#unpublished.map((layer) => layer.key))
+    return this.#layers.newestFirst.filter((layer) => !held.has(layer.key))
+  }
+
+  /** Resolves when no manifest is being written; called once the tenant may write no more. */
+  async stopWriting(): Promise<void> {
+    await this.#publishing
+  }
+
   get frozenCount(): number {
     return this.#frozen.length
   }
@@ -210,6 +231,7 @@ export class LayerStore {
    */
   flushTo(lsn: Lsn): Promise<void> {
     if (lsn <= this.#remoteConsistentLsn) return Promise.resolve()
+    if (!this.#attachment.mayWrite) return this.#flushLocally()
     const reached = new Promise<void>((resolve, reject) => {
       this.#flushWaiters.push({ lsn, resolve, reject })
     })
@@ -236,6 +258,13 @@ export class LayerStore {
       })
   }
 
+  /** As a stale holder does: frees memory, and brings nothing to object storage. */
+  async #flushLocally(): Promise<void> {
+    this.startFlush()
+    await this.idle()
+    this.#attachment.checkMayWrite()
+  }
+
   /** Resolves when no flush runs. */
   async idle(): Promise<void> {
     while (this.#flushing) await this.#flushing
@@ -258,6 +287,7 @@ export class LayerStore {
    */
   async change(change: LayerChange): Promise<void> {
     const { add = [], adopt = [], remove = [] } = change
+    this.#attachment.checkMayWrite()
     for (const { id } of add) {
       assert(
         id.kind === LayerKind.Delta || id.startLsn <= this.#remoteConsistentLsn,
@@ -299,9 +329,12 @@ export class LayerStore {
   }
 
   async #flush(): Promise<void> {
-    while (this.#frozen.length > 0 || this.#diskConsistentLsn > this.#remoteConsistentLsn) {
+    const toPublish = () =>
+      this.#attachment.mayWrite && this.#diskConsistentLsn > this.#remoteConsistentLsn
+    while (this.#frozen.length > 0 || toPublish()) {
       const frozen = this.#frozen[0]
       if (frozen) await this.#writeFrozen(frozen)
+      if (!this.#attachment.mayWrite) continue
       await this.#exclusively(() => this.#publish())
       const isReached = ({ lsn }: { lsn: Lsn }) => lsn <= this.#remoteConsistentLsn
       const reached = this.#flushWaiters.filter(isReached)
@@ -309,6 +342,8 @@ export class LayerStore {
       for (const { resolve } of reached) resolve()
       this.#onFlushed()
     }
+    // Who waits for object storage is told that nothing goes there.
+    if (this.#flushWaiters.length > 0) this.#attachment.checkMayWrite()
   }
 
   async #writeFrozen(frozen: FrozenLayer): Promise<void> {
@@ -346,6 +381,7 @@ export class LayerStore {
   }
 
   async #writeManifest(layers: LayerMap, change: LayerChange = {}): Promise<void> {
+    this.#attachment.checkMayWrite()
     const held = new Set(this.#unpublished.map((layer) => layer.key))
     const complete = held.size === 0
     const durableLsn = complete ? this.#diskConsistentLsn : this.#remoteConsistentLsn

@@ -16,6 +16,7 @@ import { Retention } from '../gc/retention.ts'
 import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
 import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import { formatKey } from '../keyspace/key.ts'
+import type { Layer } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
 import { MAX_KEYS } from '../layers/key-table.ts'
 import type { OpenLayer } from '../layers/open-layer.ts'
@@ -451,7 +452,23 @@ export class Timeline {
     else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
     else if (nowMs - this.#openSinceMs >= this.#context.limits.rollAgeMs) this.#roll()
     const waiting = this.#store.frozenCount > 0
-    if (waiting || this.diskConsistentLsn > this.remoteConsistentLsn) this.#store.startFlush()
+    const unpublished = this.#store.mayWrite && this.diskConsistentLsn > this.remoteConsistentLsn
+    if (waiting || unpublished) this.#store.startFlush()
+  }
+
+  /** Those layers that are in object storage. */
+  publishedLayers(): Layer[] {
+    return this.#store.published()
+  }
+
+  /** The tenant is stale here: resolves when nothing of this timeline is being written any more. */
+  stopWriting(): Promise<void> {
+    return this.#store.stopWriting()
+  }
+
+  /** What was held up goes on. */
+  resumeWriting(): void {
+    this.#store.startFlush()
   }
 
   /** Freezes now, because the process needs memory. */
@@ -626,7 +643,7 @@ export class Timeline {
   }
 
   #makeImages(): void {
-    if (this.#closed || this.#images.isRunning) return
+    if (this.#closed || this.#images.isRunning || !this.#store.mayWrite) return
     this.#awaitAncestorWal()
       .then(() => this.#images.make())
       .catch((error: unknown) => this.#warn(error, 'image creation'))

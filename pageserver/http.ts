@@ -95,6 +95,24 @@ function handlersOf({ id, service, locations }: HttpParts): Handlers {
       await service.timeline(idsOf(params)).statistics.put(parseLsn(body.lsn), bundle)
       return {}
     },
+    deleteTimeline: async ({ params }) => {
+      await service.deleteTimeline(idsOf(params))
+      return {}
+    },
+    archiveTimeline: async ({ params, body }) => {
+      await service.archiveTimeline(idsOf(params), parseLsn(body.lsn))
+      return {}
+    },
+    unarchiveTimeline: async ({ params }) => {
+      await service.unarchiveTimeline(idsOf(params))
+      return {}
+    },
+    detachTimeline: ({ params, body }) =>
+      service.detachTimeline(idsOf(params), {
+        ancestorTimelineId: parseTimelineId(body.ancestorTimelineId),
+        ancestorLsn: parseLsn(body.ancestorLsn),
+      }),
+    getTimelineSizes: ({ params }) => service.sizes(idsOf(params)),
     setSafekeepers: ({ params, body }) => service.setSafekeepers(idsOf(params), body.safekeepers),
   }
 }

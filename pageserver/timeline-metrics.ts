@@ -32,6 +32,17 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
       timeline.layers.newestFirst.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
   ],
   [
+    'adopted_layer_bytes',
+    'Size of those layer files that belong to timelines it was detached from',
+    ({ timeline }) => layerBytesOf(timeline).adopted,
+  ],
+  [
+    'logical_bytes',
+    'Size of all relations at the end; 0 until it is known',
+    ({ timeline }) => timeline.logicalBytes ?? 0,
+  ],
+  ['written_bytes', 'WAL written since the branch point', ({ timeline }) => timeline.writtenBytes],
+  [
     'deltas_above_images',
     'Delta layers that a read of the newest pages may have to visit',
     ({ timeline }) => timeline.layers.deltasAboveImages.length,
@@ -42,6 +53,15 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
     ({ broken }) => (broken ? 1 : 0),
   ],
 ]
+
+/** Sizes of its layer files: its own, and those of timelines that it was detached from. */
+export function layerBytesOf(timeline: Timeline): { own: number; adopted: number } {
+  const bytes = { own: 0, adopted: 0 }
+  for (const { origin, sizeBytes } of timeline.layers.newestFirst) {
+    bytes[origin === null ? 'own' : 'adopted'] += sizeBytes
+  }
+  return bytes
+}
 
 export function watchTimelines(
   registry: Metrics,

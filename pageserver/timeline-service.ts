@@ -12,11 +12,12 @@ import type {
   TimelineMode,
 } from '#libs/api/pageserver.ts'
 import type { TimelineSources } from '#libs/api/pageserver-location.ts'
+import type { DetachedTimeline, TimelineSizes } from '#libs/api/pageserver-lifecycle.ts'
 import type { Discovery } from '#libs/discovery/discovery.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
-import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
 import type { Metrics } from '#libs/metrics.ts'
 import type { PostgresInstall } from '#libs/postgres-install.ts'
 import { importDataFolder, importLsn, readClusterControl } from './import/data-folder-import.ts'
@@ -24,14 +25,18 @@ import { freshControlFile, type InitdbTemplate, initdbTemplate } from './import/
 import { WalIngest } from './ingest/wal-ingest.ts'
 import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
 import type { Tenant } from './tenants/tenant.ts'
+import { walStartOf } from './remote/manifest.ts'
 import type { TenantManager } from './tenants/tenant-manager.ts'
 import type { Timeline } from './timeline/timeline.ts'
-import { type WatchedTimeline, watchTimelines } from './timeline-metrics.ts'
+import type { BranchPlace } from './tenants/tenant.ts'
+import { layerBytesOf, type WatchedTimeline, watchTimelines } from './timeline-metrics.ts'
 import { createWalReceiverMetrics } from './wal-receiver/metrics.ts'
 import { WalReceiver } from './wal-receiver/wal-receiver.ts'
 
 /** How long making a branch waits for the ancestor's WAL. */
 const BRANCH_WAIT_MS = 60_000
+/** How long archiving waits for the last of its WAL. */
+const ARCHIVE_WAIT_MS = 60_000
 /** Tenants attached at the same time after a start. */
 const ATTACH_AT_ONCE = 8
 
@@ -108,6 +113,7 @@ export class TimelineService {
     await this.#tenants.tenant(tenantId).become(how.mode)
     for (const { timelineId, safekeepers } of how.timelines) {
       const ids = { tenantId, timelineId: parseTimelineId(timelineId) }
+      if (this.#tenants.tenant(tenantId).archived(ids.timelineId)) continue
       if (this.#find(ids)) this.#receive(ids, safekeepers)
       else this.#options.log.warn(ids, 'a timeline of the control plane is not in storage')
     }
@@ -273,6 +279,74 @@ export class TimelineService {
       pgVersion: timeline.pgVersion,
       ...(options.withSize ? { logicalSizeBytes: await logicalSize(timeline) } : {}),
       walReceiver: this.#receivers.get(ids.timelineId)?.info() ?? null,
+    }
+  }
+
+  /** See `Tenant.deleteTimeline`. */
+  async deleteTimeline(ids: TimelineIds): Promise<void> {
+    const { tenantId, timelineId } = ids
+    const tenant = this.#tenants.tenant(tenantId)
+    await this.#withoutReceiver(ids, () => tenant.deleteTimeline(timelineId))
+    this.#broken.delete(timelineId)
+  }
+
+  /** Takes in WAL up to the LSN and puts the timeline away; see `Tenant.archiveTimeline`. */
+  async archiveTimeline(ids: TimelineIds, lsn: Lsn): Promise<void> {
+    const tenant = this.#tenants.tenant(ids.tenantId)
+    if (tenant.archived(ids.timelineId)) return
+    await this.useTimeline(ids).waitForLsn(lsn, ARCHIVE_WAIT_MS)
+    await this.#withoutReceiver(ids, () => tenant.archiveTimeline(ids.timelineId))
+  }
+
+  /** See `Tenant.unarchiveTimeline`; WAL is received again once safekeepers are named. */
+  async unarchiveTimeline({ tenantId, timelineId }: TimelineIds): Promise<void> {
+    await this.#tenants.tenant(tenantId).unarchiveTimeline(timelineId)
+  }
+
+  /** See `Tenant.detachTimeline`. */
+  async detachTimeline(ids: TimelineIds, from: BranchPlace): Promise<DetachedTimeline> {
+    // The ancestor may have to take in WAL up to the branch point first.
+    this.nudge(from.ancestorTimelineId)
+    const tenant = this.#tenants.tenant(ids.tenantId)
+    const timeline = await tenant.detachTimeline(ids.timelineId, from)
+    return {
+      startLsn: formatLsn(timeline.startLsn),
+      children: tenant.childrenOf(ids.timelineId).map(({ timelineId }) => timelineId),
+    }
+  }
+
+  /** Sizes as they are now; the logical one of an archived timeline is not known. */
+  async sizes(ids: TimelineIds): Promise<TimelineSizes> {
+    const archived = this.#tenants.tenant(ids.tenantId).archived(ids.timelineId)
+    if (archived) {
+      const bytes = (own: boolean) =>
+        archived.layers
+          .filter(({ origin }) => (origin === null) === own)
+          .reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+      const writtenBytes = archived.diskConsistentLsn - walStartOf(archived.facts)
+      return { logicalBytes: null, ownBytes: bytes(true), adoptedBytes: bytes(false), writtenBytes }
+    }
+    const timeline = this.timeline(ids)
+    await timeline.ready()
+    const { logicalBytes, writtenBytes } = timeline
+    const { own, adopted } = layerBytesOf(timeline)
+    return { logicalBytes, ownBytes: own, adoptedBytes: adopted, writtenBytes }
+  }
+
+  /** No WAL comes in while the work runs; when it fails, WAL comes in again. */
+  async #withoutReceiver(ids: TimelineIds, work: () => Promise<void>): Promise<void> {
+    const receiver = this.#receivers.get(ids.timelineId)
+    this.#receivers.delete(ids.timelineId)
+    await receiver?.stop()
+    try {
+      await work()
+    } catch (error) {
+      const isOpen = this.#tenants
+        .tenant(ids.tenantId)
+        .timelines()
+        .some(({ timelineId }) => timelineId === ids.timelineId)
+      if (receiver && isOpen) this.#receive(ids, receiver.safekeepers)
+      throw error
     }
   }
 

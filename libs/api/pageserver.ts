@@ -10,6 +10,7 @@ import { type Static, type TSchema, Type } from 'typebox'
 import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
 import { IdText, LsnText, WalSource } from './control.ts'
 import { locationRoutes } from './pageserver-location.ts'
+import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
@@ -217,6 +218,7 @@ export const pageserverRoutes = routes({
     body: Type.Object({ safekeepers: Type.Array(WalSource) }),
     response: PageserverTimeline,
   },
+  ...pageserverLifecycleRoutes,
 })
 
 export type PageserverRoutes = typeof pageserverRoutes

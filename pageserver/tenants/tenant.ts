@@ -148,8 +148,9 @@ export class Tenant {
     return [...this.#timelines.values()]
   }
 
-  isArchived(timelineId: TimelineId): boolean {
-    return this.#archived.has(timelineId)
+  /** Null unless it is archived. */
+  archived(timelineId: TimelineId): Manifest | null {
+    return this.#archived.get(timelineId)?.manifest ?? null
   }
 
   /**
@@ -232,7 +233,7 @@ export class Tenant {
 
   /** Where children leave the timeline, and where children of theirs reach down into it. */
   branchPointsOf(timelineId: TimelineId): Lsn[] {
-    return this.#childrenOf(timelineId).flatMap((child) => [
+    return this.childrenOf(timelineId).flatMap((child) => [
       child.lsn,
       ...this.branchPointsOf(child.timelineId).filter((lsn) => lsn < child.lsn),
     ])
@@ -249,7 +250,7 @@ export class Tenant {
     await this.gcLock.run(async () => {
       if (this.#archived.has(timelineId)) return
       const timeline = this.timeline(timelineId)
-      const child = this.#childrenOf(timelineId).find((one) => !this.#archived.has(one.timelineId))
+      const child = this.childrenOf(timelineId).find((one) => !this.#archived.has(one.timelineId))
       if (child) {
         throw new ZenithError(
           'conflict',
@@ -361,7 +362,7 @@ export class Tenant {
   }
 
   async #moveSiblings(timelineId: TimelineId, from: BranchPlace): Promise<void> {
-    for (const sibling of this.#childrenOf(from.ancestorTimelineId)) {
+    for (const sibling of this.childrenOf(from.ancestorTimelineId)) {
       if (sibling.timelineId === timelineId || sibling.lsn > from.ancestorLsn) continue
       const open = this.#timelines.get(sibling.timelineId)
       if (open) await open.change({ facts: { ...open.facts, ancestorTimelineId: timelineId } })
@@ -406,7 +407,8 @@ export class Tenant {
     }
   }
 
-  #childrenOf(timelineId: TimelineId): { timelineId: TimelineId; lsn: Lsn }[] {
+  /** Timelines that branch from it, archived ones included, and where. */
+  childrenOf(timelineId: TimelineId): { timelineId: TimelineId; lsn: Lsn }[] {
     const children: { timelineId: TimelineId; lsn: Lsn }[] = []
     const look = (id: TimelineId, { ancestorTimelineId, ancestorLsn }: TimelineFacts) => {
       if (ancestorTimelineId !== timelineId || ancestorLsn === null) return
@@ -419,7 +421,7 @@ export class Tenant {
 
   #checkNoChildren(timelineId: TimelineId): void {
     const hint = 'Delete its children first, or detach them: zenith branch detach <child>.'
-    const [child] = this.#childrenOf(timelineId)
+    const [child] = this.childrenOf(timelineId)
     if (child) {
       const message = `timeline ${timelineId} has a child: ${child.timelineId}`
       throw new ZenithError('conflict', message, { hint })

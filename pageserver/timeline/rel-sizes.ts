@@ -14,6 +14,7 @@ interface RelSize {
 
 export class RelSizes {
   readonly #sizes = new Map<number, RelSize>()
+  #totalBlocks = 0
   /** From here on a slot without an entry is a fork that does not exist. */
   #loadedLsn = Number.POSITIVE_INFINITY
 
@@ -25,18 +26,26 @@ export class RelSizes {
     return this.#loadedLsn !== Number.POSITIVE_INFINITY
   }
 
+  /** Of all forks together, as of the newest puts. */
+  get totalBlocks(): number {
+    return this.#totalBlocks
+  }
+
   finishLoad(lsn: Lsn): void {
     this.#loadedLsn = lsn
   }
 
   /** An entry found at load; a put that came in meanwhile wins. */
   load(slot: number, blocks: number, lsn: Lsn): void {
-    if (!this.#sizes.has(slot)) this.#sizes.set(slot, { blocks, sinceLsn: lsn })
+    if (this.#sizes.has(slot)) return
+    this.#sizes.set(slot, { blocks, sinceLsn: lsn })
+    this.#totalBlocks += Math.max(blocks, 0)
   }
 
   put(slot: number, lsn: Lsn, kind: number, src: Buffer, offset: number): void {
     const blocks = kind === ValueKind.Image ? src.readUInt32LE(offset) : -1
     const entry = this.#sizes.get(slot)
+    this.#totalBlocks += Math.max(blocks, 0) - Math.max(entry?.blocks ?? 0, 0)
     if (entry === undefined) this.#sizes.set(slot, { blocks, sinceLsn: lsn })
     else {
       entry.blocks = blocks

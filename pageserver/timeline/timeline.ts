@@ -23,7 +23,7 @@ import type { OpenLayer } from '../layers/open-layer.ts'
 import { type KeyRef, type ReadSource, readVersions, type Version } from '../read/read-plan.ts'
 import { reconstructPage } from '../read/reconstruct.ts'
 import { scanKeys } from '../read/scan.ts'
-import type { TimelineFacts, TimelineState } from '../remote/manifest.ts'
+import { type TimelineFacts, type TimelineState, walStartOf } from '../remote/manifest.ts'
 import { statisticsFolder } from '../remote/paths.ts'
 import { StatisticsStore } from '../remote/statistics-store.ts'
 import { ChainCap } from './chain-cap.ts'
@@ -224,6 +224,19 @@ export class Timeline {
   /** Memory of open and frozen layers, roughly. */
   get memoryBytes(): number {
     return this.#store.memory.reduce((sum, memory) => sum + memory.sizeBytes, 0)
+  }
+
+  /**
+   * Bytes of all relation forks at the end, as its shard knows them; null until `ready()` has
+   * resolved. Kept up to date by every change, so that it costs nothing to ask.
+   */
+  get logicalBytes(): number | null {
+    return this.#relSizes.isLoaded ? this.#relSizes.totalBlocks * PAGE_SIZE : null
+  }
+
+  /** WAL that was written on the timeline itself. */
+  get writtenBytes(): number {
+    return Math.max(this.#lastRecordLsn - walStartOf(this.#store.facts), 0)
   }
 
   /** Resolves when `latestRelSize` may be used; ingest waits for it before its first record. */

@@ -10,7 +10,7 @@ import { syncFolder } from '#libs/object-store/durable-file.ts'
 import type { Key } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { LayerEntry } from '../layers/layer.ts'
-import { LayerKind, layerName } from '../layers/layer-name.ts'
+import { LayerKind, layerName, newSerial } from '../layers/layer-name.ts'
 import { LayerWriter } from '../layers/layer-writer.ts'
 import type { L0Job } from './job.ts'
 
@@ -108,6 +108,7 @@ export class L0Output {
       endLsn: this.#endLsn,
       floorLsn: startLsn,
       generation,
+      serial: newSerial(),
     }
     this.#temp = join(source.folder, `l1.tmp~${this.#done.length}`)
     await rm(this.#temp, { force: true })

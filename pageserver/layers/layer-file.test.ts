@@ -148,8 +148,10 @@ test('a key absent from an image is looked for below its floor', async () => {
     const [versions] = await readVersions(old, [{ slot, blk: 5 }], ceiling)
     return versions?.map(({ value }) => value.toString())
   }
-  // The delta's end lies above the image, so it comes first and answers for both.
-  expect(await read(1, START + 1)).toEqual([`old ${START}`])
+  // The image lies inside the delta's span and stands for all at or below its LSN.
+  expect(await read(1, START + 1)).toEqual(['image'])
+  expect(await read(2, START + 1)).toEqual([])
+  expect(await read(1, START + 2)).toEqual(['image'])
   const alone = openSource([image])
   const slot = alone.slots.intern(0, 1, 2, 1, 0)
   const [versions] = await readVersions(alone, [{ slot, blk: 5 }], START + 1)

@@ -90,6 +90,9 @@ export class LayerIndex {
   /** Slot of each group, so that scans need no lookups. */
   readonly groupSlot: Uint32Array
   readonly #slots: SlotTable
+  /** What was asked for last: the keys of a read mostly share their prefix. */
+  #foundSlot = -1
+  #foundGroup = -1
 
   constructor(kind: LayerKind, counts: IndexCounts, section: Buffer, slots: SlotTable) {
     const columns = indexColumns(kind, counts, section)
@@ -110,6 +113,14 @@ export class LayerIndex {
 
   /** Group of a slot, or -1. */
   findGroup(slot: number): number {
+    if (slot !== this.#foundSlot) {
+      this.#foundSlot = slot
+      this.#foundGroup = this.#searchGroup(slot)
+    }
+    return this.#foundGroup
+  }
+
+  #searchGroup(slot: number): number {
     let low = 0
     let high = this.counts.groups - 1
     while (low <= high) {
@@ -155,23 +166,27 @@ export interface RowVisitor {
 }
 
 /**
- * Visits the rows of a key in a delta that may hold versions below the ceiling, newest first, until
- * one surely completes the key. Returns true in that case.
+ * Visits the rows of a key in a delta that may hold versions from the floor on and below the
+ * ceiling, newest first, until one surely completes the key. Returns true in that case.
  */
 export function visitDeltaRows(
   index: LayerIndex,
   group: number,
   blk: number,
+  floorLsn: Lsn,
   ceilingLsn: Lsn,
   visitor: RowVisitor,
 ): boolean {
   const { groupFirstRow, rowBlk, rowFirstLsn, rowBaseLsn } = index.columns
   const first = groupFirstRow[group] as number
   for (let row = index.findLastRow(group, blk); row >= first && rowBlk[row] === blk; row--) {
-    if ((rowFirstLsn[row] as number) >= ceilingLsn) continue
+    const firstLsn = rowFirstLsn[row] as number
+    if (firstLsn >= ceilingLsn) continue
     visitor.visit(row)
     const baseLsn = rowBaseLsn[row] as number
-    if (baseLsn !== 0 && baseLsn < ceilingLsn) return true
+    if (baseLsn !== 0 && baseLsn < ceilingLsn && baseLsn >= floorLsn) return true
+    // Rows before hold nothing newer than this one's first version.
+    if (firstLsn < floorLsn) return false
   }
   return false
 }

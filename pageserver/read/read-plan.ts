@@ -7,17 +7,16 @@
  * might not (its newest base lies above the ceiling) is followed by older rows; expansion stops at
  * the first base it meets.
  *
- * Order within a timeline: open, frozen (newest first), layers by the layer map's order, then the
- * ancestor with ceiling min(ceiling, ancestor LSN + 1), which only ever goes down.
+ * Order within a timeline: open, frozen (newest first), then layers: deltas down to the next image
+ * of the key, the image, and again below it; then the ancestor with ceiling min(ceiling, ancestor LSN + 1), which only ever goes down.
  */
 import type { Lsn } from '#libs/lsn.ts'
 import { isBaseKind, isInheritedClass } from '../keyspace/key-class.ts'
-import type { Key } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { Layer } from '../layers/layer.ts'
 import { chunkEntryKind, chunkEntryLsn, chunkEntryValue } from '../layers/layer-format.ts'
 import { visitDeltaRows } from '../layers/layer-index.ts'
-import type { LayerMap } from '../layers/layer-map.ts'
+import { compareToKey, type LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import type { OpenLayer, VersionSink } from '../layers/open-layer.ts'
 
@@ -30,7 +29,9 @@ export interface Version {
 interface StoredRow {
   layer: Layer
   row: number
-  /** Only versions below count. */
+  /** Only versions from here on count, */
+  floorLsn: Lsn
+  /** and below here. */
   ceilingLsn: Lsn
 }
 
@@ -58,7 +59,10 @@ class KeyPlan implements VersionSink {
    */
   imageCeilingLsn: Lsn
   done = false
+  /** Layers whose index was searched. */
+  searched = 0
   #layer: Layer | null = null
+  #floorLsn: Lsn = 0
 
   constructor(slot: number, blk: number, ceilingLsn: Lsn) {
     this.slot = slot
@@ -76,17 +80,19 @@ class KeyPlan implements VersionSink {
     this.steps.push({ kind, lsn, value })
   }
 
-  from(layer: Layer): this {
+  from(layer: Layer, floorLsn: Lsn): this {
     this.#layer = layer
+    this.#floorLsn = floorLsn
     return this
   }
 
   visit(row: number): void {
-    this.steps.push({ layer: this.#layer as Layer, row, ceilingLsn: this.ceilingLsn })
+    const { ceilingLsn } = this
+    this.steps.push({ layer: this.#layer as Layer, row, floorLsn: this.#floorLsn, ceilingLsn })
   }
 
   visitImage(layer: Layer, row: number): void {
-    this.steps.push({ layer, row, ceilingLsn: this.imageCeilingLsn })
+    this.steps.push({ layer, row, floorLsn: 0, ceilingLsn: this.imageCeilingLsn })
   }
 }
 
@@ -118,10 +124,11 @@ function planSource(source: ReadSource, plans: readonly KeyPlan[], unloaded: Set
   let open = plans
   for (;;) {
     for (const memory of at.memory) planMemory(memory, open)
-    open = open.filter((plan) => !plan.done)
-    for (const layer of at.layers.newestFirst) {
-      if (open.length === 0) return
-      if (planLayer(layer, at.slots, open, unloaded)) open = open.filter((plan) => !plan.done)
+    let column = 0
+    for (const plan of open) {
+      if (plan.done) continue
+      column = at.layers.columnOf(at.slots, plan.slot, plan.blk, column)
+      planLayers(at.layers, column, at.slots, plan, unloaded)
     }
     const { parent, slots } = at
     if (parent === null) return
@@ -140,63 +147,93 @@ function planMemory(memory: OpenLayer, plans: readonly KeyPlan[]): void {
   }
 }
 
-/** Returns true when some key was completed. */
-function planLayer(
-  layer: Layer,
+/**
+ * Plans a key's way down through the layers of one timeline: the deltas above the next image that
+ * covers the key, then that image. An image that lacks the key says that nothing happened to it
+ * from the image's floor on, and the way goes on below that.
+ *
+ * A delta may span an image's LSN: what it holds at or below that LSN is looked at only when the
+ * way goes on below the image. An index that is not loaded is noted; the key is planned anew then.
+ */
+function planLayers(
+  map: LayerMap,
+  column: number,
   slots: SlotTable,
-  plans: readonly KeyPlan[],
+  plan: KeyPlan,
+  unloaded: Set<Layer>,
+): void {
+  const { images, deltas } = map.column(column)
+  for (let next = 0; ; next++) {
+    while (next < images.length && !isBelow(images[next] as Layer, slots, plan)) next++
+    const image = images[next]
+    const floorLsn = image ? image.id.startLsn + 1 : 0
+    const isComplete = planDeltas(map.l0, deltas, floorLsn, slots, plan, unloaded)
+    if (plan.done || !image) return
+    if (!image.isLoaded) unloaded.add(image)
+    // The rest is planned when these are loaded, and then perhaps not needed.
+    if (!isComplete || !image.isLoaded) return
+    if (image.ceilingLsn !== null) plan.lowerTo(image.ceilingLsn)
+    const group = image.index.findGroup(plan.slot)
+    const row = group < 0 ? -1 : image.index.findLastRow(group, plan.blk)
+    plan.searched++
+    if (row >= 0) {
+      plan.visitImage(image, row)
+      plan.done = true
+      return
+    }
+    plan.ceilingLsn = Math.min(plan.ceilingLsn, image.id.floorLsn)
+  }
+}
+
+/** Both lists in one order, highest end LSN first. False when some index is not loaded. */
+function planDeltas(
+  l0: readonly Layer[],
+  deltas: readonly Layer[],
+  floorLsn: Lsn,
+  slots: SlotTable,
+  plan: KeyPlan,
   unloaded: Set<Layer>,
 ): boolean {
-  const { id } = layer
-  let completed = false
-  let slot = -1
-  let group = -1
-  for (const plan of plans) {
-    const isImage = id.kind === LayerKind.Image
-    const ceilingLsn = isImage ? plan.imageCeilingLsn : plan.ceilingLsn
-    if (plan.done || id.startLsn >= ceilingLsn) continue
-    if (layer.origin !== null && !isInheritedClass(slots.cls(plan.slot))) continue
-    if (!covers(id.firstKey, id.lastKey, slots, plan)) continue
+  let isComplete = true
+  let nextL0 = 0
+  let nextDelta = 0
+  while (!plan.done) {
+    const first = l0[nextL0]
+    const second = deltas[nextDelta]
+    const takesL0 = first && (!second || first.endLsn >= second.endLsn)
+    const layer = takesL0 ? first : second
+    if (!layer || layer.endLsn <= floorLsn) break
+    if (takesL0) nextL0++
+    else nextDelta++
+    if (!isBelow(layer, slots, plan)) continue
     if (!layer.isLoaded) {
       unloaded.add(layer)
+      isComplete = false
       continue
     }
     // Layers come by the end of what counts in them, so nothing further down lies above this.
     if (layer.ceilingLsn !== null) plan.lowerTo(layer.ceilingLsn)
-    if (plan.slot !== slot) {
-      slot = plan.slot
-      group = layer.index.findGroup(slot)
-    }
-    if (!isImage) {
-      if (group < 0) continue
-      plan.done = visitDeltaRows(layer.index, group, plan.blk, plan.ceilingLsn, plan.from(layer))
-    } else {
-      const row = group < 0 ? -1 : layer.index.findLastRow(group, plan.blk)
-      if (row >= 0) {
-        plan.visitImage(layer, row)
-        plan.done = true
-      } else {
-        plan.ceilingLsn = Math.min(plan.ceilingLsn, id.floorLsn)
-      }
-    }
-    completed ||= plan.done
+    plan.searched++
+    const { index } = layer
+    const group = index.findGroup(plan.slot)
+    if (group < 0) continue
+    const visitor = plan.from(layer, floorLsn)
+    plan.done = visitDeltaRows(index, group, plan.blk, floorLsn, plan.ceilingLsn, visitor)
   }
-  return completed
+  return isComplete
 }
 
-function covers(first: Key, last: Key, slots: SlotTable, plan: KeyPlan): boolean {
-  return compareTo(slots, plan, first) >= 0 && compareTo(slots, plan, last) <= 0
-}
-
-function compareTo(slots: SlotTable, plan: KeyPlan, key: Key): number {
-  const { slot } = plan
+/** True when the layer may hold versions of the key that the plan still wants. */
+function isBelow(layer: Layer, slots: SlotTable, plan: KeyPlan): boolean {
+  const { id } = layer
+  const { slot, blk } = plan
+  const ceilingLsn = id.kind === LayerKind.Image ? plan.imageCeilingLsn : plan.ceilingLsn
+  if (id.startLsn >= ceilingLsn || id.startLsn >= layer.endLsn) return false
+  if (layer.origin !== null && !isInheritedClass(slots.cls(slot))) return false
   return (
-    slots.cls(slot) - key.cls ||
-    slots.spc(slot) - key.spc ||
-    slots.db(slot) - key.db ||
-    slots.rel(slot) - key.rel ||
-    slots.fork(slot) - key.fork ||
-    plan.blk - key.blk
+    layer.isL0 ||
+    (compareToKey(slots, slot, blk, id.firstKey) >= 0 &&
+      compareToKey(slots, slot, blk, id.lastKey) <= 0)
   )
 }
 
@@ -229,13 +266,14 @@ function expandPlan(plan: KeyPlan, chunks: Map<Layer, Map<number, Buffer>>): Ver
       versions.push(step)
       continue
     }
-    const { layer, row, ceilingLsn } = step
+    const { layer, row, floorLsn, ceilingLsn } = step
     const { rowChunk, rowEntry, rowCount } = layer.index.columns
     const chunk = chunks.get(layer)?.get(rowChunk[row] as number) as Buffer
     const first = rowEntry[row] as number
     for (let entry = first + (rowCount[row] as number) - 1; entry >= first; entry--) {
       const lsn = chunkEntryLsn(chunk, entry)
       if (lsn >= ceilingLsn) continue
+      if (lsn < floorLsn) break
       const kind = chunkEntryKind(chunk, entry)
       versions.push({ kind, lsn, value: chunkEntryValue(chunk, entry) })
       if (isBaseKind(kind)) return versions

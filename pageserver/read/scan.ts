@@ -1,6 +1,7 @@
 /** Finds every key of a class that a timeline or its ancestors ever stored below an LSN. */
 import type { Lsn } from '#libs/lsn.ts'
 import { isInheritedClass } from '../keyspace/key-class.ts'
+import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { Layer } from '../layers/layer.ts'
 import type { KeyRef, ReadSource } from './read-plan.ts'
@@ -33,9 +34,11 @@ export async function scanKeys(
         if (slots.cls(slot) === cls && passes(slots, slot, filter)) add(slot, memory.keyBlk(key))
       }
     }
-    const layers: Layer[] = at.layers.newestFirst.filter(
-      (layer) => layer.id.startLsn < ceiling && (layer.origin === null || isInheritedClass(cls)),
-    )
+    const layers: Layer[] = at.layers
+      .overlapping({ ...MIN_KEY, cls }, { ...MAX_KEY, cls })
+      .filter(
+        ({ id, origin }) => id.startLsn < ceiling && (origin === null || isInheritedClass(cls)),
+      )
     const { parent }: ReadSource = at
     await Promise.all(layers.map((layer) => layer.load()))
     for (const layer of layers) addLayerKeys(layer, slots, cls, filter, add)

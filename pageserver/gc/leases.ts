@@ -5,27 +5,23 @@
  */
 import type { Lsn } from '#libs/lsn.ts'
 
-/** How long a lease lasts after it was granted or renewed. */
-export const LEASE_MS = 600_000
-
 export class Leases {
   /** LSN -> when its lease lapses. */
   readonly #points = new Map<Lsn, number>()
-  readonly #horizons = new Map<string, { lsn: Lsn; untilMs: number }>()
+  readonly #horizons = new Map<string, { lsn: Lsn; nextLsn: Lsn; untilMs: number }>()
 
   /** Grants or renews; a lease never gets shorter. */
   grant(lsn: Lsn, untilMs: number): void {
     this.#points.set(lsn, Math.max(untilMs, this.#points.get(lsn) ?? 0))
   }
 
-  /** The standby reads at `lsn` or later from now on. */
+  /**
+   * The standby begins no read below `lsn` from now on. Reads that it began before may still be on
+   * their way, so what holds is what it said the time before.
+   */
   setHorizon(holder: string, lsn: Lsn, untilMs: number): void {
-    this.#horizons.set(holder, { lsn, untilMs })
-  }
-
-  /** A standby that has ended needs nothing any more. */
-  dropHorizon(holder: string): void {
-    this.#horizons.delete(holder)
+    const before = this.#horizons.get(holder)?.nextLsn ?? lsn
+    this.#horizons.set(holder, { lsn: Math.min(before, lsn), nextLsn: lsn, untilMs })
   }
 
   isLive(lsn: Lsn, nowMs: number): boolean {

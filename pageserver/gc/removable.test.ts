@@ -1,7 +1,7 @@
 /** The rule of what may go, against brute force: a toy timeline read at every state that is kept. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { MIN_KEY, type Key } from '../keyspace/key.ts'
+import { type Key, MAX_BLOCK, MIN_KEY } from '../keyspace/key.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import { type LayerShape, removableLayers } from './removable.ts'
 
@@ -28,10 +28,12 @@ function image(first: number, last: number, startLsn: number, floorLsn: number):
 function read(layers: readonly ToyLayer[], blk: number, lsn: number): number[] {
   const chain: number[] = []
   let ceiling = lsn + 1
+  const imageCeiling = lsn + 1
   const order = layers.toSorted((a, b) => b.endLsn - a.endLsn || b.id.kind - a.id.kind)
   for (const layer of order) {
     const { id } = layer
-    if (id.startLsn >= ceiling || blk < id.firstKey.blk || blk > id.lastKey.blk) continue
+    const below = id.kind === LayerKind.Image ? imageCeiling : ceiling
+    if (id.startLsn >= below || blk < id.firstKey.blk || blk > id.lastKey.blk) continue
     const own = layer.versions.filter((version) => version.blk === blk)
     if (id.kind === LayerKind.Image) {
       const held = own[0]
@@ -80,7 +82,7 @@ const step = fc.oneof(
 )
 
 /** Builds a timeline as ingest, flush and image creation would, LSN by LSN. */
-function build(steps: readonly fc.TypeOf<typeof step>[]): Scene {
+function build(steps: readonly (typeof step extends fc.Arbitrary<infer T> ? T : never)[]): Scene {
   const layers: ToyLayer[] = []
   let lsn = 1
   let open: { blk: number; lsn: number }[] = []
@@ -202,12 +204,20 @@ describe('removable layers', () => {
     expect(removableLayers([wide, left, image(4, 5, 12, 1)], [12])).toEqual([])
   })
 
-  test('an image that reads coming from a higher one pass over covers nothing', () => {
-    const old = delta(0, 5, 1, 5)
-    const hidden = image(0, 5, 9, 1)
-    const above = image(0, 5, 15, 7)
-    expect(removableLayers([old, hidden], [20])).toEqual([old])
-    expect(removableLayers([old, hidden, above], [20])).toEqual([])
+  test('layers cut at any key lie side by side', () => {
+    const wide = delta(0, 5, 1, 10)
+    const upTo = (last: Key) => ({
+      ...image(0, 0, 9, 1),
+      id: { ...image(0, 0, 9, 1).id, lastKey: last },
+    })
+    const from = (first: Key) => {
+      const rest = image(0, 5, 9, 1)
+      return { ...rest, id: { ...rest.id, firstKey: first, lastKey: { ...first, rel: 9 } } }
+    }
+    const all = { ...wide, id: { ...wide.id, lastKey: { ...key(0), rel: 5 } } }
+    const end = { ...key(MAX_BLOCK), fork: 0xff }
+    expect(removableLayers([all, upTo(end), from({ ...key(0), rel: 1 })], [20])).toEqual([all])
+    expect(removableLayers([all, upTo(end), from({ ...key(1), rel: 1 })], [20])).toEqual([])
   })
 
   test('a layer taken over covers none of our own, since it lacks classes', () => {

@@ -42,7 +42,7 @@ export function removableLayers<L extends LayerShape>(
 ): L[] {
   const cutoffLsn = points.at(-1)
   if (cutoffLsn === undefined) return []
-  const images = trustedImages(layers.filter((layer) => layer.id.kind === LayerKind.Image))
+  const images = layers.filter((layer) => layer.id.kind === LayerKind.Image)
   const coverage = new Map<string, KeyRange[]>()
   return layers.filter((layer) => {
     const { id, endLsn, origin } = layer
@@ -75,37 +75,6 @@ function contentOf({ id, endLsn }: LayerShape): [low: Lsn, high: Lsn] {
   return id.kind === LayerKind.Image ? [id.floorLsn, id.startLsn] : [id.startLsn, endLsn - 1]
 }
 
-/**
- * Images that every later read gets to. An image is passed over by a read that comes down from a
- * higher image whose floor lies at or below it but above its own floor: such a one covers nothing.
- */
-function trustedImages<L extends LayerShape>(images: readonly L[]): L[] {
-  const groups = new Map<string, L[]>()
-  for (const image of images) {
-    const key = `${image.id.startLsn}/${image.id.floorLsn}`
-    const group = groups.get(key)
-    if (group) group.push(image)
-    else groups.set(key, [image])
-  }
-  const sets = [...groups.values()]
-  return sets.flatMap((set) => {
-    const { startLsn, floorLsn } = (set[0] as L).id
-    const hiding = sets
-      .filter(([other]) => {
-        const { id } = other as L
-        return id.startLsn > startLsn && id.floorLsn <= startLsn && id.floorLsn > floorLsn
-      })
-      .flat()
-    return hiding.length === 0
-      ? set
-      : set.filter((image) => !hiding.some((one) => meet(one, image)))
-  })
-}
-
-function meet({ id: a }: LayerShape, { id: b }: LayerShape): boolean {
-  return compareKeys(a.firstKey, b.lastKey) <= 0 && compareKeys(b.firstKey, a.lastKey) <= 0
-}
-
 /** The keys of the layers as ranges with gaps between them, ascending. */
 function mergedRanges(layers: readonly LayerShape[]): KeyRange[] {
   const ranges: KeyRange[] = []
@@ -119,7 +88,24 @@ function mergedRanges(layers: readonly LayerShape[]): KeyRange[] {
   return ranges
 }
 
-/** The next key of the same prefix; a prefix's last key is not followed further. */
+const FIELDS = [
+  ['blk', MAX_BLOCK],
+  ['fork', 0xff],
+  ['rel', MAX_BLOCK],
+  ['db', MAX_BLOCK],
+  ['spc', MAX_BLOCK],
+  ['cls', 0xff],
+] as const
+
+/** The key that comes next; the last of all stays. */
 function keyAfter(key: Key): Key {
-  return key.blk === MAX_BLOCK ? key : { ...key, blk: key.blk + 1 }
+  const next = { ...key }
+  for (const [field, max] of FIELDS) {
+    if (next[field] < max) {
+      next[field]++
+      return next
+    }
+    next[field] = 0
+  }
+  return key
 }

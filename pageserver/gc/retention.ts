@@ -8,7 +8,8 @@
 import { ZenithError } from '#libs/errors.ts'
 import type { TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import { LEASE_MS, Leases } from './leases.ts'
+import { Leases } from './leases.ts'
+import { ReadsInFlight } from './reads-in-flight.ts'
 import { retainedPoints } from './retained-points.ts'
 
 export interface RetentionOptions {
@@ -18,14 +19,18 @@ export interface RetentionOptions {
   cutoffLsn: Lsn | null
   /** Points below the cutoff that were leased when it was set. */
   leasedLsns: readonly Lsn[]
-  /** Where children leave the timeline, those that are being made included. */
+  /** Where children leave the timeline. */
   branchPoints: () => readonly Lsn[]
+  /** How long a lease lasts after it was granted or renewed. */
+  leaseMs: number
   /** Monotonic milliseconds; tests set their own. */
   now?: () => number
 }
 
 export class Retention {
   readonly leases = new Leases()
+  /** Every read of the timeline enters and leaves. */
+  readonly reads = new ReadsInFlight()
   readonly #options: RetentionOptions
   readonly #now: () => number
   readonly #holds = new Map<Lsn, number>()
@@ -36,7 +41,7 @@ export class Retention {
     this.#now = options.now ?? (() => performance.now())
     this.#cutoffLsn = options.cutoffLsn
     // Their holders were served until now: they get the whole time to come back.
-    for (const lsn of options.leasedLsns) this.leases.grant(lsn, this.#now() + LEASE_MS)
+    for (const lsn of options.leasedLsns) this.leases.grant(lsn, this.#now() + options.leaseMs)
   }
 
   /** Every state from here on can be read; null = since the timeline began. Never goes down. */
@@ -74,6 +79,11 @@ export class Retention {
     )
   }
 
+  /** Resolves when the reads that have begun by now, below the cutoff perhaps, have ended. */
+  earlierReads(): Promise<void> {
+    return this.reads.earlier()
+  }
+
   /**
    * Keeps the state at an LSN until the returned function is called; for work of several reads.
    * Throws as `checkReadable`.
@@ -92,14 +102,23 @@ export class Retention {
   }
 
   /** Grants or renews a lease. Throws as `checkReadable`: what has lapsed below cannot come back. */
-  lease(lsn: Lsn, lengthMs = LEASE_MS): void {
+  lease(lsn: Lsn): void {
     this.checkReadable(lsn)
-    this.leases.grant(lsn, this.#now() + lengthMs)
+    this.leases.grant(lsn, this.#now() + this.#options.leaseMs)
   }
 
   /** A standby reads at `lsn` and later; the cutoff stays below while it renews this. */
-  holdHorizon(holder: string, lsn: Lsn, lengthMs = LEASE_MS): void {
+  holdHorizon(holder: string, lsn: Lsn): void {
     this.checkReadable(lsn)
-    this.leases.setHorizon(holder, lsn, this.#now() + lengthMs)
+    this.leases.setHorizon(holder, lsn, this.#now() + this.#options.leaseMs)
+  }
+
+  get leaseMs(): number {
+    return this.#options.leaseMs
+  }
+
+  /** Forgets leases that have lapsed. */
+  sweep(): void {
+    this.leases.sweep(this.#now())
   }
 }

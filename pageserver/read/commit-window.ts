@@ -4,8 +4,13 @@ import { checkpointAt } from '../ingest/checkpoint-state.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 
 export type CommitWindow =
-  /** The timeline begins after the moment. */
-  | { readonly kind: 'before' }
+  /** What is kept of the timeline begins after the moment, at `oldestLsn`. */
+  | {
+      readonly kind: 'before'
+      readonly oldestLsn: Lsn
+      /** Of the latest commit up to there; 0 when unknown. */
+      readonly oldestTimeUs: number
+    }
   /**
    * The first commit that is later than the moment ends at or below `toLsn`, and every commit that
    * ends at or below `fromLsn`, a record boundary, is not later.
@@ -19,14 +24,16 @@ const STEP = 8
 
 /**
  * Bisects the timeline by the latest commit time that ingest notes with the checkpoint, which it
- * does at least once per slice of the stream. `timeUs` counts from 2000, as Postgres does.
+ * does at least once per slice of the stream. Nothing below the cutoff is read. `timeUs` counts from 2000, as Postgres does.
  */
 export async function findCommitWindow(timeline: Timeline, timeUs: number): Promise<CommitWindow> {
-  const { startLsn, lastRecordLsn } = timeline
+  const { lastRecordLsn } = timeline
+  const oldestLsn = Math.max(timeline.startLsn, timeline.gcCutoffLsn ?? 0)
   const latest = async (lsn: Lsn) => (await checkpointAt(timeline, lsn)).lastCommitTimeUs
-  if ((await latest(startLsn)) > timeUs) return { kind: 'before' }
+  const oldestTimeUs = await latest(oldestLsn)
+  if (oldestTimeUs > timeUs) return { kind: 'before', oldestLsn, oldestTimeUs }
   if ((await latest(lastRecordLsn)) <= timeUs) return { kind: 'after', lsn: lastRecordLsn }
-  let below = startLsn
+  let below = oldestLsn
   let above = lastRecordLsn
   while (above - below > STEP) {
     const middle = below + Math.floor((above - below) / (2 * STEP)) * STEP
@@ -34,5 +41,5 @@ export async function findCommitWindow(timeline: Timeline, timeUs: number): Prom
     else below = middle
   }
   const { tipLsn } = await checkpointAt(timeline, below)
-  return { kind: 'within', fromLsn: Math.max(startLsn, tipLsn), toLsn: above }
+  return { kind: 'within', fromLsn: Math.max(oldestLsn, tipLsn), toLsn: above }
 }

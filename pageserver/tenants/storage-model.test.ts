@@ -1,25 +1,29 @@
 /**
- * Random histories (puts, publishes, branches of branches, flushes, images, crashes, lost local
- * disks) against a model that keeps everything in a Map: all reads at all kinds of LSNs agree.
+ * Random histories (puts, publishes, branches of branches, flushes, images, leases, garbage
+ * collection, crashes, lost local disks) against a model that keeps everything in a Map: all reads
+ * at all kinds of LSNs agree, and those of states that are not kept are refused.
  */
 import fc from 'fast-check'
 import { afterEach, describe, expect, test } from 'vitest'
 import { newTimelineId, type TimelineId } from '#libs/ids.ts'
+import { timestampNow } from '#libs/pg/timestamp.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { HistoryModel, type ModelKey } from './testing/history-model.ts'
 import { ScratchServer } from './testing/scratch-server.ts'
+import { putToyCheckpoint } from './testing/toy-checkpoint.ts'
 
 const START_LSN = 0x1000000
 const RELS = 3
 const BLOCKS = 12
+const DAY_MS = 86_400_000
 
 type Step =
   | { op: 'put'; count: number; seed: number; publish: boolean }
   | { op: 'branch'; back: number }
   | { op: 'use'; which: number }
   | { op: 'flush' | 'compact' | 'images' | 'crash' | 'restart' | 'wipe' | 'settle'; back?: number }
-  | { op: 'check'; back: number }
+  | { op: 'check' | 'lease' | 'gc'; back: number }
 
 const step: fc.Arbitrary<Step> = fc.oneof(
   {
@@ -40,6 +44,8 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 4, arbitrary: fc.record({ op: fc.constant('check' as const), back: fc.nat(400) }) },
+  { weight: 3, arbitrary: fc.record({ op: fc.constant('gc' as const), back: fc.nat(200) }) },
+  { weight: 1, arbitrary: fc.record({ op: fc.constant('lease' as const), back: fc.nat(400) }) },
 ) as fc.Arbitrary<Step>
 
 /** A small generator of its own, so that one number replays a batch of puts. */
@@ -55,6 +61,7 @@ class Run {
   readonly server: ScratchServer
   readonly models = new Map<TimelineId, HistoryModel>()
   readonly ids: TimelineId[] = []
+  readonly leases = new Map<TimelineId, number[]>()
   current = 0
 
   constructor(server: ScratchServer) {
@@ -90,6 +97,7 @@ class Run {
     const facts = { startLsn: START_LSN, systemId: '42', pgVersion: 170011 }
     await this.server.tenant.createTimeline(id, facts, async (timeline) => {
       for (const version of model.versions) putInto(timeline, version)
+      putToyCheckpoint(timeline, START_LSN, timestampNow())
     })
     this.ids.push(id)
     this.models.set(id, model)
@@ -137,12 +145,29 @@ class Run {
   async branch(back: number): Promise<void> {
     if (this.ids.length >= 8) return
     const { model } = this
-    const lsn = Math.max(model.parentLsn, model.lastLsn - back * 8)
+    const lsn = this.placeBack(back)
     const id = newTimelineId()
     await this.server.tenant.branchTimeline(id, { ancestorTimelineId: this.id, ancestorLsn: lsn })
     this.ids.push(id)
     this.models.set(id, new HistoryModel(model, lsn))
     this.current = this.ids.length - 1
+  }
+
+  /** A place so far back, or the oldest that is kept. */
+  placeBack(back: number): number {
+    const { model, timeline } = this
+    const oldest = Math.max(model.parentLsn, timeline.gcCutoffLsn ?? 0)
+    return Math.max(oldest, model.lastLsn - back * 8)
+  }
+
+  lease(back: number): void {
+    const lsn = this.placeBack(back)
+    this.timeline.retention.lease(lsn)
+    this.leases.set(this.id, [...(this.leases.get(this.id) ?? []), lsn])
+  }
+
+  async collect(back: number): Promise<void> {
+    await this.timeline.collectGarbage({ pitrIntervalMs: DAY_MS, pitrBytes: back * 8 })
   }
 
   /** After a crash each timeline continues from what is durable, as WAL would be read again. */
@@ -155,14 +180,21 @@ class Run {
       const again = model.versions.filter((version) => version.lsn > timeline.lastRecordLsn)
       for (const version of again) putInto(timeline, version)
       timeline.publish(model.lastLsn)
+      // Other leases are for their holders to ask for again.
+      const kept = (this.leases.get(id) ?? []).filter((lsn) => lsn < (timeline.gcCutoffLsn ?? 0))
+      this.leases.set(id, kept)
     }
   }
 
   async check(back: number): Promise<void> {
     for (const [id, model] of this.models) {
       const timeline = this.server.tenant.timeline(id)
-      for (const lsn of [model.lastLsn, Math.max(model.parentLsn, model.lastLsn - back * 8)]) {
-        await this.#checkAt(timeline, model, lsn)
+      const leased = this.leases.get(id) ?? []
+      const past = Math.max(model.parentLsn, model.lastLsn - back * 8)
+      for (const lsn of [model.lastLsn, past, ...leased]) {
+        const kept = lsn >= (timeline.gcCutoffLsn ?? 0) || leased.includes(lsn)
+        if (kept) await this.#checkAt(timeline, model, lsn)
+        else await expect(timeline.scanBlobs(KeyClass.RelSize, lsn)).rejects.toThrow('is gone')
       }
     }
   }
@@ -212,12 +244,21 @@ async function play(run: Run, steps: readonly Step[]): Promise<void> {
     else if (one.op === 'restart') await run.comeBack({ clean: true })
     else if (one.op === 'wipe') await run.comeBack({ wipeLocal: true })
     else if (one.op === 'settle') await run.timeline.settle()
+    else if (one.op === 'lease') run.lease(one.back)
+    else if (one.op === 'gc') await run.collect(one.back)
     else await run.check(one.back ?? 0)
   }
   await run.check(50)
   for (const id of run.ids) await run.server.tenant.timeline(id).createImageLayers()
   await run.check(0)
   await run.check(100)
+  for (const id of run.ids) {
+    const { retention } = run.server.tenant.timeline(id)
+    run.current = run.ids.indexOf(id)
+    await run.collect(0)
+    expect(retention.cutoffLsn ?? run.model.parentLsn).toBeLessThanOrEqual(run.model.lastLsn)
+  }
+  await run.check(0)
 }
 
 describe('storage against the model', () => {

@@ -10,7 +10,7 @@ import type { AttachMode } from '#libs/api/attach-mode.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import { Mutex } from '#libs/mutex.ts'
+import { Lock } from '#libs/lock.ts'
 import { DEFAULT_HISTORY, type HistorySettings } from '../gc/settings.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { parseLayerName } from '../layers/layer-name.ts'
@@ -61,7 +61,7 @@ export class Tenant {
   /** How much history is kept; the control plane says. */
   history: HistorySettings
   /** Garbage collection, branch creation and detach exclude each other; holds are short. */
-  readonly gcLock = new Mutex()
+  readonly gcLock = new Lock()
   readonly #context: StorageContext
   readonly #slots = new SlotTable()
   readonly #timelines = new Map<TimelineId, Timeline>()

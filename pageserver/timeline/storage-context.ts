@@ -35,6 +35,10 @@ export const DEFAULT_LIMITS = {
   /** All open layers of the process together. */
   openBytes: 1024 * MIB,
   chunkCacheBytes: 64 * MIB,
+  /** A lease lasts so long; its holder renews it in time. */
+  leaseMs: 600_000,
+  /** After a tenant is attached, so long nothing is removed: holders of leases must come back. */
+  gcRestMs: 600_000,
 }
 
 export type StorageLimits = typeof DEFAULT_LIMITS

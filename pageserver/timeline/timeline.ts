@@ -12,7 +12,9 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lock } from '#libs/lock.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { type Collected, collectTimeline } from '../gc/collector.ts'
 import { Retention } from '../gc/retention.ts'
+import type { HistorySettings } from '../gc/settings.ts'
 import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
 import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import { formatKey } from '../keyspace/key.ts'
@@ -122,6 +124,7 @@ export class Timeline {
       cutoffLsn: store.gcCutoffLsn,
       leasedLsns: store.leasedLsns,
       branchPoints: options.branchPoints,
+      leaseMs: options.context.limits.leaseMs,
     })
     this.#lastRecordLsn = store.diskConsistentLsn
     this.#lastRecordStartLsn = store.prevRecordLsn
@@ -358,10 +361,9 @@ export class Timeline {
   ): Promise<Buffer> {
     assert(!target || target.length === count * PAGE_SIZE, 'the target holds just the pages')
     const readLsn = this.#readableLsn(lsn)
-    if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
     const keys: KeyRef[] = []
     for (let index = 0; index < count; index++) keys.push({ slot, blk: firstBlk + index })
-    const versions = await readVersions(this.#source, keys, readLsn + 1)
+    const versions = await this.#versions(keys, readLsn)
     const pages = target ?? Buffer.allocUnsafeSlow(count * PAGE_SIZE)
     const pending: Promise<void>[] = []
     for (const [index, chain] of versions.entries()) {
@@ -388,9 +390,7 @@ export class Timeline {
 
   /** Newest value at or below `lsn`; null when absent or deleted. */
   async readBlob(slot: number, blk: number, lsn: Lsn): Promise<Buffer | null> {
-    const readLsn = this.#readableLsn(lsn)
-    if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
-    const [versions] = await readVersions(this.#source, [{ slot, blk }], readLsn + 1)
+    const [versions] = await this.#versions([{ slot, blk }], this.#readableLsn(lsn))
     return this.#blobOf(slot, blk, versions as Version[])
   }
 
@@ -401,10 +401,17 @@ export class Timeline {
     filter: { spc?: number; db?: number } = {},
   ): Promise<BlobEntry[]> {
     const { slots } = this.#source
-    const ceilingLsn = this.#readableLsn(lsn) + 1
-    if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
-    const keys = await scanKeys(this.#source, cls, ceilingLsn, filter)
-    const chains = await readVersions(this.#source, keys, ceilingLsn)
+    const readLsn = this.#readableLsn(lsn)
+    const read = this.retention.reads.enter()
+    let keys: KeyRef[]
+    let chains: Version[][]
+    try {
+      if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
+      keys = await scanKeys(this.#source, cls, readLsn + 1, filter)
+      chains = await readVersions(this.#source, keys, readLsn + 1)
+    } finally {
+      read.leave()
+    }
     const entries: BlobEntry[] = []
     for (const [index, { slot, blk }] of keys.entries()) {
       const value = this.#blobOf(slot, blk, chains[index] as Version[])
@@ -489,6 +496,11 @@ export class Timeline {
     this.#roll()
   }
 
+  /** Moves the cutoff as the settings say, and takes away what no state that is kept needs. */
+  collectGarbage(history: HistorySettings): Promise<Collected> {
+    return this.compactionLock.run(() => collectTimeline(this, this.#store, history))
+  }
+
   /** Waits for background work that is due: page images of hot keys, flushes. For tests. */
   async settle(): Promise<void> {
     await this.#cap.idle()
@@ -558,6 +570,17 @@ export class Timeline {
     return this.#lineage
   }
 
+  /** A collection that passes the LSN meanwhile waits for the end of this before it removes. */
+  async #versions(keys: readonly KeyRef[], lsn: Lsn): Promise<Version[][]> {
+    const read = this.retention.reads.enter()
+    try {
+      if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
+      return await readVersions(this.#source, keys, lsn + 1)
+    } finally {
+      read.leave()
+    }
+  }
+
   /** True when every ancestor has its history up to where we branch off. */
   #hasAncestorWal(): boolean {
     const { ancestor } = this
@@ -580,8 +603,7 @@ export class Timeline {
   }
 
   async #buildPages(keys: KeyRef[], lsn: Lsn): Promise<(Buffer | null)[]> {
-    await this.#awaitAncestorWal()
-    const chains = await readVersions(this.#source, keys, lsn + 1)
+    const chains = await this.#versions(keys, lsn)
     return await Promise.all(
       keys.map(async ({ slot, blk }, index) => {
         if (!isPageClass(this.#source.slots.cls(slot))) return null

@@ -1,0 +1,64 @@
+/** Where a timeline's kept history begins: moves up with time and WAL, never down. */
+import { type Lsn, walHeaderSize, walPageOffset } from '#libs/lsn.ts'
+import { timestampNow } from '#libs/pg/timestamp.ts'
+import { findCommitWindow } from '../read/commit-window.ts'
+import type { Timeline } from '../timeline/timeline.ts'
+import type { HistorySettings } from './settings.ts'
+
+export interface CutoffBounds {
+  startLsn: Lsn
+  /** The cutoff so far. */
+  currentLsn: Lsn | null
+  /** Every commit that ends at or below is older than asked for; null = none is. */
+  oldByTimeLsn: Lsn | null
+  /** All below is further away than asked for; null = there is no such bound. */
+  oldByBytesLsn: Lsn | null
+  /** Standbys read from here on. */
+  horizonLsn: Lsn | null
+  /** After a crash the timeline begins again here. */
+  durableLsn: Lsn
+}
+
+/**
+ * The next cutoff, or null when it stays. History is kept while it is young enough and, when bytes
+ * are given, near enough to the end; whatever the settings, standbys keep theirs, and the cutoff
+ * does not pass what is durable.
+ */
+export function nextCutoff(bounds: CutoffBounds): Lsn | null {
+  const wanted = Math.max(bounds.oldByTimeLsn ?? 0, bounds.oldByBytesLsn ?? 0)
+  const limit = Math.min(bounds.durableLsn, bounds.horizonLsn ?? bounds.durableLsn)
+  const next = Math.min(wanted, limit)
+  return next > Math.max(bounds.currentLsn ?? 0, bounds.startLsn) ? next : null
+}
+
+/** Looks up what the settings mean for the timeline as it is now. */
+export async function cutoffBounds(
+  timeline: Timeline,
+  { pitrIntervalMs, pitrBytes }: HistorySettings,
+): Promise<CutoffBounds> {
+  const { retention, startLsn, remoteConsistentLsn, lastRecordLsn } = timeline
+  return {
+    startLsn,
+    currentLsn: retention.cutoffLsn,
+    oldByTimeLsn:
+      pitrIntervalMs === 0 ? lastRecordLsn : await lastOlderThan(timeline, pitrIntervalMs),
+    oldByBytesLsn: pitrBytes === null ? null : recordStartBelow(lastRecordLsn - pitrBytes),
+    horizonLsn: retention.leases.horizonLsn(retention.nowMs),
+    durableLsn: remoteConsistentLsn,
+  }
+}
+
+async function lastOlderThan(timeline: Timeline, ageMs: number): Promise<Lsn | null> {
+  const window = await findCommitWindow(timeline, timestampNow() - ageMs * 1000)
+  if (window.kind === 'before') return null
+  return window.kind === 'within' ? window.fromLsn : window.lsn
+}
+
+/** A place at or below `lsn` where a record may start, so that a branch can be made just there. */
+function recordStartBelow(lsn: Lsn): Lsn | null {
+  if (lsn <= 0) return null
+  const aligned = lsn - (lsn % 8)
+  const offset = walPageOffset(aligned)
+  const pageStart = aligned - offset
+  return offset > 0 && offset < walHeaderSize(pageStart) ? pageStart : aligned
+}

@@ -6,6 +6,7 @@ import type { Branches } from './branches.ts'
 import type { EndpointSettings } from './endpoint-settings.ts'
 import type { Endpoints } from './endpoints.ts'
 import type { Exports } from './exports.ts'
+import { validateGenerations } from './generations.ts'
 import type { Migrations } from './membership/migrations.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
@@ -59,6 +60,8 @@ function handlersOf(parts: ControlParts): Handlers {
     changeMembers: ({ params, body }) => migrations.begin(params.tenantId, params.timelineId, body),
     abortMembers: ({ params }) => migrations.abort(params.tenantId, params.timelineId),
     reAttach: ({ body }) => tenants.reAttach(body.pageserverId),
+    validateGenerations: ({ params, body }) =>
+      validateGenerations(registry, params.id, body.tenants),
     issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),
     listTenants: () => tenants.list(),
     createTenant: ({ body }) => tenants.create(body.tenantId),

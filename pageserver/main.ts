@@ -21,6 +21,8 @@ import { servePages } from './page-service/page-service.ts'
 import { reAttach } from './re-attach.ts'
 import { RedoPool } from './redo/redo-pool.ts'
 import { createRedoMetrics } from './redo-metrics.ts'
+import { watchRemote } from './remote/metrics.ts'
+import { openRemoteStorage } from './remote/remote-storage.ts'
 import { TenantManager } from './tenants/tenant-manager.ts'
 import { TimelineService } from './timeline-service.ts'
 
@@ -59,14 +61,28 @@ runProcess('pageserver', async (self) => {
   self.onStop(() => redo.close())
 
   const store = openObjectStore(config.object_store, dataDir)
+  const remote = openRemoteStorage({
+    dataDir,
+    store,
+    controlPlaneUrl: config.control_plane_url,
+    pageserverId: config.id,
+    log,
+  })
+  self.onStop(() => remote.close())
   const tenants = new TenantManager({
     dataDir,
     objectStore: store,
+    deletions: remote.deletions,
+    generations: remote.generations,
     redo,
     applyNativeOp,
     log,
   })
   self.onStop(() => tenants.shutdown())
+  watchRemote(metrics, () => ({
+    uploads: tenants.uploadStats,
+    deletions: remote.deletions.stats,
+  }))
   const token = () => ownCredentials().token({ for: 'http', target: null })
   const discovery = config.discovery ? openDiscovery(config.discovery, { log, token }) : null
   self.onStop(() => discovery?.close())
@@ -117,6 +133,7 @@ runProcess('pageserver', async (self) => {
   if (answer === null) return
   await locations.begin(answer)
   await service.attachAll(answer)
+  remote.deletions.start()
   notReady = null
   const httpPort = (app.server.address() as { port: number }).port
   log.info({ pgPort: pages.port, httpPort, tenants: answer.tenants.length }, 'ready')

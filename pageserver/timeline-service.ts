@@ -260,7 +260,7 @@ export class TimelineService {
   async describe(ids: TimelineIds, options: { withSize: boolean }): Promise<PageserverTimeline> {
     const timeline = this.timeline(ids)
     const { ancestor } = timeline
-    const brokenReason = this.#broken.get(ids.timelineId) ?? null
+    const brokenReason = this.#broken.get(ids.timelineId) ?? timeline.fenced?.message ?? null
     return {
       timelineId: ids.timelineId,
       ...(ancestor

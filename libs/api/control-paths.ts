@@ -1,10 +1,12 @@
 import { transferPaths } from './transfer-paths.ts'
+import { generationPaths } from './generation-paths.ts'
 
 /**
  * Methods and paths of the control plane's routes, without their schemas: loading those takes
  * longer than a request, and clients such as the CLI do not check what they send.
  */
 export const controlPaths = {
+  ...generationPaths,
   listNodes: { method: 'GET', path: '/v1/node' },
   registerPageserver: { method: 'PUT', path: '/v1/pageserver/:id' },
   registerSafekeeper: { method: 'PUT', path: '/v1/safekeeper/:id' },

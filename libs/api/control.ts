@@ -10,6 +10,7 @@ import { type Static, type TSchema, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
 import { controlPaths } from './control-paths.ts'
 import { transferRoutes } from './transfer.ts'
+import { generationRoutes } from './generations.ts'
 
 /** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
 export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
@@ -328,6 +329,7 @@ const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
 const None = Type.Object({})
 
 export const controlRoutes = routes({
+  ...generationRoutes,
   listNodes: {
     ...controlPaths.listNodes,
     summary: 'Registered pageservers and safekeepers',

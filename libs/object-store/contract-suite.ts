@@ -97,6 +97,13 @@ export function objectStoreContract(
       expect((await store.get('x')).toString()).toBe('2')
     })
 
+    test('deletes many, present or not', async () => {
+      for (const name of ['a/1', 'a/2', 'b/3']) await store.put(name, Buffer.from(name))
+      await store.deleteAll(['a/1', 'a/none', 'b/3', 'no/such'])
+      expect((await store.list('')).objects.map(({ name }) => name)).toEqual(['a/2'])
+      await store.deleteAll([])
+    })
+
     test('refuses names that leave the store', async () => {
       for (const name of ['../x', 'a/../b', '', '/etc', 'a//b', '.hidden', 'a b']) {
         await expect(store.put(name, Buffer.from('x'))).rejects.toMatchObject({

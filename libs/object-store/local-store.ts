@@ -123,6 +123,20 @@ export class LocalObjectStore implements ObjectStore {
     await syncFolder(dirname(path))
   }
 
+  async deleteAll(names: readonly string[]): Promise<void> {
+    const folders = new Set<string>()
+    for (const name of names) {
+      const path = this.#path(name)
+      try {
+        await unlink(path)
+        folders.add(dirname(path))
+      } catch (error) {
+        if (!isMissing(error)) throw error
+      }
+    }
+    for (const folder of folders) await syncFolder(folder)
+  }
+
   async #list(folder: string, delimited: boolean, into: ObjectListing): Promise<void> {
     const path = folder === '' ? this.#root : this.#path(folder)
     const entries = await readdir(path, { withFileTypes: true }).catch((error: unknown) => {

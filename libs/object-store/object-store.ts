@@ -42,6 +42,8 @@ export interface ObjectStore {
   list(folder: string, options?: { delimited?: boolean }): Promise<ObjectListing>
   /** Missing objects are no error. */
   delete(name: string): Promise<void>
+  /** As `delete` of each, in fewer requests. After a failure some may be gone and others not. */
+  deleteAll(names: readonly string[]): Promise<void>
 }
 
 const COMPONENT = /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/

@@ -60,8 +60,8 @@ export class TimelineCompaction implements CompactionTarget {
   }
 
   #planL0(minCount: number): Layer[] | null {
-    const { layers, remoteConsistentLsn } = this.#store
-    return planL0(layers, remoteConsistentLsn + 1, minCount, this.#context.limits.l0CompactMax)
+    const { layers, durableLsn } = this.#store
+    return planL0(layers, durableLsn + 1, minCount, this.#context.limits.l0CompactMax)
   }
 
   #mergeL0(runner: CompactionRunner, minCount: number, stop: AbortSignal | null): Promise<boolean> {

@@ -65,6 +65,7 @@ const store: ObjectStore = {
   putFile: refuse,
   list: refuse,
   delete: refuse,
+  deleteAll: refuse,
 }
 
 port.on('message', (message: ToWorker) => {

@@ -11,13 +11,16 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts'
 export class StatisticsStore {
   readonly #store: ObjectStore
   readonly #folder: string
+  readonly #release: (names: readonly string[]) => void
 
-  constructor(store: ObjectStore, folder: string) {
+  /** `release` takes objects that are of no use any more. */
+  constructor(store: ObjectStore, folder: string, release: (names: readonly string[]) => void) {
     this.#store = store
     this.#folder = folder
+    this.#release = release
   }
 
-  /** Durable when it resolves. Older ones are of no use then, and deleted. */
+  /** Durable when it resolves. Older ones are of no use then. */
   async put(lsn: Lsn, bundle: Buffer): Promise<void> {
     const name = this.#name(lsn)
     await this.#store.put(name, bundle).catch((error: unknown) => {
@@ -25,7 +28,7 @@ export class StatisticsStore {
       if (!(error instanceof ZenithError) || error.code !== 'already_exists') throw error
     })
     const { objects } = await this.#store.list(this.#folder, { delimited: true })
-    for (const old of objects) if (old.name < name) await this.#store.delete(old.name)
+    this.#release(objects.map((old) => old.name).filter((old) => old < name))
   }
 
   /** The bundle of the compute that ended at this LSN, or null. */

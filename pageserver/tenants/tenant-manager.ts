@@ -16,6 +16,8 @@ import {
   type StorageStep,
 } from '../timeline/storage-context.ts'
 import { type Deletions, NO_DELETIONS } from '../remote/deletions.ts'
+import { type Generations, ONLY_ONE } from '../remote/generations.ts'
+import { UploadQueue, type UploadStats } from '../remote/upload-queue.ts'
 import type { HistorySettings } from '../gc/settings.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { type BootstrapOptions, type BranchOptions, Tenant } from './tenant.ts'
@@ -31,6 +33,7 @@ export interface TenantManagerOptions {
   deletions?: Deletions
   /** Runs compaction jobs; in this thread unless given. */
   compaction?: CompactionRunner
+  generations?: Generations
   log: Logger
   limits?: Partial<StorageLimits>
   /** Tests stop here to act out a crash. */
@@ -57,6 +60,12 @@ export class TenantManager {
       cache: new ChunkCache(limits.chunkCacheBytes),
       deletions: options.deletions ?? NO_DELETIONS,
       appliers,
+      generations: options.generations ?? ONLY_ONE,
+      uploads: new UploadQueue({
+        store: options.objectStore,
+        log: options.log,
+        maxPendingBytes: limits.maxPendingUploadBytes,
+      }),
       log: options.log,
       limits,
       ...(options.onStep ? { onStep: options.onStep } : {}),
@@ -89,6 +98,10 @@ export class TenantManager {
     })
     this.#attaching.set(tenantId, attaching)
     return await attaching
+  }
+
+  get uploadStats(): UploadStats {
+    return this.#context.uploads.stats
   }
 
   /** Throws `not_found`. */

@@ -126,7 +126,9 @@ export class Tenant {
     for (const one of having('deleted')) this.#deleted.add(one)
     await this.#openInOrder(having('active'))
     await this.#tidyLocalFolder()
+    this.#context.deletions.adopt(this.tenantId, this.generation, (names) => this.#unused(names))
     void this.#deleted.sweepAll()
+    await Promise.all(this.timelines().map((timeline) => timeline.confirm()))
   }
 
   /** Throws `not_found`, or what makes the timeline unusable. */
@@ -457,10 +459,21 @@ export class Tenant {
     const timelines = this.timelines().toSorted((a, b) => depthOf(b) - depthOf(a))
     const flushed =
       options.flush && this.attachment.mayWrite
-        ? await Promise.allSettled(timelines.map((timeline) => timeline.flush()))
+        ? await Promise.allSettled(timelines.map((timeline) => this.#lastFlush(timeline)))
         : []
     for (const timeline of timelines) await timeline.close({ flush: false })
     for (const result of flushed) if (result.status === 'rejected') throw result.reason
+  }
+
+  /** Object storage that does not answer must not keep the process from ending. */
+  async #lastFlush(timeline: Timeline): Promise<void> {
+    const { shutdownFlushMs } = this.#context.limits
+    const { promise, reject } = Promise.withResolvers<never>()
+    const timer = setTimeout(() => {
+      const what = `timeline ${timeline.timelineId} could not be flushed`
+      reject(new ZenithError('timeout', `${what} within ${shutdownFlushMs / 1000} s`))
+    }, shutdownFlushMs)
+    await Promise.race([timeline.flush(), promise]).finally(() => clearTimeout(timer))
   }
 
   /** One creation per id at a time; a second request joins the first. */

@@ -91,7 +91,7 @@ export class ImageMaker {
   async #make(): Promise<void> {
     const store = this.#store
     const { limits, appliers } = this.#context
-    const imageLsn = store.remoteConsistentLsn
+    const imageLsn = store.durableLsn
     // A branch's own versions lie above its branch point; at that LSN the ancestor answers.
     const oldestLsn = this.#source.parent ? store.facts.startLsn + 1 : store.facts.startLsn
     const plan = planImages(store.layers, imageLsn, oldestLsn, limits.maxImageSets)

@@ -4,9 +4,13 @@
  *
  * Order of a flush: freeze; write the delta under a temporary name, sync, rename, sync the folder;
  * enter it into the map and drop the frozen layer in one step (disk_consistent moves); upload it;
- * write the manifest (remote_consistent moves). Frozen layers go in LSN order, so what is flushed
- * is always everything below one LSN. A crash anywhere leaves the last manifest as it was, with all
- * its objects; WAL above it is read again.
+ * write the manifest (durable moves); ask whether our generation is the newest (remote_consistent
+ * moves). Frozen layers go in LSN order, so what is flushed is always everything below one LSN. A
+ * crash anywhere leaves the last manifest as it was, with all its objects; WAL above it is read
+ * again.
+ *
+ * Writing files and publishing them go on side by side: object storage that fails holds up neither
+ * reads nor the taking in of WAL, until too much is on local disk only.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -15,10 +19,12 @@ import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import { Layer, type LayerContext, type LayerEntry } from '../layers/layer.ts'
-import { FOOTER_SIZE, footerCrc, type LayerOwner } from '../layers/layer-format.ts'
+import type { LayerOwner } from '../layers/layer-format.ts'
 import { LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import { OpenLayer } from '../layers/open-layer.ts'
+import { Confirmation } from '../remote/confirmation.ts'
+import { LayerUpload } from '../remote/layer-upload.ts'
 import type { Manifest, TimelineFacts, TimelineState } from '../remote/manifest.ts'
 import { ManifestStore } from '../remote/manifest-store.ts'
 import { manifestFolder, layerFolder, localFolder } from '../remote/paths.ts'
@@ -89,17 +95,22 @@ export class LayerStore {
   #frozen: FrozenLayer[] = []
   #memory: OpenLayer[]
   #layers: LayerMap
-  /** On local disk and in the map, but in no manifest yet. */
+  /** On local disk and in the map, but not known to be in storage. */
   #unpublished: Layer[] = []
   #diskConsistentLsn: Lsn
   #prevRecordLsn: Lsn | null
-  #remoteConsistentLsn: Lsn
-  #remotePrevRecordLsn: Lsn | null
-  #flushing: Promise<void> | null = null
+  /** All layers up to here are in storage: what the next manifest may say. */
+  #uploaded: { lsn: Lsn; prevRecordLsn: Lsn | null }
+  readonly #confirmation: Confirmation
+  readonly #upload: LayerUpload
+  #fenced: ZenithError | null = null
+  readonly #closing = new AbortController()
+  #writing: Promise<void> | null = null
+  #publishing: Promise<void> | null = null
   #flushWaiters: { lsn: Lsn; resolve: () => void; reject: (error: unknown) => void }[] = []
   readonly #onFlushed: () => void
   readonly #onFlushFailed: (error: unknown) => void
-  #publishing: Promise<void> = Promise.resolve()
+  #manifestWritten: Promise<void> = Promise.resolve()
   #roomWaiters: (() => void)[] = []
 
   constructor(options: LayerStoreOptions & LayerStoreEvents) {
@@ -126,9 +137,18 @@ export class LayerStore {
       cache: context.cache,
     }
     this.#diskConsistentLsn = manifest?.diskConsistentLsn ?? 0
-    this.#remoteConsistentLsn = this.#diskConsistentLsn
     this.#prevRecordLsn = manifest?.prevRecordLsn ?? null
-    this.#remotePrevRecordLsn = this.#prevRecordLsn
+    this.#uploaded = { lsn: this.#diskConsistentLsn, prevRecordLsn: this.#prevRecordLsn }
+    this.#upload = new LayerUpload(context, this.#closing.signal)
+    this.#confirmation = new Confirmation(this.#diskConsistentLsn, {
+      tenantId,
+      generation: options.generation,
+      generations: context.generations,
+      onStale: () => {
+        const ids = { tenantId, timelineId, generation: options.generation }
+        context.log.warn(ids, 'a newer generation holds the tenant: WAL is not let go any more')
+      },
+    })
     this.#open = new OpenLayer(manifest ? manifest.diskConsistentLsn + 1 : facts.startLsn)
     this.#memory = [this.#open]
     this.#layers = new LayerMap(
@@ -171,8 +191,19 @@ export class LayerStore {
     return this.#diskConsistentLsn
   }
 
+  /** In a durable manifest of ours: it stays what it is whoever attaches the tenant next. */
+  get durableLsn(): Lsn {
+    return this.#confirmation.durableLsn
+  }
+
+  /** The durable part that a newer attachment surely knows; WAL below may go. 0 = not known yet. */
   get remoteConsistentLsn(): Lsn {
-    return this.#remoteConsistentLsn
+    return this.#confirmation.confirmedLsn
+  }
+
+  /** Why nothing is published any more; null while it is. */
+  get fenced(): ZenithError | null {
+    return this.#fenced
   }
 
   get prevRecordLsn(): Lsn | null {
@@ -192,7 +223,7 @@ export class LayerStore {
 
   /** Resolves when no manifest is being written; called once the tenant may write no more. */
   async stopWriting(): Promise<void> {
-    await this.#publishing
+    await this.#manifestWritten
   }
 
   get frozenCount(): number {
@@ -226,11 +257,11 @@ export class LayerStore {
   }
 
   /**
-   * Resolves when remote_consistent has reached the LSN, which must be frozen; rejects when the
-   * flush that is to bring it there fails.
+   * Resolves when a durable manifest covers the LSN, which must be frozen, and the control plane was
+   * asked whether that counts; rejects when the flush that is to bring it there fails.
    */
   flushTo(lsn: Lsn): Promise<void> {
-    if (lsn <= this.#remoteConsistentLsn) return Promise.resolve()
+    if (lsn <= this.durableLsn) return this.confirm()
     if (!this.#attachment.mayWrite) return this.#flushLocally()
     const reached = new Promise<void>((resolve, reject) => {
       this.#flushWaiters.push({ lsn, resolve, reject })
@@ -241,39 +272,87 @@ export class LayerStore {
 
   /** Writes and publishes, in the background, everything that is frozen now or while it runs. */
   startFlush(): void {
-    if (this.#flushing) return
+    if (this.#closing.signal.aborted) return this.#failWaiters(closed())
+    if (this.#frozen.length > 0) {
+      this.#writing ??= this.#background(
+        () => this.#writeAll(),
+        () => {
+          this.#writing = null
+        },
+      )
+    }
+    this.#startPublishing()
+  }
+
+  #startPublishing(): void {
+    if (!this.#needsPublishing || this.#publishing) return
+    if (!this.#attachment.mayWrite && this.#flushWaiters.length === 0) return
+    // Nobody is told again and again of what does not change.
+    if (this.#fenced && this.#flushWaiters.length === 0) return
+    this.#publishing = this.#background(
+      () => this.#publishAll(),
+      () => {
+        this.#publishing = null
+      },
+    )
+  }
+
+  #background(work: () => Promise<void>, ended: () => void): Promise<void> {
     let failed = false
-    this.#flushing = this.#flush()
+    return work()
       .catch((error: unknown) => {
         failed = true
-        const waiters = this.#flushWaiters.splice(0)
-        for (const { reject } of waiters) reject(error)
-        if (waiters.length === 0) this.#onFlushFailed(error)
+        this.#failWaiters(error)
       })
       .finally(() => {
-        this.#flushing = null
-        // What was frozen between the end of the loop and here would otherwise be left behind.
-        const more = this.#flushWaiters.length > 0 || (!failed && this.#frozen.length > 0)
-        if (more) this.startFlush()
+        ended()
+        // What came between the end of the work and here would otherwise be left behind.
+        if (!failed || this.#flushWaiters.length > 0) this.startFlush()
       })
   }
 
   /** As a stale holder does: frees memory, and brings nothing to object storage. */
   async #flushLocally(): Promise<void> {
     this.startFlush()
-    await this.idle()
+    await this.#writing
     this.#attachment.checkMayWrite()
+  }
+
+  #failWaiters(error: unknown): void {
+    const waiters = this.#flushWaiters.splice(0)
+    for (const { reject } of waiters) reject(error)
+    const isMeant = this.#closing.signal.aborted || !this.#attachment.mayWrite
+    if (waiters.length === 0 && !isMeant) this.#onFlushFailed(error)
+  }
+
+  /** Asks whether what is durable counts for everybody; never rejects. */
+  async confirm(): Promise<void> {
+    await this.#confirmation.run()
+    const isReached = ({ lsn }: { lsn: Lsn }) => lsn <= this.durableLsn
+    const reached = this.#flushWaiters.filter(isReached)
+    this.#flushWaiters = this.#flushWaiters.filter((waiter) => !isReached(waiter))
+    for (const { resolve } of reached) resolve()
   }
 
   /** Resolves when no flush runs. */
   async idle(): Promise<void> {
-    while (this.#flushing) await this.#flushing
+    while (this.#writing || this.#publishing) {
+      await this.#writing
+      await this.#publishing
+    }
   }
 
-  /** Resolves when few enough frozen layers wait to be written. */
+  /** False while ingest should wait: too much is unwritten, or on local disk only. */
+  get hasRoom(): boolean {
+    return this.#frozen.length <= this.#context.limits.maxFrozen && !this.#context.uploads.isFull
+  }
+
+  /** Resolves when there is room, or the timeline closes. */
   async waitForRoom(): Promise<void> {
-    while (this.#frozen.length > this.#context.limits.maxFrozen) {
-      await new Promise<void>((resolve) => this.#roomWaiters.push(resolve))
+    const { signal } = this.#closing
+    while (!this.hasRoom && !signal.aborted) {
+      if (this.#context.uploads.isFull) await this.#context.uploads.waitForRoom(signal)
+      else await new Promise<void>((resolve) => this.#roomWaiters.push(resolve))
     }
   }
 
@@ -290,12 +369,14 @@ export class LayerStore {
     this.#attachment.checkMayWrite()
     for (const { id } of add) {
       assert(
-        id.kind === LayerKind.Delta || id.startLsn <= this.#remoteConsistentLsn,
+        id.kind === LayerKind.Delta || id.startLsn <= this.durableLsn,
         'images are made of durable history only',
       )
     }
+    // The manifest would otherwise cover less than the layers that stand for them.
+    await this.#published(remove)
     const uploaded = add.map((entry) => new Layer(entry, this.#layerContext))
-    for (const layer of uploaded) await this.#upload(layer)
+    await this.#putAll(uploaded)
     this.#context.onStep?.('layers-uploaded')
     const added = [...uploaded, ...adopt.map((entry) => new Layer(entry, this.#layerContext))]
     const removed = new Set(remove.map((layer) => layer.key))
@@ -313,37 +394,32 @@ export class LayerStore {
       this.#leasedLsns = change.leasedLsns ?? this.#leasedLsns
     })
     this.#context.onStep?.('change-written')
+    void this.confirm()
     for (const layer of remove) await layer.retire()
     this.#releaseObjects(remove.map((layer) => layer.objectName))
   }
 
+  /** Ends what runs. What is not published then is read again from WAL. */
   async close(): Promise<void> {
-    await this.#flushing
-    await this.#publishing.catch(() => undefined)
+    this.#closing.abort()
+    for (const resolve of this.#roomWaiters.splice(0)) resolve()
+    await this.idle()
+    await this.#manifestWritten
+    this.#upload.forget(this.#unpublished)
     for (const layer of this.#layers.newestFirst) await layer.close()
   }
 
   /** Writes the first manifest of a timeline that has no layers. */
   async createEmpty(): Promise<void> {
     await this.#exclusively(() => this.#writeManifest(this.#layers))
+    await this.confirm()
   }
 
-  async #flush(): Promise<void> {
-    const toPublish = () =>
-      this.#attachment.mayWrite && this.#diskConsistentLsn > this.#remoteConsistentLsn
-    while (this.#frozen.length > 0 || toPublish()) {
-      const frozen = this.#frozen[0]
-      if (frozen) await this.#writeFrozen(frozen)
-      if (!this.#attachment.mayWrite) continue
-      await this.#exclusively(() => this.#publish())
-      const isReached = ({ lsn }: { lsn: Lsn }) => lsn <= this.#remoteConsistentLsn
-      const reached = this.#flushWaiters.filter(isReached)
-      this.#flushWaiters = this.#flushWaiters.filter((waiter) => !isReached(waiter))
-      for (const { resolve } of reached) resolve()
-      this.#onFlushed()
+  async #writeAll(): Promise<void> {
+    while (this.#frozen.length > 0 && !this.#closing.signal.aborted) {
+      await this.#writeFrozen(this.#frozen[0] as FrozenLayer)
+      this.#startPublishing()
     }
-    // Who waits for object storage is told that nothing goes there.
-    if (this.#flushWaiters.length > 0) this.#attachment.checkMayWrite()
   }
 
   async #writeFrozen(frozen: FrozenLayer): Promise<void> {
@@ -361,6 +437,7 @@ export class LayerStore {
       await layer.load()
       this.#layers = this.#layers.with([layer])
       this.#unpublished.push(layer)
+      this.#upload.expect([layer])
     }
     assert(this.#frozen[0] === frozen, 'frozen layers are flushed in order')
     this.#frozen.shift()
@@ -370,57 +447,87 @@ export class LayerStore {
     for (const resolve of this.#roomWaiters.splice(0)) resolve()
   }
 
-  async #publish(): Promise<void> {
-    while (this.#unpublished.length > 0) {
-      await this.#upload(this.#unpublished[0] as Layer)
-      this.#unpublished.shift()
+  get #needsPublishing(): boolean {
+    return this.#unpublished.length > 0 || this.#diskConsistentLsn > this.durableLsn
+  }
+
+  async #publishAll(): Promise<void> {
+    while (this.#needsPublishing) {
+      if (this.#fenced) throw this.#fenced
+      // Who waits for object storage is told that nothing goes there.
+      this.#attachment.checkMayWrite()
+      const layers = this.#unpublished
+      const reached = { lsn: this.#diskConsistentLsn, prevRecordLsn: this.#prevRecordLsn }
+      await this.#fencing(() => this.#upload.putAll(layers))
+      this.#context.onStep?.('layer-uploaded')
+      this.#unpublished = this.#unpublished.filter((layer) => !layers.includes(layer))
+      this.#upload.forget(layers)
+      this.#uploaded = reached
+      await this.#exclusively(() => this.#writeManifest(this.#layers))
+      this.#context.onStep?.('manifest-written')
+      void this.confirm()
+      this.#onFlushed()
     }
-    this.#context.onStep?.('layer-uploaded')
-    if (this.#diskConsistentLsn > this.#remoteConsistentLsn) await this.#writeManifest(this.#layers)
-    this.#context.onStep?.('manifest-written')
+  }
+
+  /** New layers of a change. */
+  async #putAll(layers: readonly Layer[]): Promise<void> {
+    this.#upload.expect(layers)
+    try {
+      await this.#fencing(() => this.#upload.putAll(layers))
+    } finally {
+      this.#upload.forget(layers)
+    }
+  }
+
+  /** Resolves when the layers are in storage and named in a manifest. */
+  async #published(layers: readonly Layer[]): Promise<void> {
+    const isWaiting = () => layers.some((layer) => this.#unpublished.includes(layer))
+    if (!isWaiting()) return
+    this.#startPublishing()
+    await this.#publishing
+    if (!isWaiting()) return
+    throw (
+      this.#fenced ??
+      new ZenithError('unavailable', 'layers to be replaced could not be published first')
+    )
+  }
+
+  /** Runs a write to storage; one that finds another writer of our generation ends all of them. */
+  async #fencing(write: () => Promise<void>): Promise<void> {
+    if (this.#fenced) throw this.#fenced
+    try {
+      await write()
+    } catch (error) {
+      if (error instanceof ZenithError && error.code === 'fenced') this.#fenced = error
+      throw error
+    }
   }
 
   async #writeManifest(layers: LayerMap, change: LayerChange = {}): Promise<void> {
     this.#attachment.checkMayWrite()
     const held = new Set(this.#unpublished.map((layer) => layer.key))
-    const complete = held.size === 0
-    const durableLsn = complete ? this.#diskConsistentLsn : this.#remoteConsistentLsn
-    const prevRecordLsn = complete ? this.#prevRecordLsn : this.#remotePrevRecordLsn
-    await this.#manifests.write({
+    const { lsn, prevRecordLsn } = this.#uploaded
+    const manifest = {
       facts: change.facts ?? this.#facts,
       state: change.state ?? this.#state,
       gcCutoffLsn: change.gcCutoffLsn ?? this.#gcCutoffLsn,
       leasedLsns: change.leasedLsns ?? this.#leasedLsns,
-      diskConsistentLsn: durableLsn,
+      diskConsistentLsn: lsn,
       prevRecordLsn,
       layers: layers.newestFirst
         .filter((layer) => !held.has(layer.key))
         .map((layer) => layer.entry),
-    })
-    this.#remoteConsistentLsn = durableLsn
-    this.#remotePrevRecordLsn = prevRecordLsn
-  }
-
-  async #upload(layer: Layer): Promise<void> {
-    const { store } = this.#context
-    try {
-      await store.putFile(layer.objectName, layer.path)
-    } catch (error) {
-      if (!(error instanceof ZenithError) || error.code !== 'already_exists') throw error
-      // An earlier attempt of ours may have gone through; anything else is a second writer.
-      const size = await store.size(layer.objectName)
-      const footer =
-        size === layer.sizeBytes
-          ? await store.getRange(layer.objectName, size - FOOTER_SIZE, FOOTER_SIZE)
-          : null
-      if (!footer || footerCrc(footer) !== layer.crc) throw error
     }
+    await this.#fencing(() => this.#manifests.write(manifest, this.#closing.signal))
+    this.#confirmation.reached(lsn)
+    this.#releaseObjects(this.#manifests.takeObsolete())
   }
 
   /** Manifests are written one after the other. */
   #exclusively(work: () => Promise<void>): Promise<void> {
-    const done = this.#publishing.then(work, work)
-    this.#publishing = done.catch(() => undefined)
+    const done = this.#manifestWritten.then(work)
+    this.#manifestWritten = done.catch(() => undefined)
     return done
   }
 }
@@ -432,5 +539,12 @@ export function manifestStoreOf(
   timelineId: TimelineId,
   generation: number,
 ): ManifestStore {
-  return new ManifestStore(context.store, manifestFolder(tenantId, timelineId), generation)
+  const folder = manifestFolder(tenantId, timelineId)
+  return new ManifestStore(context.store, folder, generation, (name, bytes, signal) =>
+    context.uploads.put(name, bytes, signal),
+  )
+}
+
+function closed(): ZenithError {
+  return new ZenithError('unavailable', 'the timeline is shutting down')
 }

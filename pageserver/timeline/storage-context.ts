@@ -5,6 +5,8 @@ import type { Compactor } from '../compaction/compactor.ts'
 import type { ChunkCache } from '../layers/chunk-cache.ts'
 import type { Appliers } from '../read/reconstruct.ts'
 import type { Deletions } from '../remote/deletions.ts'
+import type { Generations } from '../remote/generations.ts'
+import type { UploadQueue } from '../remote/upload-queue.ts'
 
 const MIB = 1024 * 1024
 
@@ -39,6 +41,10 @@ export const DEFAULT_LIMITS = {
   leaseMs: 600_000,
   /** After a tenant is attached, so long nothing is removed: holders of leases must come back. */
   gcRestMs: 600_000,
+  /** Ingest waits while more bytes than this are on local disk only. */
+  maxPendingUploadBytes: 8192 * MIB,
+  /** At shutdown, waiting for object storage ends after this. */
+  shutdownFlushMs: 20_000,
 }
 
 export type StorageLimits = typeof DEFAULT_LIMITS
@@ -67,6 +73,8 @@ export interface StorageContext {
   appliers: Appliers
   deletions: Deletions
   compactor: Compactor
+  generations: Generations
+  uploads: UploadQueue
   log: Logger
   limits: StorageLimits
   onStep?: (step: StorageStep) => void

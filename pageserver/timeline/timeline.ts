@@ -6,7 +6,8 @@
  * restart the ancestor may still have to take in WAL up to there, and reads wait for that.
  *
  * LSNs, each at most the one before: lastRecordLsn (readable), diskConsistentLsn (in local layer
- * files), remoteConsistentLsn (in a manifest in object storage; WAL below it may be forgotten).
+ * files), remoteConsistentLsn (in a manifest in object storage of what was then the newest
+ * generation; WAL below it may be forgotten).
  */
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
@@ -108,7 +109,7 @@ export class Timeline {
     this.#context = options.context
     const { tenantId, timelineId } = options
     const statistics = statisticsFolder(tenantId, timelineId)
-    this.statistics = new StatisticsStore(options.context.store, statistics)
+    this.statistics = new StatisticsStore(options.context.store, statistics, options.releaseObjects)
     const store = new LayerStore({
       ...options,
       onFlushed: () => {
@@ -310,7 +311,7 @@ export class Timeline {
 
   /** Resolves when memory allows more puts; ingest awaits it between batches. */
   async waitForRoom(): Promise<void> {
-    if (this.#store.frozenCount > this.#context.limits.maxFrozen) await this.#store.waitForRoom()
+    if (!this.#store.hasRoom) await this.#store.waitForRoom()
   }
 
   /** Throws `timeout` when the LSN is not reached in time, `unavailable` at shutdown. */
@@ -471,9 +472,8 @@ export class Timeline {
     if (open.versionCount === 0) this.#openSinceMs = 0
     else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
     else if (nowMs - this.#openSinceMs >= this.#context.limits.rollAgeMs) this.#roll()
-    const waiting = this.#store.frozenCount > 0
-    const unpublished = this.#store.mayWrite && this.diskConsistentLsn > this.remoteConsistentLsn
-    if (waiting || unpublished) this.#store.startFlush()
+    this.#store.startFlush()
+    void this.#store.confirm()
   }
 
   /** Those layers that are in object storage. */
@@ -521,6 +521,16 @@ export class Timeline {
   /** Makes the manifest of a new branch durable. */
   async createEmpty(): Promise<void> {
     await this.#store.createEmpty()
+  }
+
+  /** Asks whether what is durable counts; never rejects. Done at each flush and tick, too. */
+  confirm(): Promise<void> {
+    return this.#store.confirm()
+  }
+
+  /** Set when this page server must not write any more, since another uses its generation. */
+  get fenced(): ZenithError | null {
+    return this.#store.fenced
   }
 
   /** Readies the local folder; the manifest is already loaded. */

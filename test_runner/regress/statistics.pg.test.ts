@@ -101,7 +101,9 @@ test('survive a clean stop, with the same counters as in stock Postgres', async 
   expect(await again.stop()).toBe(0)
 
   // What is of no use any more does not pile up: one bundle for each of the two timelines.
-  expect(globSync('object-store/**/statistics/*', { cwd: zenith.dir })).toHaveLength(2)
+  await expect
+    .poll(() => globSync('object-store/**/statistics/*', { cwd: zenith.dir }), { timeout: 20_000 })
+    .toHaveLength(2)
 })
 
 test('are lost in a crash; those of an earlier stop do not come back, autovacuum works', async () => {

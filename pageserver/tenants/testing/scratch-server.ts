@@ -6,6 +6,7 @@ import { newTenantId, type TenantId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import type { Appliers } from '../../read/reconstruct.ts'
+import { NO_DELETIONS } from '../../remote/deletions.ts'
 import type { StorageLimits, StorageStep } from '../../timeline/storage-context.ts'
 import type { Tenant } from '../tenant.ts'
 import { TenantManager } from '../tenant-manager.ts'
@@ -72,7 +73,10 @@ export class ScratchServer implements AsyncDisposable {
       dataDir: this.localFolder,
       objectStore: this.store,
       ...this.#appliers,
-      deletions: { push: (_tenantId, _generation, names) => this.doomed.push(...names) },
+      deletions: {
+        ...NO_DELETIONS,
+        push: (_tenantId, _generation, names) => this.doomed.push(...names),
+      },
       log: log as unknown as Logger,
       limits: this.#limits,
       onStep: (step) => this.onStep(step),

@@ -33,7 +33,7 @@ import {
 } from './data-folder.ts'
 import type { ComputeKind } from '../page-service/command.ts'
 import { neededSlruPages } from './slru-pages.ts'
-import { shutdownStart, standbyStart } from './start-point.ts'
+import { shutdownStart, standbyStart, type StartPoint } from './start-point.ts'
 import type { WalPart } from './wal-pages.ts'
 import { statisticsEntries } from './statistics-entries.ts'
 
@@ -89,6 +89,20 @@ export async function* backupEntries(
     kind === 'standby'
       ? await standbyStart(timeline, nowSeconds)
       : await shutdownStart(timeline, asked, { fullPageWrites: kind === 'full', nowSeconds })
+  const release = timeline.retention.hold(start.lsn)
+  try {
+    yield* entriesAt(timeline, start, options)
+  } finally {
+    release()
+  }
+}
+
+async function* entriesAt(
+  timeline: Timeline,
+  start: StartPoint,
+  options: BackupOptions,
+): AsyncGenerator<BackupEntry> {
+  const { kind } = options
   const { lsn, state } = start
   const relations = await timeline.scanBlobs(KeyClass.RelSize, lsn)
 

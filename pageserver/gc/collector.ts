@@ -10,7 +10,7 @@
 import type { Lsn } from '#libs/lsn.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
 import type { Timeline } from '../timeline/timeline.ts'
-import { cutoffBounds, nextCutoff } from './cutoff.ts'
+import { findCutoffBounds, nextCutoff } from './cutoff.ts'
 import { removableLayers } from './removable.ts'
 import type { HistorySettings } from './settings.ts'
 
@@ -22,15 +22,32 @@ export interface Collected {
   removedBytes: number
 }
 
-/** Not twice at the same time for one timeline. */
+/**
+ * Not twice at the same time for one timeline. `exclusively` runs what must not meet the making of
+ * a branch or a detach; it is short, while the search for the cutoff before it may not be.
+ */
 export async function collectTimeline(
   timeline: Timeline,
   store: LayerStore,
   history: HistorySettings,
+  exclusively: (work: () => Promise<Collected>) => Promise<Collected>,
+): Promise<Collected> {
+  const bounds = await findCutoffBounds(timeline, history)
+  return await exclusively(() => collect(timeline, store, bounds))
+}
+
+async function collect(
+  timeline: Timeline,
+  store: LayerStore,
+  bounds: Awaited<ReturnType<typeof findCutoffBounds>>,
 ): Promise<Collected> {
   const { retention } = timeline
   retention.sweep()
-  const cutoffLsn = nextCutoff(await cutoffBounds(timeline, history))
+  const cutoffLsn = nextCutoff({
+    ...bounds,
+    currentLsn: retention.cutoffLsn,
+    horizonLsn: retention.leases.horizonLsn(retention.nowMs),
+  })
   if (cutoffLsn !== null) retention.raiseCutoff(cutoffLsn)
   await persistCutoff(timeline, store)
   await retention.earlierReads()

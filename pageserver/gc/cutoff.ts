@@ -1,6 +1,7 @@
 /** Where a timeline's kept history begins: moves up with time and WAL, never down. */
 import { type Lsn, walHeaderSize, walPageOffset } from '#libs/lsn.ts'
 import { timestampNow } from '#libs/pg/timestamp.ts'
+import { checkpointAt } from '../ingest/checkpoint-state.ts'
 import { findCommitWindow } from '../read/commit-window.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import type { HistorySettings } from './settings.ts'
@@ -15,37 +16,51 @@ export interface CutoffBounds {
   oldByBytesLsn: Lsn | null
   /** Standbys read from here on. */
   horizonLsn: Lsn | null
+  /** A standby that is started now begins here. */
+  standbyStartLsn: Lsn
   /** After a crash the timeline begins again here. */
   durableLsn: Lsn
 }
 
 /**
  * The next cutoff, or null when it stays. History is kept while it is young enough and, when bytes
- * are given, near enough to the end; whatever the settings, standbys keep theirs, and the cutoff
- * does not pass what is durable.
+ * are given, near enough to the end; whatever the settings, standbys keep theirs, one can be
+ * started, and the cutoff does not pass what is durable.
  */
 export function nextCutoff(bounds: CutoffBounds): Lsn | null {
   const wanted = Math.max(bounds.oldByTimeLsn ?? 0, bounds.oldByBytesLsn ?? 0)
-  const limit = Math.min(bounds.durableLsn, bounds.horizonLsn ?? bounds.durableLsn)
-  const next = Math.min(wanted, limit)
+  const { durableLsn, standbyStartLsn, horizonLsn } = bounds
+  const next = Math.min(wanted, durableLsn, standbyStartLsn, horizonLsn ?? durableLsn)
   return next > Math.max(bounds.currentLsn ?? 0, bounds.startLsn) ? next : null
 }
 
-/** Looks up what the settings mean for the timeline as it is now. */
-export async function cutoffBounds(
+/** Looks up what the settings mean for the timeline as it is now; reads it. */
+export async function findCutoffBounds(
   timeline: Timeline,
   { pitrIntervalMs, pitrBytes }: HistorySettings,
-): Promise<CutoffBounds> {
-  const { retention, startLsn, remoteConsistentLsn, lastRecordLsn } = timeline
+): Promise<Omit<CutoffBounds, 'currentLsn' | 'horizonLsn'>> {
+  const { startLsn, remoteConsistentLsn, lastRecordLsn } = timeline
   return {
     startLsn,
-    currentLsn: retention.cutoffLsn,
     oldByTimeLsn:
       pitrIntervalMs === 0 ? lastRecordLsn : await lastOlderThan(timeline, pitrIntervalMs),
     oldByBytesLsn: pitrBytes === null ? null : recordStartBelow(lastRecordLsn - pitrBytes),
-    horizonLsn: retention.leases.horizonLsn(retention.nowMs),
+    standbyStartLsn: await standbyStartLsn(timeline),
     durableLsn: remoteConsistentLsn,
   }
+}
+
+/** Where a standby of the timeline would begin now (`basebackup/start-point.ts`), or below. */
+export async function standbyStartLsn(timeline: Timeline): Promise<Lsn> {
+  const { startLsn } = timeline
+  const { redo } = (await checkpointAt(timeline, timeline.lastRecordLsn)).checkpoint
+  if (redo < oldestReadable(timeline)) return startLsn
+  const { tipLsn } = await checkpointAt(timeline, redo)
+  return Math.max(startLsn, Math.min(redo, tipLsn))
+}
+
+function oldestReadable({ startLsn, gcCutoffLsn }: Timeline): Lsn {
+  return Math.max(startLsn, gcCutoffLsn ?? 0)
 }
 
 async function lastOlderThan(timeline: Timeline, ageMs: number): Promise<Lsn | null> {

@@ -74,13 +74,14 @@ async function runCommand(
   }
   const startedAt = performance.now()
   const lsn = await backupLsn(timeline, command.lsn)
+  const release = timeline.retention.hold(lsn)
   session.startCopyOut()
   const kind = kindOf(command)
   const entries =
     command.kind === 'export'
       ? exportEntries(timeline, lsn, { checksums: command.checksums, log })
       : backupEntries(timeline, lsn, { kind, sparse: command.sparse, log })
-  const sizeBytes = await writeTar(entries, (parts) => sendParts(session, parts))
+  const sizeBytes = await writeTar(entries, (parts) => sendParts(session, parts)).finally(release)
   session.sendCopyDone()
   session.sendCommandComplete(command.kind.toUpperCase())
   const elapsedMs = performance.now() - startedAt

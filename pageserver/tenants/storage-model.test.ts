@@ -114,6 +114,7 @@ class Run {
       putInto(timeline, version)
     }
     if (!publish) return
+    putToyCheckpoint(timeline, lsn, timestampNow())
     timeline.publish(lsn)
     model.lastLsn = lsn
   }
@@ -167,7 +168,8 @@ class Run {
   }
 
   async collect(back: number): Promise<void> {
-    await this.timeline.collectGarbage({ pitrIntervalMs: DAY_MS, pitrBytes: back * 8 })
+    const history = { pitrIntervalMs: DAY_MS, pitrBytes: back * 8 }
+    await this.server.tenant.collectGarbage(this.id, history)
   }
 
   /** After a crash each timeline continues from what is durable, as WAL would be read again. */

@@ -11,7 +11,8 @@ import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { Lock } from '#libs/lock.ts'
-import { DEFAULT_HISTORY, type HistorySettings } from '../gc/settings.ts'
+import type { Collected } from '../gc/collector.ts'
+import type { HistorySettings } from '../gc/settings.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { parseLayerName } from '../layers/layer-name.ts'
 import {
@@ -58,8 +59,10 @@ export class Tenant {
   readonly tenantId: TenantId
   readonly generation: number
   readonly attachment: Attachment
-  /** How much history is kept; the control plane says. */
-  history: HistorySettings
+  /** How much history is kept; null until the control plane has said, and nothing is removed. */
+  history: HistorySettings | null
+  /** Monotonic milliseconds. */
+  readonly attachedAtMs = performance.now()
   /** Garbage collection, branch creation and detach exclude each other; holds are short. */
   readonly gcLock = new Lock()
   readonly #context: StorageContext
@@ -78,7 +81,7 @@ export class Tenant {
     tenantId: TenantId,
     generation: number,
     context: StorageContext,
-    history: HistorySettings = DEFAULT_HISTORY,
+    history: HistorySettings | null = null,
   ) {
     this.tenantId = tenantId
     this.generation = generation
@@ -231,6 +234,33 @@ export class Tenant {
     } finally {
       release()
     }
+  }
+
+  /**
+   * Why nothing may be removed now; null when it may. A timeline that cannot be opened may be a
+   * branch of any other, of which nobody knows where it begins.
+   */
+  get gcObstacle(): string | null {
+    const [broken] = this.#broken.keys()
+    if (broken !== undefined) return `timeline ${broken} cannot be opened`
+    return this.attachment.mode === 'attached' ? null : 'it is being moved'
+  }
+
+  /** See gc/collector.ts. Throws `unavailable` while nothing may be removed. */
+  async collectGarbage(timelineId: TimelineId, history: HistorySettings): Promise<Collected> {
+    const timeline = this.timeline(timelineId)
+    return await timeline.collectGarbage(history, (work) =>
+      this.gcLock.run(async () => {
+        const obstacle =
+          this.gcObstacle ??
+          (this.#timelines.get(timelineId) === timeline ? null : 'the timeline has been closed')
+        if (obstacle === null) return await work()
+        throw new ZenithError(
+          'unavailable',
+          `no garbage of tenant ${this.tenantId} is collected: ${obstacle}`,
+        )
+      }),
+    )
   }
 
   /** Where children leave the timeline, and where children of theirs reach down into it. */

@@ -496,9 +496,15 @@ export class Timeline {
     this.#roll()
   }
 
-  /** Moves the cutoff as the settings say, and takes away what no state that is kept needs. */
-  collectGarbage(history: HistorySettings): Promise<Collected> {
-    return this.compactionLock.run(() => collectTimeline(this, this.#store, history))
+  /**
+   * Moves the cutoff as the settings say, and takes away what no state that is kept needs. The part
+   * that must not meet the making of a branch runs within `exclusively`.
+   */
+  collectGarbage(
+    history: HistorySettings,
+    exclusively: (work: () => Promise<Collected>) => Promise<Collected>,
+  ): Promise<Collected> {
+    return this.compactionLock.run(() => collectTimeline(this, this.#store, history, exclusively))
   }
 
   /** Waits for background work that is due: page images of hot keys, flushes. For tests. */

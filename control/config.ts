@@ -14,6 +14,11 @@ export const ControlConfig = Type.Object(
     first_endpoint_port: Type.Optional(Port),
     /** Tokens are given out; without it there are none. */
     auth: Type.Optional(SignerSettings),
+    /**
+     * Seconds after which a silent pageserver is taken for lost, and others take over what it has;
+     * default 30, 0 = never by itself.
+     */
+    pageserver_lost_after: Type.Optional(Type.Integer({ minimum: 0 })),
     /** File with the authorities of safekeepers' certificates; with it they are reached by TLS. */
     safekeeper_ca: Type.Optional(Type.String({ minLength: 1 })),
     /** Let everybody in from other machines too. */

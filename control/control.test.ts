@@ -158,7 +158,7 @@ describe('tenants', () => {
     expect(first.tenants[0]).toMatchObject({ tenantId: tenant.tenantId, generation: 2 })
     expect(second.tenants[0]).toMatchObject({ generation: 3 })
     expect(second.tenants[0]?.timelines[0]?.safekeepers).toHaveLength(1)
-    expect(await tenants.reAttach(2)).toEqual({ tenants: [] })
+    expect(await tenants.reAttach(2)).toEqual({ tenants: [], secondaries: [] })
   })
 })
 

@@ -8,6 +8,8 @@ import type { Endpoints } from './endpoints.ts'
 import type { Exports } from './exports.ts'
 import { validateGenerations } from './generations.ts'
 import type { Migrations } from './membership/migrations.ts'
+import type { Moves } from './moves/moves.ts'
+import type { Pageservers } from './moves/pageservers.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
 import {
@@ -26,6 +28,8 @@ export interface ControlParts {
   tenants: Tenants
   branches: Branches
   migrations: Migrations
+  moves: Moves
+  pageservers: Pageservers
   endpoints: Endpoints
   settings: EndpointSettings
   tokens: Tokens
@@ -38,7 +42,17 @@ export function addRoutes(app: HttpServer, parts: ControlParts): void {
 }
 
 function handlersOf(parts: ControlParts): Handlers {
-  const { registry, tenants, branches, migrations, endpoints, settings, tokens } = parts
+  const {
+    moves,
+    pageservers,
+    registry,
+    tenants,
+    branches,
+    migrations,
+    endpoints,
+    settings,
+    tokens,
+  } = parts
   return {
     listNodes: async () => ({
       pageservers: await registry.nodes('pageserver'),
@@ -59,7 +73,18 @@ function handlersOf(parts: ControlParts): Handlers {
     getMembers: ({ params }) => migrations.get(params.tenantId, params.timelineId),
     changeMembers: ({ params, body }) => migrations.begin(params.tenantId, params.timelineId, body),
     abortMembers: ({ params }) => migrations.abort(params.tenantId, params.timelineId),
-    reAttach: ({ body }) => tenants.reAttach(body.pageserverId),
+    reAttach: ({ body }) => {
+      moves.forgetNode(body.pageserverId)
+      return tenants.reAttach(body.pageserverId)
+    },
+    listPageservers: () => pageservers.list(),
+    setPageserverState: ({ params, body }) =>
+      pageservers.setState(params.id, body.state, body.lost === true),
+    listPlacements: () => moves.list(),
+    moveTenant: ({ params, body }) => moves.begin(params.tenantId, body.shard ?? 0, body.to),
+    abortMove: ({ params, body }) => moves.abort(params.tenantId, body.shard ?? 0),
+    setSecondary: ({ params, body }) =>
+      moves.setSecondary(params.tenantId, body.shard ?? 0, body.pageserverId),
     validateGenerations: ({ params, body }) =>
       validateGenerations(registry, params.id, body.tenants),
     issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),

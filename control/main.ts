@@ -15,6 +15,9 @@ import { Exports } from './exports.ts'
 import { addRoutes } from './http.ts'
 import { countRecords } from './record-metrics.ts'
 import { Migrations } from './membership/migrations.ts'
+import { Moves } from './moves/moves.ts'
+import { PageserverHealth } from './moves/pageserver-health.ts'
+import { Pageservers } from './moves/pageservers.ts'
 import { Registry } from './registry.ts'
 import { runResumer } from './resumer.ts'
 import { openStore } from './store/open-store.ts'
@@ -24,6 +27,7 @@ import { TipFinder } from './tip.ts'
 import { openTokens } from './tokens.ts'
 
 const DEFAULT_FIRST_ENDPOINT_PORT = 55432
+const DEFAULT_LOST_AFTER_S = 30
 
 runProcess('control', async (self) => {
   const config = loadConfig(ControlConfig, configPath())
@@ -44,6 +48,15 @@ runProcess('control', async (self) => {
   const tips = new TipFinder({ registry, tokens, log })
   const branches = new Branches({ registry, timelines, tips, log })
   const migrations = new Migrations({ registry, tokens, log })
+  const moves = new Moves({ registry, log })
+  const lostAfterS = config.pageserver_lost_after ?? DEFAULT_LOST_AFTER_S
+  const health = new PageserverHealth({
+    registry,
+    moves,
+    log,
+    lostAfterMs: lostAfterS === 0 ? null : lostAfterS * 1000,
+  })
+  const pageservers = new Pageservers(registry, health)
   const host = config.listen_http_host
   const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
   let port = config.listen_http_port
@@ -61,13 +74,27 @@ runProcess('control', async (self) => {
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
   const exports = new Exports({ registry, tips, log })
-  addRoutes(app, { registry, tenants, branches, migrations, endpoints, settings, tokens, exports })
+  addRoutes(app, {
+    moves,
+    pageservers,
+    registry,
+    tenants,
+    branches,
+    migrations,
+    endpoints,
+    settings,
+    tokens,
+    exports,
+  })
   if (tokens.verify !== null) guardDiscovery(app, tokens.verify, log)
   addDiscoveryRoutes(app, new DiscoveryHub())
   await app.listen({ host, port })
   self.onStop(() => app.close())
   port = (app.server.address() as { port: number }).port
   self.onStop(() => migrations.stop())
-  self.onStop(runResumer({ tenants, branches, timelines, migrations, log }))
+  self.onStop(() => moves.stop())
+  self.onStop(() => health.stop())
+  health.start()
+  self.onStop(runResumer({ tenants, branches, timelines, migrations, moves, log }))
   log.info({ host, port }, 'listening')
 })

@@ -4,7 +4,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { type NodeKind, type NodeRecord, recordKey } from './records.ts'
 import type { Registry } from './registry.ts'
 
-/** Throws `conflict` for a safekeeper that was removed. */
+/** Throws `conflict` for a node that was removed. */
 export async function registerNode(
   registry: Registry,
   kind: NodeKind,
@@ -13,8 +13,9 @@ export async function registerNode(
   const key = recordKey.node(kind, node.id)
   await registry.update<NodeRecord>(key, (current) => {
     if (current?.state === 'removed') {
-      throw new ZenithError('conflict', `Safekeeper ${node.id} was removed.`, {
-        hint: 'Add it under a new id: zenith safekeeper add.',
+      const name = kind === 'safekeeper' ? 'Safekeeper' : 'Pageserver'
+      throw new ZenithError('conflict', `${name} ${node.id} was removed.`, {
+        hint: `Add it under a new id: zenith ${kind} add.`,
       })
     }
     if (current !== null && sameAddress(current, node)) return current

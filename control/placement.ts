@@ -24,15 +24,6 @@ export function chooseSafekeepers(tenantId: string, nodes: readonly NodeRecord[]
     .sort((a, b) => a - b)
 }
 
-/** Chooses the pageserver of a tenant. Throws `precondition_failed` when none is registered. */
-export function choosePageserver(tenantId: string, nodes: readonly NodeRecord[]): number {
-  const first = rank(tenantId, nodes)[0]
-  if (first) return first.id
-  throw new ZenithError('precondition_failed', 'No pageserver is registered yet.', {
-    hint: 'Start the services first: zenith start.',
-  })
-}
-
 function rank(tenantId: string, nodes: readonly NodeRecord[]): NodeRecord[] {
   const score = (node: NodeRecord) =>
     createHash('sha256').update(`${tenantId}/${node.id}`).digest('hex')

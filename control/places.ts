@@ -1,7 +1,9 @@
 /** Where a tenant is: the pageservers that serve it, one for each of its shards. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { NodeInfo } from '#libs/api/control.ts'
-import { assert } from '#libs/errors.ts'
-import type { TenantRecord } from './records.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
+import { servingNode, takesWrites } from './moves/placement-changes.ts'
+import type { PlacementRecord, TenantRecord } from './records.ts'
 import { addressOf, type Registry } from './registry.ts'
 
 /** A pageserver that has a tenant, or one shard of it. It is reached as any node. */
@@ -13,31 +15,67 @@ export interface Place extends NodeInfo {
   generation: number
 }
 
+/** A tenant that moves takes nothing new for a moment; whoever brings something waits so long. */
+const WRITABLE_WAIT_MS = 30_000
+const WRITABLE_POLL_MS = 50
+
 /**
  * The pageservers that have the tenant, in the order of its shards. Each is the newest holder: what
- * it is told is durable under the highest generation. Read it anew for each operation.
+ * it is told is durable under the highest generation. Read it anew for each operation. Waits while
+ * the tenant is just being handed over; throws `unavailable` when that takes long.
  */
 export async function placesOf(registry: Registry, tenantId: string): Promise<Place[]> {
-  return placesIn(registry, await registry.tenant(tenantId))
+  const deadline = Date.now() + WRITABLE_WAIT_MS
+  for (;;) {
+    const tenant = await registry.tenant(tenantId)
+    if (tenant.placements.every(takesWrites)) {
+      return placesAt(registry, tenant, ({ pageserverId }) => pageserverId)
+    }
+    if (Date.now() > deadline) {
+      throw new ZenithError('unavailable', `Tenant ${tenantId} is being moved.`, {
+        hint: 'Try again in a moment; zenith pageserver list shows how far that is.',
+      })
+    }
+    await sleep(WRITABLE_POLL_MS)
+  }
 }
 
-/** As `placesOf`, for a record at hand. */
-export function placesIn(registry: Registry, tenant: TenantRecord): Promise<Place[]> {
+/** Where computes read: as `placesOf`, but while a new holder gets ready still the old one. */
+export function servingPlacesIn(registry: Registry, tenant: TenantRecord): Promise<Place[]> {
+  return placesAt(registry, tenant, servingNode)
+}
+
+/** All that take in its WAL: the newest holders, and those that tenants are just leaving. */
+export async function holdersOf(registry: Registry, tenantId: string): Promise<NodeInfo[]> {
+  const { placements } = await registry.tenant(tenantId)
+  const ids = placements.flatMap(({ pageserverId, move }) =>
+    move === undefined || move.lost ? [pageserverId] : [pageserverId, move.from],
+  )
+  return Promise.all(
+    [...new Set(ids)].map(async (id) => addressOf(await registry.node('pageserver', id))),
+  )
+}
+
+function placesAt(
+  registry: Registry,
+  tenant: TenantRecord,
+  nodeOf: (placement: PlacementRecord) => number,
+): Promise<Place[]> {
   const { shardCount, stripeBlocks, placements } = tenant
   return Promise.all(
-    placements.map(async ({ shard, generation, pageserverId }) => ({
-      ...addressOf(await registry.node('pageserver', pageserverId)),
-      shard,
+    placements.map(async (placement) => ({
+      ...addressOf(await registry.node('pageserver', nodeOf(placement))),
+      shard: placement.shard,
       shardCount,
       stripeBlocks,
-      generation,
+      generation: placement.generation,
     })),
   )
 }
 
 /** The place that knows what is not spread over shards: exact sizes, transaction status. */
 export async function firstPlaceOf(registry: Registry, tenantId: string): Promise<Place> {
-  const [first] = await placesOf(registry, tenantId)
+  const [first] = await servingPlacesIn(registry, await registry.tenant(tenantId))
   assert(first !== undefined, 'a tenant has a placement')
   return first
 }
@@ -46,9 +84,9 @@ export async function firstPlaceOf(registry: Registry, tenantId: string): Promis
  * Asks all of them at once and waits for all, so that nothing is under way when it throws, which it
  * does when one fails. The answers are in the order of the places.
  */
-export async function onEach<T>(
-  places: readonly Place[],
-  ask: (place: Place) => Promise<T>,
+export async function onEach<T, P extends NodeInfo>(
+  places: readonly P[],
+  ask: (place: P) => Promise<T>,
 ): Promise<T[]> {
   const results = await Promise.allSettled(places.map(ask))
   return results.map((result) => {

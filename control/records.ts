@@ -32,6 +32,25 @@ export interface PlacementRecord {
   generation: number
   /** The pageserver that keeps a warm copy of the layer files. */
   secondary: number | null
+  /** Absent unless it is being moved (moves/move.ts). */
+  move?: MoveRecord
+  /** The pageserver that it was taken from when that was lost; it goes back when that is well again. */
+  home?: number
+}
+
+/** In this order; `undo` instead of what follows when a move is given up in time. */
+export type MovePhase = 'warm-up' | 'hold' | 'attach' | 'tell' | 'clean-up' | 'undo'
+
+/** A move of a placement from one pageserver to another, as far as it must survive a crash. */
+export interface MoveRecord {
+  from: number
+  to: number
+  phase: MovePhase
+  /** Of the holder that is left: what it goes on serving with, from `attach` on. */
+  fromGeneration: number | null
+  /** The holder that is left does not answer, so nobody waits for it. */
+  lost: boolean
+  startedAt: string
 }
 
 export interface TimelineRecord {

@@ -10,8 +10,10 @@ import {
   callPageserver,
   type CommitWindow,
   type CreatePageserverTimeline,
+  type PageserverStatus,
   type PageserverTimeline,
 } from '#libs/api/pageserver.ts'
+import type { LocationInfo, LocationRequest } from '#libs/api/pageserver-location.ts'
 import {
   callSafekeeper,
   type CreateSafekeeperTimeline,
@@ -34,7 +36,34 @@ const SETTINGS_TIMEOUT_MS = 20_000
 
 const urlOf = (node: { host: string; httpPort: number }) => `http://${node.host}:${node.httpPort}`
 
+/** A pageserver that is asked for how it is answers at once, or is not well. */
+const HEALTH_TIMEOUT_MS = 2_000
+/** Attaching a tenant reads its manifests. */
+const LOCATION_TIMEOUT_MS = 60_000
+
 export const pageserverApi = {
+  status: (node: NodeInfo): Promise<PageserverStatus> =>
+    callPageserver(urlOf(node), 'status', { timeoutMs: HEALTH_TIMEOUT_MS }),
+
+  setLocation: (node: NodeInfo, tenantId: string, body: LocationRequest): Promise<LocationInfo> =>
+    callPageserver(urlOf(node), 'setLocation', {
+      params: { tenantId },
+      body,
+      timeoutMs: LOCATION_TIMEOUT_MS,
+    }),
+
+  getLocation: (node: NodeInfo, tenantId: string): Promise<LocationInfo> =>
+    callPageserver(urlOf(node), 'getLocation', {
+      params: { tenantId },
+      timeoutMs: STATUS_TIMEOUT_MS,
+    }),
+
+  flushTenant: (node: NodeInfo, tenantId: string): Promise<LocationInfo> =>
+    callPageserver(urlOf(node), 'flushTenant', {
+      params: { tenantId },
+      timeoutMs: LOCATION_TIMEOUT_MS,
+    }),
+
   attach: (node: NodeInfo, tenantId: string, generation: number): Promise<unknown> =>
     callPageserver(urlOf(node), 'attachTenant', { params: { tenantId }, body: { generation } }),
 

@@ -7,6 +7,7 @@ import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import type { Branches } from './branches.ts'
 import type { Migrations } from './membership/migrations.ts'
+import type { Moves } from './moves/moves.ts'
 import type { Tenants } from './tenants.ts'
 import type { Timelines } from './timelines.ts'
 
@@ -18,15 +19,17 @@ export function runResumer(options: {
   branches: Branches
   timelines: Timelines
   migrations: Migrations
+  moves: Moves
   log: Logger
 }): () => Promise<void> {
-  const { tenants, branches, timelines, migrations, log } = options
+  const { tenants, branches, timelines, migrations, moves, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
     () => branches.resume(),
     () => timelines.fillPending(),
     () => migrations.resume(),
+    () => moves.resume(),
   ]
   const loop = async () => {
     while (!stop.signal.aborted) {

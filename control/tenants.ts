@@ -2,14 +2,11 @@
 import type { ReAttachResponse, TenantInfo } from '#libs/api/control.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
-import { choosePageserver, chooseSafekeepers } from './placement.ts'
-import {
-  type BranchRecord,
-  type PlacementRecord,
-  recordKey,
-  type TenantRecord,
-  type TimelineRecord,
-} from './records.ts'
+import { type Holding, holdingOf } from './moves/placement-changes.ts'
+import { choosePageserver, loadOf } from './moves/placing.ts'
+import { sourcesOf } from './moves/move-run.ts'
+import { chooseSafekeepers } from './placement.ts'
+import { type BranchRecord, recordKey, type TenantRecord, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { DEFAULT_STRIPE_BLOCKS, withPlacement } from './tenant-record.ts'
 import type { Timelines } from './timelines.ts'
@@ -55,7 +52,10 @@ export class Tenants {
   }
 
   async #intend(tenantId: string): Promise<TenantRecord> {
-    const pageserverId = choosePageserver(tenantId, await this.#registry.nodes('pageserver'))
+    const pageserverId = choosePageserver(
+      await this.#registry.nodes('pageserver'),
+      await loadOf(this.#registry),
+    )
     const safekeepers = chooseSafekeepers(tenantId, await this.#registry.nodes('safekeeper'))
     const createdAt = new Date().toISOString()
     const timelineId = newTimelineId()
@@ -112,36 +112,55 @@ export class Tenants {
    * them. Objects that an earlier life of it still writes carry a lower generation and lose.
    */
   async reAttach(pageserverId: number): Promise<ReAttachResponse> {
-    const here = (await this.#registry.tenants()).flatMap(({ tenantId, placements }) =>
-      placements
-        .filter((placement) => placement.pageserverId === pageserverId)
-        .map(({ shard }) => ({ tenantId, shard })),
-    )
-    return {
-      tenants: await Promise.all(
-        here.map(async ({ tenantId, shard }) => {
-          const { placements } = await this.#registry.changeTenant(tenantId, (current) =>
-            withPlacement(current, shard, (placement) => ({
-              ...placement,
-              generation: placement.generation + 1,
-            })),
-          )
-          const { generation } = placements.find((one) => one.shard === shard) as PlacementRecord
-          const timelines = await Promise.all(
-            (await this.#registry.timelines(tenantId)).map(async (timeline) => ({
-              timelineId: timeline.timelineId,
-              safekeepers: await this.#registry.members(timeline),
-            })),
-          )
-          return { tenantId, generation, timelines }
-        }),
-      ),
+    const tenants: ReAttachResponse['tenants'] = []
+    const secondaries: NonNullable<ReAttachResponse['secondaries']> = []
+    for (const { tenantId, placements } of await this.#registry.tenants()) {
+      for (const { shard } of placements) {
+        const holding = await this.#reHold(tenantId, shard, pageserverId)
+        if (holding?.kind === 'attach') {
+          const { generation, mode } = holding
+          const timelines = await sourcesOf(this.#registry, tenantId)
+          tenants.push({ tenantId, generation, mode, timelines })
+        } else if (holding?.kind === 'secondary') {
+          const primary = await this.#registry.node('pageserver', holding.primary)
+          const { host, pgPort, httpPort } = primary
+          secondaries.push({ tenantId, primary: { host, pgPort, httpPort } })
+        }
+      }
     }
+    return { tenants, secondaries }
+  }
+
+  /** What it holds of one placement; when it is the newest holder, under a new generation. */
+  async #reHold(tenantId: string, shard: number, pageserverId: number): Promise<Holding | null> {
+    const { placements } = await this.#registry.changeTenant(tenantId, (tenant) =>
+      withPlacement(tenant, shard, (placement) =>
+        placement.pageserverId === pageserverId
+          ? { ...placement, generation: placement.generation + 1 }
+          : placement,
+      ),
+    )
+    const placement = placements.find((one) => one.shard === shard)
+    return placement === undefined ? null : holdingOf(placement, pageserverId)
   }
 }
 
 function infoOf(record: TenantRecord): TenantInfo {
   const { tenantId, state, mainTimelineId, shardCount, placements, createdAt } = record
   const generation = Math.max(...placements.map((placement) => placement.generation))
-  return { tenantId, state, generation, mainTimelineId, shardCount, placements, createdAt }
+  const places = placements.map((one) => ({
+    shard: one.shard,
+    pageserverId: one.pageserverId,
+    generation: one.generation,
+    secondary: one.secondary,
+  }))
+  return {
+    tenantId,
+    state,
+    generation,
+    mainTimelineId,
+    shardCount,
+    placements: places,
+    createdAt,
+  }
 }

@@ -8,7 +8,7 @@ import type { Member } from '#libs/protocol/wal-push.ts'
 import { isActive, modeOf, startIsOverdue } from '../endpoint-state.ts'
 import { recordKey, type TimelineRecord } from '../records.ts'
 import { addressOf, type Registry } from '../registry.ts'
-import { onEach, placesOf } from '../places.ts'
+import { holdersOf, onEach } from '../places.ts'
 import { computeApi, pageserverApi, safekeeperApi } from '../remote.ts'
 import { type SyncContext, syncSafekeepers } from '../safekeeper-sync.ts'
 import { type MemberReport, sameMembership } from './membership.ts'
@@ -143,8 +143,8 @@ export class MigrationRun {
 
   async #tell(safekeepers: readonly number[]): Promise<MigrationEvent> {
     const addresses = safekeepers.map((id) => this.#address(id))
-    await onEach(await placesOf(this.#registry, this.#target.tenantId), (place) =>
-      pageserverApi.setSafekeepers(place, this.#target, addresses),
+    await onEach(await holdersOf(this.#registry, this.#target.tenantId), (node) =>
+      pageserverApi.setSafekeepers(node, this.#target, addresses),
     )
     await this.#tellReplicas(addresses)
     return { kind: 'told' }

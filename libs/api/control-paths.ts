@@ -1,3 +1,4 @@
+import { fleetPaths } from './fleet-paths.ts'
 import { transferPaths } from './transfer-paths.ts'
 import { generationPaths } from './generation-paths.ts'
 
@@ -6,6 +7,7 @@ import { generationPaths } from './generation-paths.ts'
  * longer than a request, and clients such as the CLI do not check what they send.
  */
 export const controlPaths = {
+  ...fleetPaths,
   ...generationPaths,
   listNodes: { method: 'GET', path: '/v1/node' },
   registerPageserver: { method: 'PUT', path: '/v1/pageserver/:id' },

@@ -9,6 +9,7 @@ import { routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
 import { controlPaths } from './control-paths.ts'
+import { fleetRoutes } from './fleet.ts'
 import { transferRoutes } from './transfer.ts'
 import { generationRoutes } from './generations.ts'
 
@@ -329,6 +330,7 @@ const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
 const None = Type.Object({})
 
 export const controlRoutes = routes({
+  ...fleetRoutes,
   ...generationRoutes,
   listNodes: {
     ...controlPaths.listNodes,

@@ -1,0 +1,197 @@
+/** Performs what `move.ts` decides for one placement, until there is nothing left to do. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
+import type { LocationInfo } from '#libs/api/pageserver-location.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import { parseLsn } from '#libs/lsn.ts'
+import { isActive, startIsOverdue } from '../endpoint-state.ts'
+import { servingPlacesIn } from '../places.ts'
+import type { EndpointRecord, PlacementRecord } from '../records.ts'
+import { addressOf, type Registry } from '../registry.ts'
+import { computeApi, pageserverApi } from '../remote.ts'
+import { withPlacement } from '../tenant-record.ts'
+import { Move, type MoveAnswer, type MoveEffect } from './move.ts'
+
+/** Between two questions of the same kind. */
+const POLL_MS = 100
+const RETRY_MS = 500
+
+type SwapEffect = Extract<MoveEffect, { kind: 'swap' }>
+
+export class MoveRun {
+  readonly tenantId: string
+  readonly shard: number
+  readonly #registry: Registry
+  readonly #log: Logger
+  readonly #stopping = new AbortController()
+  #machine: Move | null = null
+
+  constructor(options: { tenantId: string; shard: number; registry: Registry; log: Logger }) {
+    this.tenantId = options.tenantId
+    this.shard = options.shard
+    this.#registry = options.registry
+    this.#log = options.log.child({ tenantId: this.tenantId, shard: this.shard })
+  }
+
+  /** What keeps it from going on, while something does. */
+  get problem(): string | null {
+    return this.#machine?.problem ?? null
+  }
+
+  get missingBytes(): number | null {
+    return this.#machine?.missingBytes ?? null
+  }
+
+  stop(): void {
+    this.#stopping.abort()
+  }
+
+  /** Resolves when the placement is not being moved any more, or after `stop`. */
+  async run(): Promise<void> {
+    let known: PlacementRecord | null = null
+    let lastProblem: string | null = null
+    let machine: Move | null = null
+    while (!this.#stopping.signal.aborted) {
+      // Somebody else may have changed it: a pageserver that restarted, or was lost.
+      const placement = await this.#read()
+      if (placement === null) return
+      if (machine === null || !isDeepStrictEqual(placement, known)) {
+        machine = new Move(placement, Date.now())
+        this.#machine = machine
+        known = placement
+        this.#log.info({ placement }, `move: ${placement.move?.phase ?? 'done'}`)
+      }
+      const effect = machine.next(Date.now())
+      if (effect === null) return
+      const answer = await this.#answer(effect)
+      machine.answered(effect, answer, Date.now())
+      if (machine.problem !== null && machine.problem !== lastProblem) {
+        this.#log.warn({ effect: effect.kind, reason: machine.problem }, 'a move must wait')
+      }
+      lastProblem = machine.problem
+      const pauseMs = effect.kind === 'swap' ? 0 : answer.kind === 'failed' ? RETRY_MS : POLL_MS
+      await sleep(pauseMs, undefined, { signal: this.#stopping.signal }).catch(() => undefined)
+    }
+  }
+
+  async #read(): Promise<PlacementRecord | null> {
+    const tenant = await this.#registry.findTenant(this.tenantId)
+    return tenant?.value.placements.find(({ shard }) => shard === this.shard) ?? null
+  }
+
+  async #answer(effect: MoveEffect): Promise<MoveAnswer> {
+    try {
+      return await this.#perform(effect)
+    } catch (error) {
+      return { kind: 'failed', reason: errorMessage(error) }
+    }
+  }
+
+  async #perform(effect: MoveEffect): Promise<MoveAnswer> {
+    const { tenantId } = this
+    switch (effect.kind) {
+      case 'swap':
+        return this.#swap(effect)
+      case 'tell':
+        await this.#tell()
+        return { kind: 'done' }
+      case 'warm': {
+        const { secondary } = await this.#keepWarm(effect.node, effect.primary)
+        const missingBytes = secondary?.lastError === null ? secondary.missingBytes : null
+        return { kind: 'warmth', missingBytes }
+      }
+      case 'hold': {
+        const node = await this.#node(effect.node)
+        await pageserverApi.flushTenant(node, tenantId)
+        const { generation } = effect
+        await pageserverApi.setLocation(node, tenantId, { mode: 'stale', generation })
+        return { kind: 'done' }
+      }
+      case 'attach': {
+        const { mode, generation } = effect
+        const timelines = await sourcesOf(this.#registry, tenantId)
+        const request = { mode, generation, timelines }
+        const node = await this.#node(effect.node)
+        return positionsIn(await pageserverApi.setLocation(node, tenantId, request))
+      }
+      case 'measure':
+        return positionsIn(await pageserverApi.getLocation(await this.#node(effect.node), tenantId))
+      case 'release':
+        if (effect.primary !== null) await this.#keepWarm(effect.node, effect.primary)
+        else {
+          const node = await this.#node(effect.node)
+          await pageserverApi.setLocation(node, tenantId, { mode: 'detached' })
+        }
+        return { kind: 'done' }
+    }
+  }
+
+  async #swap({ expected, next }: SwapEffect): Promise<MoveAnswer> {
+    const stored = await this.#registry.changeTenant(this.tenantId, (tenant) =>
+      withPlacement(tenant, this.shard, (current) =>
+        isDeepStrictEqual(current, expected) ? next : current,
+      ),
+    )
+    const placement = stored.placements.find(({ shard }) => shard === this.shard) ?? null
+    return { kind: 'record', placement }
+  }
+
+  async #keepWarm(node: number, primaryId: number): Promise<LocationInfo> {
+    const { host, pgPort, httpPort } = await this.#node(primaryId)
+    return pageserverApi.setLocation(await this.#node(node), this.tenantId, {
+      mode: 'secondary',
+      primary: { host, pgPort, httpPort },
+    })
+  }
+
+  async #node(id: number) {
+    return addressOf(await this.#registry.node('pageserver', id))
+  }
+
+  /** Throws while a compute may be there and has not been told. */
+  async #tell(): Promise<void> {
+    const tenant = await this.#registry.tenant(this.tenantId)
+    const pageservers = (await servingPlacesIn(this.#registry, tenant)).map(addressOf)
+    for (const endpoint of await this.#registry.endpoints(this.tenantId)) {
+      if (!isActive(endpoint.status)) continue
+      const { name, host, httpPort } = endpoint
+      if (httpPort === null) {
+        if (startIsOverdue(endpoint, new Date())) continue
+        throw new ZenithError('unavailable', `endpoint "${name}" is just being started`)
+      }
+      if (await this.#hasEnded(endpoint, host, httpPort)) continue
+      await computeApi.setPageservers(host, httpPort, pageservers)
+    }
+  }
+
+  async #hasEnded(endpoint: EndpointRecord, host: string, httpPort: number): Promise<boolean> {
+    try {
+      const status = await computeApi.status(host, httpPort)
+      return status.endpoint !== endpoint.name || !isActive(status.state)
+    } catch (error) {
+      if (error instanceof ZenithError && error.code === 'unavailable') return true
+      throw error
+    }
+  }
+}
+
+/** Who keeps the WAL of each timeline of a tenant. */
+export async function sourcesOf(registry: Registry, tenantId: string) {
+  const timelines = await registry.timelines(tenantId)
+  return Promise.all(
+    timelines
+      .filter(({ state }) => state === 'active')
+      .map(async (timeline) => ({
+        timelineId: timeline.timelineId,
+        safekeepers: await registry.members(timeline),
+      })),
+  )
+}
+
+function positionsIn({ timelines }: LocationInfo): MoveAnswer {
+  const positions = timelines.map(
+    ({ timelineId, lastRecordLsn }) => [timelineId, parseLsn(lastRecordLsn)] as const,
+  )
+  return { kind: 'positions', positions: new Map(positions) }
+}

@@ -1,0 +1,134 @@
+/**
+ * Asks every pageserver how it is. One that has been silent for long is taken for lost: others take
+ * over what it has, warm copies first; when it is well again its tenants go back to it.
+ *
+ * Being wrong costs a move and nothing else: the one that was taken for lost has a lower generation,
+ * and whatever it still does counts for nothing.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { NodeInfo } from '#libs/api/control.ts'
+import { errorMessage } from '#libs/errors.ts'
+import type { Logger } from '#libs/log.ts'
+import type { NodeRecord, PlacementRecord } from '../records.ts'
+import type { Registry } from '../registry.ts'
+import { pageserverApi } from '../remote.ts'
+import type { Moves } from './moves.ts'
+import { chooseHeir, loadOf } from './placing.ts'
+
+const PAUSE_MS = 1_000
+/** One that was lost must have been well for so long before its tenants go back. */
+const HOME_AFTER_MS = 20_000
+
+export interface PageserverHealthOptions {
+  registry: Registry
+  moves: Moves
+  log: Logger
+  /** A pageserver that is silent for so long is lost; null: only when somebody says so. */
+  lostAfterMs: number | null
+}
+
+export class PageserverHealth {
+  readonly #options: PageserverHealthOptions
+  /** When each one was heard last, and since when it answers without a break. */
+  readonly #heardMs = new Map<number, number>()
+  readonly #wellSinceMs = new Map<number, number>()
+  readonly #stop = new AbortController()
+  readonly #startedMs = performance.now()
+  #running: Promise<void> | null = null
+
+  constructor(options: PageserverHealthOptions) {
+    this.#options = options
+  }
+
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    await Promise.race([this.#running, sleep(200)])
+  }
+
+  /** Milliseconds since it was heard; 0 while it answers. Before the first answer: since our start. */
+  silentMs(id: number): number {
+    if (this.#wellSinceMs.has(id)) return 0
+    return performance.now() - (this.#heardMs.get(id) ?? this.#startedMs)
+  }
+
+  answers(id: number): boolean {
+    return this.#wellSinceMs.has(id)
+  }
+
+  /** Others take over all that it has. Throws `unavailable` when there is nobody to take it. */
+  async evacuate(lost: number): Promise<void> {
+    const { registry, moves } = this.#options
+    for (const tenant of await registry.tenants()) {
+      for (const placement of tenant.placements) {
+        if (placement.pageserverId !== lost || isTaken(placement, lost)) continue
+        const heir = chooseHeir(placement, await this.#candidates(lost), await loadOf(registry))
+        await moves.takeOver(tenant.tenantId, placement.shard, lost, heir)
+      }
+    }
+  }
+
+  /** Pageservers that may take tenants, and answer. */
+  async #candidates(lost: number): Promise<NodeRecord[]> {
+    const nodes = await this.#options.registry.nodes('pageserver')
+    return nodes.filter(({ id, state }) => id !== lost && state === undefined && this.answers(id))
+  }
+
+  async #run(): Promise<void> {
+    const { log } = this.#options
+    while (!this.#stop.signal.aborted) {
+      await this.#tick().catch((error: unknown) =>
+        log.warn({ reason: errorMessage(error) }, 'the watch over pageservers must wait'),
+      )
+      await sleep(PAUSE_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined)
+    }
+  }
+
+  async #tick(): Promise<void> {
+    const { registry, lostAfterMs, log } = this.#options
+    const nodes = await registry.nodes('pageserver')
+    await Promise.all(nodes.map((node) => this.#ask(node)))
+    for (const { id } of nodes) {
+      if (lostAfterMs === null || this.silentMs(id) < lostAfterMs) continue
+      await this.evacuate(id).catch((error: unknown) =>
+        log.error({ pageserver: id, reason: errorMessage(error) }, 'nobody takes over'),
+      )
+    }
+    await this.#sendHome()
+  }
+
+  async #ask(node: NodeInfo): Promise<void> {
+    const nowMs = performance.now()
+    const answers = await pageserverApi.status(node).then(
+      ({ id }) => id === node.id,
+      () => false,
+    )
+    if (!answers) {
+      this.#wellSinceMs.delete(node.id)
+      return
+    }
+    this.#heardMs.set(node.id, nowMs)
+    if (!this.#wellSinceMs.has(node.id)) this.#wellSinceMs.set(node.id, nowMs)
+  }
+
+  async #sendHome(): Promise<void> {
+    const { registry, moves, log } = this.#options
+    for (const { tenantId, placements } of await registry.tenants()) {
+      for (const { shard, home, move, pageserverId } of placements) {
+        if (home === undefined || move !== undefined || home === pageserverId) continue
+        const sinceMs = this.#wellSinceMs.get(home)
+        if (sinceMs === undefined || performance.now() - sinceMs < HOME_AFTER_MS) continue
+        log.info({ tenantId, shard, home }, 'a tenant goes back')
+        await moves.begin(tenantId, shard, home)
+      }
+    }
+  }
+}
+
+/** A take-over from it is under way already. */
+function isTaken({ move }: PlacementRecord, lost: number): boolean {
+  return move?.lost === true && move.from === lost
+}

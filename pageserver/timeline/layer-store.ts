@@ -456,7 +456,8 @@ export class LayerStore {
       if (this.#fenced) throw this.#fenced
       // Who waits for object storage is told that nothing goes there.
       this.#attachment.checkMayWrite()
-      const layers = this.#unpublished
+      // A copy: layers that are written meanwhile are for the next round.
+      const layers = [...this.#unpublished]
       const reached = { lsn: this.#diskConsistentLsn, prevRecordLsn: this.#prevRecordLsn }
       await this.#fencing(() => this.#upload.putAll(layers))
       this.#context.onStep?.('layer-uploaded')

@@ -12,6 +12,8 @@ import { createMetrics } from '#libs/metrics.ts'
 import { openObjectStore } from '#libs/object-store/open-store.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
 import { runProcess } from '#libs/service.ts'
+import { watchCompaction } from './compaction/metrics.ts'
+import { ThreadRunner } from './compaction/runner.ts'
 import { PageserverConfig } from './config.ts'
 import { addRoutes } from './http.ts'
 import { applyNativeOp } from './ingest/native-op.ts'
@@ -27,6 +29,8 @@ import { TenantManager } from './tenants/tenant-manager.ts'
 import { TimelineService } from './timeline-service.ts'
 
 const MAX_REDO_PROCESSES = 4
+/** Of the compaction thread, beside those of reads. */
+const COMPACTION_REDO_PROCESSES = 1
 
 runProcess('pageserver', async (self) => {
   const config = loadConfig(PageserverConfig, configPath())
@@ -69,7 +73,16 @@ runProcess('pageserver', async (self) => {
     log,
   })
   self.onStop(() => remote.close())
+  const runner = new ThreadRunner(
+    {
+      postgresPrefix: postgres.prefix,
+      redoDir: join(dataDir, 'redo-compaction'),
+      redoProcesses: COMPACTION_REDO_PROCESSES,
+    },
+    store,
+  )
   const tenants = new TenantManager({
+    compaction: runner,
     dataDir,
     objectStore: store,
     deletions: remote.deletions,
@@ -83,6 +96,7 @@ runProcess('pageserver', async (self) => {
     uploads: tenants.uploadStats,
     deletions: remote.deletions.stats,
   }))
+  watchCompaction(metrics, tenants.compactor)
   const token = () => ownCredentials().token({ for: 'http', target: null })
   const discovery = config.discovery ? openDiscovery(config.discovery, { log, token }) : null
   self.onStop(() => discovery?.close())

@@ -24,6 +24,16 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
     'Versions held in memory until they are flushed',
     ({ timeline }) => timeline.memoryBytes,
   ],
+  [
+    'l0_layers',
+    'Layers of all keys, which every read searches; 10 are merged, from 20 on flushes are delayed',
+    ({ timeline }) => timeline.layers.l0.length,
+  ],
+  [
+    'flush_delayed_seconds',
+    'Time that flushes have waited for compaction since the start',
+    ({ timeline }) => timeline.flushDelayedMs / 1000,
+  ],
   ['layers', 'Layer files', ({ timeline }) => timeline.layers.newestFirst.length],
   [
     'layer_bytes',

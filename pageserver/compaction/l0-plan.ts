@@ -20,7 +20,8 @@ export function l0Runs(layers: LayerMap, durableEndLsn: Lsn): Layer[][] {
   let run: Layer[] = []
   let other = 0
   for (const layer of l0) {
-    let isApart = false
+    const before = run[run.length - 1]
+    let isApart = before !== undefined && before.endLsn > layer.id.startLsn
     for (; other < others.length; other++) {
       const { endLsn, id } = others[other] as Layer
       // An image at the last LSN of a layer lies above it.
@@ -38,7 +39,11 @@ export function l0Runs(layers: LayerMap, durableEndLsn: Lsn): Layer[][] {
   return runs
 }
 
-/** The inputs of the next merge: at least `minCount` layers, at most `maxCount`; null = none. */
+/**
+ * The inputs of the next merge, at most `maxCount`; null = none. Nothing is done below `minCount`
+ * layers in all. The newest run waits until it has as many itself; an older one, which cannot grow
+ * any more, is merged however short it is.
+ */
 export function planL0(
   layers: LayerMap,
   durableEndLsn: Lsn,
@@ -46,6 +51,7 @@ export function planL0(
   maxCount: number,
 ): Layer[] | null {
   if (layers.l0.length < minCount) return null
-  const run = l0Runs(layers, durableEndLsn).find((one) => one.length >= minCount)
+  const runs = l0Runs(layers, durableEndLsn)
+  const run = runs.find((one, index) => index < runs.length - 1 || one.length >= minCount)
   return run ? run.slice(0, maxCount) : null
 }

@@ -20,6 +20,8 @@ const HEAP_MIB = 512
 /** How `durable-file.ts` ends what it runs in: in a thread that is the thread alone. */
 const SYNC_FAILED = 70
 
+const WORKER_SCRIPT = new URL('./worker.ts', import.meta.url)
+
 interface Running {
   resolve: (entries: LayerEntry[]) => void
   reject: (error: unknown) => void
@@ -28,15 +30,17 @@ interface Running {
 export class ThreadRunner implements CompactionRunner {
   readonly #config: WorkerConfig
   readonly #store: ObjectStore
+  readonly #script: URL
   readonly #lock = new Lock()
   #worker: Worker | null = null
   #running: Running | null = null
   #closed = false
 
-  /** `store` serves layers whose local file is missing. */
-  constructor(config: WorkerConfig, store: ObjectStore) {
+  /** `store` serves layers whose local file is missing; `script` is what the thread runs. */
+  constructor(config: WorkerConfig, store: ObjectStore, script = WORKER_SCRIPT) {
     this.#config = config
     this.#store = store
+    this.#script = script
   }
 
   run(job: CompactionJob, stop?: AbortSignal): Promise<LayerEntry[]> {
@@ -67,7 +71,7 @@ export class ThreadRunner implements CompactionRunner {
   }
 
   #start(): Worker {
-    const worker = new Worker(new URL('./worker.ts', import.meta.url), {
+    const worker = new Worker(this.#script, {
       workerData: this.#config,
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB },
     })

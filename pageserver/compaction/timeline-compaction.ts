@@ -1,8 +1,9 @@
 /** One timeline's compaction: what is due, and the way from a plan by a job to the layer map. */
-import { dirname } from 'node:path'
+import { rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { Lock } from '#libs/lock.ts'
-import type { Layer } from '../layers/layer.ts'
+import { type Layer, type LayerEntry, layerKey } from '../layers/layer.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
 import type { StorageContext } from '../timeline/storage-context.ts'
@@ -59,6 +60,15 @@ export class TimelineCompaction implements CompactionTarget {
     await this.lock.idle()
   }
 
+  /** Files of a change that did not come about. */
+  async #forget(entries: readonly LayerEntry[]): Promise<void> {
+    const held = new Set(this.#store.layers.newestFirst.map((layer) => layer.key))
+    for (const entry of entries) {
+      const name = layerKey(entry)
+      if (!held.has(name)) await rm(join(this.#store.folder, name), { force: true })
+    }
+  }
+
   #planL0(minCount: number): Layer[] | null {
     const { layers, durableLsn } = this.#store
     return planL0(layers, durableLsn + 1, minCount, this.#context.limits.l0CompactMax)
@@ -84,7 +94,12 @@ export class TimelineCompaction implements CompactionTarget {
         },
         stop ? AbortSignal.any([stop, closing]) : closing,
       )
-      await this.#store.change({ add, remove: inputs })
+      try {
+        await this.#store.change({ add, remove: inputs })
+      } catch (error) {
+        await this.#forget(add)
+        throw error
+      }
       return true
     })
   }

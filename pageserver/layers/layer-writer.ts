@@ -72,6 +72,8 @@ export class LayerWriter {
   #rowBaseLsn = new Float64Array(1024)
 
   #queue: Promise<StoredChunk>[] = []
+  /** Raw bytes of the chunks in it. */
+  #queuedBytes = 0
   #sealed = 0
   #chunkOffset: number[] = []
   #chunkStored: number[] = []
@@ -112,9 +114,9 @@ export class LayerWriter {
     return new LayerWriter(await open(path, 'wx'), path, id, owner, slots)
   }
 
-  /** Bytes written or waiting, about the size of the file so far. */
+  /** About the size of the file so far; what waits for compression counts as it is. */
   get sizeBytes(): number {
-    return this.#end + this.#valuesUsed
+    return this.#end + this.#queuedBytes + this.#valuesUsed
   }
 
   get isEmpty(): boolean {
@@ -317,12 +319,14 @@ export class LayerWriter {
     // Its failure is seen by the `pump` or `finish` that awaits it.
     packed.catch(() => undefined)
     this.#queue.push(packed)
+    this.#queuedBytes += raw.length
   }
 
   async #drain(keep: number): Promise<void> {
     while (this.#queue.length > keep) {
       const chunk = await (this.#queue[0] as Promise<StoredChunk>)
       this.#queue = this.#queue.slice(1)
+      this.#queuedBytes -= chunk.rawBytes
       this.#chunkOffset.push(this.#end)
       this.#chunkStored.push(chunk.stored.length)
       this.#chunkRaw.push(chunk.rawBytes)

@@ -17,6 +17,7 @@ import { join } from 'node:path'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
+import { FlushDelay, flushDelayMs } from '../compaction/flush-delay.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import { Layer, type LayerContext, type LayerEntry } from '../layers/layer.ts'
 import type { LayerOwner } from '../layers/layer-format.ts'
@@ -105,6 +106,7 @@ export class LayerStore {
   readonly #upload: LayerUpload
   #fenced: ZenithError | null = null
   readonly #closing = new AbortController()
+  readonly #delay = new FlushDelay()
   #writing: Promise<void> | null = null
   #publishing: Promise<void> | null = null
   #flushWaiters: { lsn: Lsn; resolve: () => void; reject: (error: unknown) => void }[] = []
@@ -226,6 +228,11 @@ export class LayerStore {
     await this.#manifestWritten
   }
 
+  /** How long flushes have waited for compaction, all together. */
+  get flushDelayedMs(): number {
+    return this.#delay.waitedMs
+  }
+
   get frozenCount(): number {
     return this.#frozen.length
   }
@@ -266,6 +273,7 @@ export class LayerStore {
     const reached = new Promise<void>((resolve, reject) => {
       this.#flushWaiters.push({ lsn, resolve, reject })
     })
+    this.#delay.cut()
     this.startFlush()
     return reached
   }
@@ -402,6 +410,7 @@ export class LayerStore {
   /** Ends what runs. What is not published then is read again from WAL. */
   async close(): Promise<void> {
     this.#closing.abort()
+    this.#delay.cut()
     for (const resolve of this.#roomWaiters.splice(0)) resolve()
     await this.idle()
     await this.#manifestWritten
@@ -417,8 +426,17 @@ export class LayerStore {
 
   async #writeAll(): Promise<void> {
     while (this.#frozen.length > 0 && !this.#closing.signal.aborted) {
+      await this.#delayFlush()
       await this.#writeFrozen(this.#frozen[0] as FrozenLayer)
       this.#startPublishing()
+    }
+  }
+
+  /** Nobody who waits for a flush is kept waiting. */
+  async #delayFlush(): Promise<void> {
+    const delayMs = flushDelayMs(this.#layers.l0.length, this.#context.limits)
+    if (delayMs > 0 && this.#flushWaiters.length === 0 && !this.#closing.signal.aborted) {
+      await this.#delay.wait(delayMs)
     }
   }
 

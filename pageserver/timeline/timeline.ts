@@ -220,6 +220,11 @@ export class Timeline {
     return this.#store.layers
   }
 
+  /** How long flushes have waited for compaction, all together. */
+  get flushDelayedMs(): number {
+    return this.#store.flushDelayedMs
+  }
+
   /** Held by whatever replaces layers: one such work at a time. */
   get compactionLock(): Lock {
     return this.compaction.lock

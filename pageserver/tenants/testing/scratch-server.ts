@@ -3,6 +3,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { newTenantId, type TenantId } from '#libs/ids.ts'
+import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import type { CompactionRunner } from '../../compaction/job.ts'
 import type { Logger } from '#libs/log.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import type { Appliers } from '../../read/reconstruct.ts'
@@ -19,6 +21,8 @@ export class ScratchServer implements AsyncDisposable {
   readonly errors: string[] = []
   /** Set by a test: called at each step of flushes; throwing acts out a failure there. */
   onStep: (step: StorageStep) => void = () => undefined
+  /** Makes what runs compaction jobs from the next restart on; null = this thread. */
+  runner: ((store: ObjectStore) => CompactionRunner) | null = null
   /** Objects that are to be deleted; as a queue on disk, it outlives a crash. */
   readonly doomed: string[] = []
   #manager: TenantManager | null = null
@@ -79,6 +83,7 @@ export class ScratchServer implements AsyncDisposable {
       },
       log: log as unknown as Logger,
       limits: this.#limits,
+      ...(this.runner ? { compaction: this.runner(this.store) } : {}),
       onStep: (step) => this.onStep(step),
     })
     await this.#manager.attach(this.tenantId, ++this.#generation)

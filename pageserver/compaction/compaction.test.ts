@@ -64,7 +64,7 @@ function putRound(timeline: Timeline, round: number): void {
       lsn += 8
       timeline.put(slot, blk, lsn, ValueKind.Record, record, 0, record.length)
       if (blk !== 3) continue
-      for (let more = 0; more < 250; more++) {
+      for (let more = 0; more < 500; more++) {
         lsn += 8
         timeline.put(slot, blk, lsn, ValueKind.Record, record, more, record.length - more)
       }

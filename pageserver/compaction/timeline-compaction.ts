@@ -80,8 +80,9 @@ export class TimelineCompaction implements CompactionTarget {
       const closing = this.#closing.signal
       if (!inputs || closing.aborted) return false
       const { tenantId, timelineId } = this
-      // What lies in object storage only is fetched here, so that the job finds it on disk.
-      for (const layer of inputs) await layer.load()
+      // What lies in object storage only is fetched here, so that the job finds it on disk. Where
+      // it cannot be, the job reads the object.
+      for (const layer of inputs) await layer.makeResident().catch(() => undefined)
       const add = await runner.run(
         {
           kind: 'l0',

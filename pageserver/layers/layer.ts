@@ -2,22 +2,19 @@
  * One immutable layer as readers use it: identity, resident index, and chunks read on demand.
  *
  * The object in storage is the truth; the local file is a cache of it. The index is loaded at first
- * use; a local file that is missing, short or damaged is fetched again. Bytes whose checksum is
- * wrong are never handed out: after one fresh fetch the read fails and names the chunk.
+ * use, from the object when there is no file, so that a read that finds nothing here needs no data.
+ * Bytes whose checksum is wrong are never handed out: a bad local file goes, and when the object is
+ * bad too the read fails and names the chunk.
  */
-import { close, fstat, open, read } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
-import { promisify } from 'node:util'
+import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { renameDurably } from '#libs/object-store/durable-file.ts'
-import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { ChunkCache } from './chunk-cache.ts'
-import { type Codec, decodeFooter, FOOTER_SIZE, footerCrc, unpack } from './layer-format.ts'
+import { type BytesContext, LayerBytes } from './layer-bytes.ts'
+import { type Codec, unpack } from './layer-format.ts'
 import { LayerIndex } from './layer-index.ts'
 import { isL0, type LayerId, layerName } from './layer-name.ts'
 
@@ -36,23 +33,21 @@ export interface LayerEntry {
   ceilingLsn: Lsn | null
 }
 
-export interface LayerContext {
+export interface LayerContext extends BytesContext {
   folder: string
   /** Folder of a timeline's layers in object storage; null: of the timeline itself. */
   objectFolder: (origin: TimelineId | null) => string
-  store: ObjectStore
   slots: SlotTable
   cache: ChunkCache
 }
 
 /** One file read serves chunks this close to each other, up to this size. */
 const MERGED_READ_BYTES = 512 * 1024
+/** Of an object larger pieces are cheaper, also when some of their bytes are of no use. */
+const MERGED_OBJECT_BYTES = 1024 * 1024
+const OBJECT_GAP_BYTES = 128 * 1024
 
-const openFile = promisify(open)
-const closeFile = promisify(close)
-const statFile = promisify(fstat)
 let lastLayerNumber = 0
-let tempCount = 0
 
 export class Layer {
   readonly id: LayerId
@@ -70,9 +65,10 @@ export class Layer {
   /** Number within the process, for caches. */
   readonly number: number
   readonly #context: LayerContext
+  readonly #bytes: LayerBytes
   #index: LayerIndex | null = null
-  #fd = -1
   #loading: Promise<void> | null = null
+  #lastAccessMs = 0
   /** Reads under way; the file stays open for them. */
   #reading = 0
   #onIdle: (() => void) | null = null
@@ -89,6 +85,7 @@ export class Layer {
     this.isL0 = isL0(entry.id)
     this.number = ++lastLayerNumber
     this.#context = context
+    this.#bytes = new LayerBytes(this, context)
   }
 
   get entry(): LayerEntry {
@@ -109,6 +106,16 @@ export class Layer {
     return `${this.#context.objectFolder(this.origin)}/${this.name}`
   }
 
+  /** True when its file is on local disk, as far as known. */
+  get isResident(): boolean {
+    return this.#bytes.isLocal
+  }
+
+  /** When its data was read last, as `Date.now()`; 0 = not since the start. */
+  get lastAccessMs(): number {
+    return this.#lastAccessMs
+  }
+
   get isLoaded(): boolean {
     return this.#index !== null
   }
@@ -118,7 +125,7 @@ export class Layer {
     return this.#index
   }
 
-  /** Makes the index resident, fetching the file when needed. Callers at once share the work. */
+  /** Makes the index resident. Callers at once share the work. */
   load(): Promise<void> {
     if (this.#index) return Promise.resolve()
     this.#loading ??= this.#load().finally(() => {
@@ -138,6 +145,7 @@ export class Layer {
     }
     if (missing.length === 0) return found
     missing.sort((a, b) => a - b)
+    this.#lastAccessMs = Date.now()
     this.#reading++
     try {
       await Promise.all(this.#runs(missing).map((run) => this.#readRun(run, found)))
@@ -158,92 +166,81 @@ export class Layer {
         this.#onIdle = resolve
       })
     }
-    const fd = this.#fd
-    this.#fd = -1
-    if (fd >= 0) await closeFile(fd)
-    await rm(this.path, { force: true })
+    await this.#bytes.close({ remove: true })
   }
 
   async close(): Promise<void> {
-    const fd = this.#fd
-    this.#fd = -1
     this.#index = null
-    if (fd >= 0) await closeFile(fd)
+    await this.#bytes.close({ remove: false })
+  }
+
+  /** The folder was looked through: the file is there, or not. */
+  noteFile(isThere: boolean): void {
+    this.#bytes.note(isThere)
+  }
+
+  /** While this is set the object does not exist yet, and the file is not given up. */
+  set isOnlyCopy(value: boolean) {
+    this.#bytes.isOnlyCopy = value
+    if (value) this.#bytes.note(true)
+  }
+
+  get isOnlyCopy(): boolean {
+    return this.#bytes.isOnlyCopy
+  }
+
+  /** Brings the whole file to local disk, for somebody who is about to read all of it. */
+  async makeResident(): Promise<void> {
+    await this.#bytes.makeLocal()
+  }
+
+  /** Takes the file from local disk; its object must exist. Reads go on, from the object. */
+  async evict(): Promise<void> {
+    assert(!this.isOnlyCopy, 'what is not in object storage stays on disk')
+    await this.#bytes.drop()
   }
 
   async #load(): Promise<void> {
-    try {
-      await this.#open()
-    } catch (error) {
-      if (!isLocalFault(error)) throw error
-      await this.#fetch()
-      await this.#open()
-    }
-  }
-
-  /** Opens the local file and checks it against the manifest. */
-  async #open(): Promise<void> {
-    const fd = await openFile(this.path, 'r')
-    try {
-      const { size } = await statFile(fd)
-      if (size !== this.sizeBytes) {
-        throw this.#corrupt(`the file has ${size} bytes in place of ${this.sizeBytes}`)
+    const { footer, index } = await this.#bytes.readIndex()
+    if (crc32(index) !== footer.indexCrc) {
+      // The footer was right, so this copy of the index is not.
+      if (!this.isResident || this.isOnlyCopy) {
+        throw this.#corrupt('the index has a wrong checksum')
       }
-      const footerBytes = await readFully(fd, size - FOOTER_SIZE, FOOTER_SIZE)
-      const footer = decodeFooter(footerBytes)
-      if (!footer || footerCrc(footerBytes) !== this.crc || footer.fileBytes !== size) {
-        throw this.#corrupt('the footer is not the one that was written')
-      }
-      const stored = await readFully(fd, footer.indexOffset, footer.indexStoredBytes)
-      if (crc32(stored) !== footer.indexCrc) throw this.#corrupt('the index has a wrong checksum')
-      const section = unpack(stored, footer.indexCodec, footer.indexRawBytes)
-      const { groups, rows, chunks } = footer
-      this.#index = new LayerIndex(
-        this.id.kind,
-        { groups, rows, chunks },
-        section,
-        this.#context.slots,
-      )
-      this.#fd = fd
-    } catch (error) {
-      await closeFile(fd)
-      throw error
+      await this.#bytes.drop()
+      return this.#load()
     }
+    const section = unpack(index, footer.indexCodec, footer.indexRawBytes)
+    const { groups, rows, chunks } = footer
+    this.#index = new LayerIndex(
+      this.id.kind,
+      { groups, rows, chunks },
+      section,
+      this.#context.slots,
+    )
   }
 
-  async #fetch(): Promise<void> {
-    await mkdir(dirname(this.path), { recursive: true })
-    const temp = `${this.path}.fetch~${tempCount++}`
-    try {
-      await this.#context.store.getFile(this.objectName, temp)
-      await renameDurably(temp, this.path)
-    } catch (error) {
-      await rm(temp, { force: true })
-      throw new ZenithError(
-        'corrupt',
-        `layer ${this.name} cannot be fetched from object storage: ${errorMessage(error)}`,
-        { cause: error },
-      )
-    }
-  }
-
-  /** Neighbouring chunks, grouped so that each group is one file read. */
+  /** Neighbouring chunks, grouped so that each group is one read. */
   #runs(chunks: readonly number[]): number[][] {
     const { chunkOffset, chunkStored } = this.index.columns
+    const [maxBytes, maxGap] = this.isResident
+      ? [MERGED_READ_BYTES, 0]
+      : [MERGED_OBJECT_BYTES, OBJECT_GAP_BYTES]
     const runs: number[][] = []
     let run: number[] = []
     let runStart = 0
+    let runEnd = 0
     for (const chunk of chunks) {
       const start = chunkOffset[chunk] as number
       const end = start + (chunkStored[chunk] as number)
-      const last = run[run.length - 1]
-      if (last !== undefined && last + 1 === chunk && end - runStart <= MERGED_READ_BYTES) {
+      if (run.length > 0 && start - runEnd <= maxGap && end - runStart <= maxBytes) {
         run.push(chunk)
-        continue
+      } else {
+        run = [chunk]
+        runStart = start
+        runs.push(run)
       }
-      run = [chunk]
-      runStart = start
-      runs.push(run)
+      runEnd = end
     }
     return runs
   }
@@ -254,7 +251,7 @@ export class Layer {
     const last = run[run.length - 1] as number
     const start = chunkOffset[first] as number
     const length = (chunkOffset[last] as number) + (chunkStored[last] as number) - start
-    const bytes = await readFully(this.#fd, start, length)
+    const bytes = await this.#bytes.read(start, length)
     for (const chunk of run) {
       const at = (chunkOffset[chunk] as number) - start
       const stored = bytes.subarray(at, at + (chunkStored[chunk] as number))
@@ -271,7 +268,7 @@ export class Layer {
     return unpack(stored, chunkCodec[chunk] as Codec, chunkRaw[chunk] as number)
   }
 
-  /** Reads a damaged chunk from object storage; the bad local file goes, so it is fetched anew. */
+  /** Reads a damaged chunk from object storage; the bad local file goes. */
   async #repair(chunk: number): Promise<Buffer> {
     const { chunkOffset, chunkStored } = this.index.columns
     const start = chunkOffset[chunk] as number
@@ -279,8 +276,7 @@ export class Layer {
     let raw: Buffer | null = null
     let reason = 'its copy in object storage is damaged too'
     try {
-      const stored = await this.#context.store.getRange(this.objectName, start, length)
-      raw = this.#expand(chunk, stored)
+      raw = this.#expand(chunk, await this.#bytes.readObject(start, length))
     } catch (error) {
       reason = errorMessage(error)
     }
@@ -289,8 +285,7 @@ export class Layer {
         `chunk ${chunk} (bytes ${start} to ${start + length}) has a wrong checksum and ${reason}`,
       )
     }
-    // The open file keeps serving its good chunks; the next open fetches a fresh copy.
-    await rm(this.path, { force: true })
+    await this.#bytes.drop()
     return raw
   }
 
@@ -305,30 +300,4 @@ export class Layer {
 export function layerKey(entry: LayerEntry): string {
   const name = layerName(entry.id)
   return entry.origin === null ? name : `${entry.origin}/${name}`
-}
-
-/** Faults of the local copy, which a fresh copy may cure. */
-function isLocalFault(error: unknown): boolean {
-  if (error instanceof ZenithError) return error.code === 'corrupt'
-  return error instanceof Error && (error as NodeJS.ErrnoException).code === 'ENOENT'
-}
-
-function readFully(fd: number, position: number, length: number): Promise<Buffer> {
-  return new Promise((resolve, reject) => {
-    const bytes = Buffer.allocUnsafeSlow(length)
-    let done = 0
-    const step = () => {
-      read(fd, bytes, done, length - done, position + done, (error, bytesRead) => {
-        if (error) return reject(error)
-        done += bytesRead
-        if (done === length) return resolve(bytes)
-        if (bytesRead === 0) {
-          return reject(new ZenithError('corrupt', 'a layer file ends too early'))
-        }
-        step()
-      })
-    }
-    if (length === 0) resolve(bytes)
-    else step()
-  })
 }

@@ -34,6 +34,7 @@ export class LayerUpload {
     for (const layer of layers) {
       if (this.#expected.has(layer)) continue
       this.#expected.add(layer)
+      layer.isOnlyCopy = true
       this.#context.uploads.expect(layer.sizeBytes)
     }
   }
@@ -57,6 +58,8 @@ export class LayerUpload {
 
   async #put(layer: Layer): Promise<void> {
     const { uploads, deletions } = this.#context
+    // Done by an earlier attempt, of which another layer failed.
+    if (!layer.isOnlyCopy) return
     // A layer of the same name may have left the map and be on its way out.
     await orStopped(deletions.settle([layer.objectName]), this.#signal)
     try {
@@ -64,12 +67,14 @@ export class LayerUpload {
     } catch (error) {
       if (!(error instanceof ZenithError) || error.code !== 'already_exists') throw error
       // An earlier attempt of ours may have gone through; anything else is a second writer.
-      if (await retry(() => this.#isOurs(layer), { signal: this.#signal })) return
-      throw new ZenithError('fenced', `another page server has written ${layer.objectName}`, {
-        cause: error,
-        hint: 'Two page servers hold this tenant under one generation. Restart the one that should.',
-      })
+      if (!(await retry(() => this.#isOurs(layer), { signal: this.#signal }))) {
+        throw new ZenithError('fenced', `another page server has written ${layer.objectName}`, {
+          cause: error,
+          hint: 'Two page servers hold this tenant under one generation. Restart the one that should.',
+        })
+      }
     }
+    layer.isOnlyCopy = false
   }
 
   async #isOurs(layer: Layer): Promise<boolean> {

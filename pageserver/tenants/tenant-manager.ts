@@ -16,6 +16,7 @@ import {
   type StorageStep,
 } from '../timeline/storage-context.ts'
 import { type Deletions, NO_DELETIONS } from '../remote/deletions.ts'
+import { Downloads } from '../remote/downloads.ts'
 import { type Generations, ONLY_ONE } from '../remote/generations.ts'
 import { UploadQueue, type UploadStats } from '../remote/upload-queue.ts'
 import type { HistorySettings } from '../gc/settings.ts'
@@ -61,6 +62,7 @@ export class TenantManager {
       deletions: options.deletions ?? NO_DELETIONS,
       appliers,
       generations: options.generations ?? ONLY_ONE,
+      downloads: new Downloads({ log: options.log, hasRoom: () => true }),
       uploads: new UploadQueue({
         store: options.objectStore,
         log: options.log,

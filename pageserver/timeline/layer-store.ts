@@ -137,6 +137,8 @@ export class LayerStore {
       store: context.store,
       slots: options.slots,
       cache: context.cache,
+      downloads: context.downloads,
+      signal: this.#closing.signal,
     }
     this.#diskConsistentLsn = manifest?.diskConsistentLsn ?? 0
     this.#prevRecordLsn = manifest?.prevRecordLsn ?? null
@@ -240,10 +242,11 @@ export class LayerStore {
   /** Makes the local folder, and removes files that the manifest does not name. */
   async tidyFolder(): Promise<void> {
     await mkdir(this.folder, { recursive: true })
-    const known = new Set(this.#layers.newestFirst.map((layer) => layer.fileName))
-    for (const name of await readdir(this.folder)) {
-      if (!known.has(name)) await rm(join(this.folder, name), { force: true })
+    const present = new Set(await readdir(this.folder))
+    for (const layer of this.#layers.newestFirst) {
+      layer.noteFile(present.delete(layer.fileName))
     }
+    for (const name of present) await rm(join(this.folder, name), { force: true })
   }
 
   /** Starts a new open layer; what lies above `lastRecordLsn` moves to it. */

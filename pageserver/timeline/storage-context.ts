@@ -5,6 +5,7 @@ import type { Compactor } from '../compaction/compactor.ts'
 import type { ChunkCache } from '../layers/chunk-cache.ts'
 import type { Appliers } from '../read/reconstruct.ts'
 import type { Deletions } from '../remote/deletions.ts'
+import type { Downloads } from '../remote/downloads.ts'
 import type { Generations } from '../remote/generations.ts'
 import type { UploadQueue } from '../remote/upload-queue.ts'
 
@@ -75,6 +76,7 @@ export interface StorageContext {
   compactor: Compactor
   generations: Generations
   uploads: UploadQueue
+  downloads: Downloads
   log: Logger
   limits: StorageLimits
   onStep?: (step: StorageStep) => void

@@ -262,6 +262,10 @@ function withPorts(command: Command): Command {
     .option('--control-port <port>', 'control plane HTTP (default: 9090)', parsePort)
     .option('--postgres-port <port>', 'the first Postgres (default: 55432)', parsePort)
     .option('--tls', 'encrypt connections to safekeepers, with certificates made for it')
+    .option('--storage <url>', 'keep layers and WAL in a bucket: s3://bucket/prefix')
+    .option('--s3-endpoint <url>', 'the server of the bucket (default: Amazon S3)')
+    .option('--s3-region <name>', 'the region of the bucket (default: AWS_REGION)')
+    .option('--s3-path-style', 'name the bucket in the path (default with an endpoint)')
 }
 
 /** How a list of commands names one: without its options, which its own help shows. */

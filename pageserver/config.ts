@@ -1,6 +1,7 @@
 /** Settings of the pageserver, in pageserver.toml. Its folder is the data folder. */
 import { NodeSettings } from '#libs/auth/auth-settings.ts'
 import { DiscoveryConfig } from '#libs/discovery/open-discovery.ts'
+import { ObjectStoreConfig } from '#libs/object-store/open-store.ts'
 import { type Static, Type } from 'typebox'
 
 const Port = Type.Integer({ minimum: 0, maximum: 65535 })
@@ -13,10 +14,7 @@ export const PageserverConfig = Type.Object(
     listen_http_host: Type.String({ minLength: 1 }),
     listen_http_port: Port,
     control_plane_url: Type.String({ minLength: 1 }),
-    object_store: Type.Object(
-      { kind: Type.Literal('local_fs'), path: Type.String({ minLength: 1 }) },
-      { additionalProperties: false },
-    ),
+    object_store: ObjectStoreConfig,
     /** How it shows safekeepers who it is; without it, not at all. */
     auth: Type.Optional(NodeSettings),
     /** File with the authorities of safekeepers' certificates; with it they are reached by TLS. */

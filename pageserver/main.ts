@@ -64,7 +64,7 @@ runProcess('pageserver', async (self) => {
   redoMetrics.watch(() => redo.stats)
   self.onStop(() => redo.close())
 
-  const store = openObjectStore(config.object_store, dataDir)
+  const store = await openObjectStore(config.object_store, dataDir)
   const remote = openRemoteStorage({
     dataDir,
     store,

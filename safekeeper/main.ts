@@ -32,7 +32,7 @@ runProcess('safekeeper', async (service) => {
     config.object_store === undefined
       ? null
       : new OffloadService(
-          openObjectStore(config.object_store, config.dataDir),
+          await openObjectStore(config.object_store, config.dataDir),
           config.offload ?? {},
           { metrics, log },
         )

@@ -13,6 +13,7 @@ import type { Settings } from '../installation/settings.ts'
 import { startServices } from '../installation/start-services.ts'
 import { stopServices } from '../installation/stop-services.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
+import { s3ConfigOf } from './object-storage.ts'
 import { startReport } from './services.ts'
 
 const CREATE_TIMEOUT_MS = 180_000
@@ -29,6 +30,11 @@ export interface InitOptions extends CommonOptions {
   readonly etcd?: readonly string[]
   /** Safekeepers speak TLS alone, with certificates of an authority made for it. */
   readonly tls?: boolean
+  /** `s3://bucket/prefix`: where layers and WAL are kept. */
+  readonly storage?: string
+  readonly s3Endpoint?: string
+  readonly s3Region?: string
+  readonly s3PathStyle?: boolean
 }
 
 export async function init(options: InitOptions): Promise<void> {
@@ -99,6 +105,7 @@ function settingsOf(options: InitOptions): Settings {
     askedPorts,
     etcd: options.etcd ?? [],
     tls: options.tls === true,
+    s3: s3ConfigOf(options),
     firstEndpointPort: options.postgresPort ?? DEFAULT_PORTS.firstEndpoint,
     control: { httpPort: options.controlPort ?? DEFAULT_PORTS.controlHttp },
     pageserver: {

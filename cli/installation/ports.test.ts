@@ -40,6 +40,7 @@ test('moves are stored', () => {
     askedPorts: ['sk1.http'],
     etcd: [],
     tls: false,
+    s3: null,
     firstEndpointPort: 55432,
     control: { httpPort: 9090 },
     pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },

@@ -20,6 +20,13 @@ const settings: Settings = {
   askedPorts: ['pageserver.pg'],
   etcd: [],
   tls: true,
+  s3: {
+    kind: 's3',
+    bucket: 'layers',
+    prefix: 'a/b',
+    endpoint: 'http://127.0.0.1:9000',
+    path_style: true,
+  },
   firstEndpointPort: 55432,
   control: { httpPort: 9090 },
   pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },

@@ -7,6 +7,7 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { parse, stringify } from 'smol-toml'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
+import type { S3Config } from '#libs/object-store/s3-config.ts'
 
 /** Raised when files under `.zenith/` change so that an earlier Zenith would misread them. */
 export const FORMAT = 1
@@ -32,6 +33,8 @@ export interface Settings {
   readonly etcd: readonly string[]
   /** Safekeepers speak TLS alone. */
   readonly tls: boolean
+  /** Bucket that keeps layers and WAL; null: a folder of the installation does. */
+  readonly s3: S3Config | null
   /** Ports that the user asked for (`pageserver.pg`): never replaced by a free one. */
   readonly askedPorts: string[]
 }
@@ -64,6 +67,7 @@ export function writeSettings(file: string, settings: Settings): void {
     asked_ports: settings.askedPorts,
     ...(settings.etcd.length > 0 ? { etcd: settings.etcd } : {}),
     tls: settings.tls,
+    ...(settings.s3 === null ? {} : { s3: settings.s3 }),
     endpoints: { first_port: settings.firstEndpointPort },
     control: { http_port: settings.control.httpPort },
     pageserver: {
@@ -121,6 +125,7 @@ function settingsOf(table: Table): Settings {
     askedPorts: table.strings('asked_ports'),
     etcd: table.has('etcd') ? table.strings('etcd') : [],
     tls: table.has('tls') && table.boolean('tls'),
+    s3: table.has('s3') ? s3ConfigOf(table.table('s3')) : null,
     firstEndpointPort: table.table('endpoints').port('first_port'),
     control: { httpPort: control.port('http_port') },
     pageserver: {
@@ -134,6 +139,17 @@ function settingsOf(table: Table): Settings {
       pgPort: one.port('pg_port'),
       httpPort: one.port('http_port'),
     })),
+  }
+}
+
+function s3ConfigOf(table: Table): S3Config {
+  const optional = ['prefix', 'endpoint', 'region', 'access_key_id', 'secret_access_key'] as const
+  const given = optional.filter((key) => table.has(key)).map((key) => [key, table.string(key)])
+  return {
+    kind: 's3',
+    bucket: table.string('bucket'),
+    ...Object.fromEntries(given),
+    ...(table.has('path_style') ? { path_style: table.boolean('path_style') } : {}),
   }
 }
 

@@ -5,6 +5,7 @@
  */
 import { ZenithError } from '#libs/errors.ts'
 import { callControl } from '#libs/api/control-client.ts'
+import type { S3Config } from '#libs/object-store/s3-config.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
 import type { Installation, Service } from './installation.ts'
 import { applyMove, HOST, movePorts, portSlots } from './ports.ts'
@@ -26,6 +27,7 @@ export async function startServices(
 ): Promise<void> {
   // Said before anything is started: the pageserver cannot work without it.
   const postgresPrefix = findPostgres().prefix
+  if (installation.settings.s3 !== null) await checkBucket(installation.settings.s3)
   const stopped = installation.services.filter((one) => processState(one.pidFile).kind !== 'alive')
   await replaceTakenPorts(installation, stopped, report)
   const trust = await prepareTrust(trustOf(installation))
@@ -51,7 +53,10 @@ export async function startServices(
     const shared = {
       control_plane_url: installation.controlUrl,
       discovery: discoverySettings(installation),
-      object_store: { kind: 'local_fs', path: installation.objectStoreDir },
+      object_store: installation.settings.s3 ?? {
+        kind: 'local_fs',
+        path: installation.objectStoreDir,
+      },
     }
     const results = await Promise.allSettled([
       start(installation.control, first),
@@ -64,6 +69,12 @@ export async function startServices(
     for (const service of started.reverse()) await stopProcess(service).catch(() => undefined)
     throw error
   }
+}
+
+/** Services would start without it, and wait; whoever types the command should hear why. */
+async function checkBucket(config: S3Config): Promise<void> {
+  const { S3ObjectStore } = await import('#libs/object-store/s3-store.ts')
+  await new S3ObjectStore(config).check()
 }
 
 /** How services find each other: by the hub in the control plane, unless there is an etcd. */

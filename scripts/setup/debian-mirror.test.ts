@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { parseListFile, parseSourcesFile, sourceLine } from './debian-mirror.ts'
+import { mirrorLine, parseListFile, parseSourcesFile } from './debian-mirror.ts'
 
 const SOURCES = `Types: deb
 # a comment within
@@ -20,10 +20,16 @@ Suites: bookworm
 Components: main
 `
 
+test('packages as source or built', () => {
+  const entries = parseSourcesFile(SOURCES)
+  expect(mirrorLine(entries, 'bookworm', 'trixie', 'deb')).toMatch(/^deb \[signed-by/)
+  expect(mirrorLine(entries, 'bookworm', 'trixie', 'deb-src')).toMatch(/^deb-src \[signed-by/)
+})
+
 test('the paragraph format', () => {
   const entries = parseSourcesFile(SOURCES)
   expect(entries).toHaveLength(2)
-  expect(sourceLine(entries, 'bookworm', 'trixie')).toBe(
+  expect(mirrorLine(entries, 'bookworm', 'trixie', 'deb-src')).toBe(
     'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ' +
       'http://mirror.example/debian trixie main\n',
   )
@@ -38,7 +44,7 @@ test('the one-line format', () => {
     ].join('\n'),
   )
   expect(entries).toHaveLength(2)
-  expect(sourceLine(entries, 'bookworm', 'trixie')).toBe(
+  expect(mirrorLine(entries, 'bookworm', 'trixie', 'deb-src')).toBe(
     'deb-src [signed-by=/etc/keys/mine.gpg] https://mirror.example/d/ trixie main\n',
   )
 })
@@ -55,7 +61,7 @@ Signed-By:
  mDMEY865UxYJ
  -----END PGP PUBLIC KEY BLOCK-----
 `)
-  expect(sourceLine(entries, 'trixie', 'trixie')).toBe(
+  expect(mirrorLine(entries, 'trixie', 'trixie', 'deb-src')).toBe(
     'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg trusted=yes] ' +
       'mirror+file:///etc/apt/mirrors/debian.list trixie main\n',
   )
@@ -63,6 +69,6 @@ Signed-By:
 
 test('a machine without a Debian mirror', () => {
   const entries = parseListFile('deb http://archive.example/ubuntu noble main\n')
-  expect(sourceLine(entries, 'bookworm', 'trixie')).toBeNull()
-  expect(sourceLine(entries, '', 'trixie')).toBeNull()
+  expect(mirrorLine(entries, 'bookworm', 'trixie', 'deb-src')).toBeNull()
+  expect(mirrorLine(entries, '', 'trixie', 'deb-src')).toBeNull()
 })

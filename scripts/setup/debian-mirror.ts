@@ -15,13 +15,15 @@ export interface AptEntry {
 const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
 
 /**
- * The line for a private sources.list that offers source packages of `suite`, from the mirror that
- * serves the machine's own release `codename`. Null when none of the entries is a Debian mirror.
+ * The line for a private sources.list that offers packages of `suite`, as source or built, from the
+ * mirror that serves the machine's own release `codename`. Null when none of the entries is a Debian
+ * mirror.
  */
-export function sourceLine(
+export function mirrorLine(
   entries: readonly AptEntry[],
   codename: string,
   suite: string,
+  kind: 'deb' | 'deb-src',
 ): string | null {
   const own = entries.find(
     (entry) => entry.suites.includes(codename) && entry.components.includes('main'),
@@ -29,7 +31,7 @@ export function sourceLine(
   if (own === undefined) return null
   const options = [`signed-by=${own.signedBy || DEBIAN_KEYRING}`]
   if (own.trusted) options.push('trusted=yes')
-  return `deb-src [${options.join(' ')}] ${own.uri} ${suite} main\n`
+  return `${kind} [${options.join(' ')}] ${own.uri} ${suite} main\n`
 }
 
 /** Reads the one-line format (`sources.list`): `deb [options] uri suite component...`. */

@@ -64,7 +64,7 @@ export async function measureIngest(
     mkdirSync(dataDir)
     const tenants = new TenantManager({
       dataDir,
-      objectStore: openObjectStore({ kind: 'local_fs', path: join(dir, 'objects') }, dataDir),
+      objectStore: await openObjectStore({ kind: 'local_fs', path: join(dir, 'objects') }, dataDir),
       redo,
       applyNativeOp,
       log,

@@ -4,6 +4,7 @@ import type { ComputeSpec } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import { runAs, unprivilegedDir } from '#libs/system-user.ts'
 import { TarExtractor } from '#libs/tar-extract.ts'
 
@@ -44,7 +45,7 @@ export async function fetchBaseBackup(options: {
   try {
     const lsn = options.lsn === null ? '' : `${formatLsn(options.lsn)} `
     const how = `${lsn}sparse kind=${KIND_OF[spec.mode]}`
-    const command = `basebackup ${spec.tenantId} ${spec.timelineId} ${how}`
+    const command = `basebackup ${firstShardId(spec)} ${spec.timelineId} ${how}`
     for await (const chunk of client.copyOut(command)) extractor.write(chunk)
     extractor.end()
   } finally {
@@ -52,6 +53,11 @@ export async function fetchBaseBackup(options: {
   }
   const { fileCount, byteCount } = extractor
   return { dataFolder, oldData, fileCount, byteCount }
+}
+
+/** The name that the pageserver knows the tenant by which has more than blocks of relations. */
+export function firstShardId({ tenantId, shards }: ComputeSpec): string {
+  return tenantShardId(tenantId, 0, shards?.pageservers.length ?? 0)
 }
 
 /** A folder full of WAL takes long to delete, a rename does not. */

@@ -98,6 +98,7 @@ export class LiveSettings {
     assert(first !== undefined, 'a tenant has a pageserver')
     // Also for whoever asks the pageserver by HTTP.
     spec.pageserver = first
+    if (spec.shards !== undefined) spec.shards.pageservers = [...pageservers]
     log.info({ pageservers }, 'the tenant has moved')
     if (this.#dataFolder === null) return
     this.#write('postgresql.conf', postgresConf({ spec }))

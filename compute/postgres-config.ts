@@ -23,7 +23,6 @@ export interface ConfigOptions {
  * change is on the command line, see `protectedSettings`.
  */
 export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
-  const { host, pgPort } = spec.pageserver
   return [
     '# Written at each start of the compute; changes are lost.',
     'shared_buffers = 128MB',
@@ -46,9 +45,21 @@ export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
     ...chosenLines(spec.settings),
     '',
     '# Followed at a reload, so that a page server can move.',
-    settingLine('zenith.pageserver_connstring', `host=${host} port=${pgPort}`),
+    ...pageserverLines(spec),
     '',
   ].join('\n')
+}
+
+/** One connection string per shard, in their order (`pgxn/zenith/shard_map.c`). */
+function pageserverLines({ pageserver, shards }: ComputeSpec): string[] {
+  const nodes = shards?.pageservers ?? [pageserver]
+  const addresses = nodes.map(({ host, pgPort }) => `host=${host} port=${pgPort}`).join('; ')
+  return [
+    settingLine('zenith.pageserver_connstring', addresses),
+    ...(shards === undefined
+      ? []
+      : [settingLine('zenith.shard_stripe_blocks', String(shards.stripeBlocks))]),
+  ]
 }
 
 /**

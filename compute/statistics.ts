@@ -17,6 +17,7 @@ import {
   packStatistics,
   type StatisticsFile,
 } from '#libs/pg/statistics-bundle.ts'
+import { firstShardId } from './base-backup.ts'
 
 const TIMEOUT_MS = 5_000
 const FOLDER = 'pg_stat'
@@ -42,7 +43,7 @@ export async function shipStatistics(options: {
       pageserverPaths.putStatistics,
       `http://${spec.pageserver.host}:${spec.pageserver.httpPort}`,
       {
-        params: { tenantId: spec.tenantId, timelineId: spec.timelineId },
+        params: { tenantId: firstShardId(spec), timelineId: spec.timelineId },
         body: { lsn: formatLsn(lsn), bundle: bundle.toString('base64') },
         timeoutMs: TIMEOUT_MS,
       },

@@ -14,7 +14,7 @@ import type {
   Settings,
 } from '#libs/api/control.ts'
 import type { IssuedToken } from '#libs/auth/renewing-token.ts'
-import { ZenithError } from '#libs/errors.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
@@ -23,7 +23,7 @@ import { isActive, modeOf, reported, startIsOverdue, started, vanished } from '.
 import { portIsFree } from './free-port.ts'
 import { checkName } from './names.ts'
 import { candidatePorts } from './placement.ts'
-import { firstPlaceOf } from './places.ts'
+import { servingPlacesIn } from './places.ts'
 import {
   type BranchRecord,
   type EndpointRecord,
@@ -229,7 +229,7 @@ export class Endpoints {
       host: HOST,
       port: chosen,
       controlPlaneUrl: this.#controlPlaneUrl(),
-      pageserver: addressOf(await firstPlaceOf(this.#registry, tenantId)),
+      ...(await this.#whereIs(tenantId)),
       safekeepers: await this.#registry.members(timeline),
       ...(newSafekeepers === null ? {} : { newSafekeepers }),
       membershipGeneration: timeline.membershipGeneration,
@@ -238,6 +238,18 @@ export class Endpoints {
       settings: next.settings ?? {},
       systemSettings: next.systemSettings ?? {},
       ...(await this.#dropSubscriptions(next)),
+    }
+  }
+
+  async #whereIs(tenantId: string): Promise<Pick<ComputeSpec, 'pageserver' | 'shards'>> {
+    const places = await servingPlacesIn(this.#registry, await this.#registry.tenant(tenantId))
+    const pageservers = places.map(addressOf)
+    const [first] = places
+    assert(first !== undefined, 'a tenant has a placement')
+    if (first.shardCount === 0) return { pageserver: addressOf(first) }
+    return {
+      pageserver: addressOf(first),
+      shards: { stripeBlocks: first.stripeBlocks, pageservers },
     }
   }
 

@@ -4,6 +4,7 @@
  * that a newer attachment does not share.
  */
 import type { TenantGeneration } from '#libs/api/generations.ts'
+import { parseTenantShardId, shardNumberOf, wholeTenant } from '#libs/sharding.ts'
 import type { TenantRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 
@@ -14,17 +15,30 @@ export async function validateGenerations(
   asked: readonly TenantGeneration[],
 ): Promise<{ valid: TenantGeneration[] }> {
   const holders = await Promise.all(
-    asked.map(async ({ tenantId }) => (await registry.findTenant(tenantId))?.value ?? null),
+    asked.map(async ({ tenantId }) => {
+      const whole = wholeTenant(parseTenantShardId(tenantId))
+      return (await registry.findTenant(whole))?.value ?? null
+    }),
   )
-  const valid = asked.filter(({ generation }, index) => {
+  const valid = asked.filter((one, index) => {
     const tenant = holders[index]
-    return tenant ? isNewest(tenant, pageserverId, generation) : false
+    return tenant ? isNewest(tenant, pageserverId, one) : false
   })
   return { valid }
 }
 
-function isNewest(tenant: TenantRecord, pageserverId: number, generation: number): boolean {
-  return tenant.placements.some(
-    (one) => one.pageserverId === pageserverId && one.generation === generation,
+function isNewest(
+  { shardCount, placements }: TenantRecord,
+  pageserverId: number,
+  { tenantId, generation }: TenantGeneration,
+): boolean {
+  const shard = shardNumberOf(parseTenantShardId(tenantId))
+  // What was held before a tenant was split is not held any more.
+  if ((shard?.count ?? 0) !== shardCount) return false
+  return placements.some(
+    (one) =>
+      one.shard === (shard?.number ?? 0) &&
+      one.pageserverId === pageserverId &&
+      one.generation === generation,
   )
 }

@@ -89,7 +89,7 @@ function handlersOf(parts: ControlParts): Handlers {
       validateGenerations(registry, params.id, body.tenants),
     issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),
     listTenants: () => tenants.list(),
-    createTenant: ({ body }) => tenants.create(body.tenantId),
+    createTenant: ({ body }) => tenants.create(body.tenantId, body),
     getTenant: ({ params }) => tenants.get(params.tenantId),
     listTimelines: ({ params }) => branches.timelines(params.tenantId),
     listBranches: ({ params }) => branches.list(params.tenantId),

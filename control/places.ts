@@ -46,14 +46,18 @@ export function servingPlacesIn(registry: Registry, tenant: TenantRecord): Promi
 }
 
 /** All that take in its WAL: the newest holders, and those that tenants are just leaving. */
-export async function holdersOf(registry: Registry, tenantId: string): Promise<NodeInfo[]> {
-  const { placements } = await registry.tenant(tenantId)
-  const ids = placements.flatMap(({ pageserverId, move }) =>
-    move === undefined || move.lost ? [pageserverId] : [pageserverId, move.from],
+export async function holdersOf(registry: Registry, tenantId: string): Promise<Place[]> {
+  const tenant = await registry.tenant(tenantId)
+  const leaving = tenant.placements.filter(
+    ({ pageserverId, move }) => move !== undefined && !move.lost && move.from !== pageserverId,
   )
-  return Promise.all(
-    [...new Set(ids)].map(async (id) => addressOf(await registry.node('pageserver', id))),
-  )
+  const lists = await Promise.all([
+    placesAt(registry, tenant, ({ pageserverId }) => pageserverId),
+    placesAt(registry, { ...tenant, placements: leaving }, ({ pageserverId, move }) =>
+      move === undefined ? pageserverId : move.from,
+    ),
+  ])
+  return lists.flat()
 }
 
 function placesAt(

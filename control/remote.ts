@@ -10,6 +10,7 @@ import {
   callPageserver,
   type CommitWindow,
   type CreatePageserverTimeline,
+  type PageserverRoutes,
   type PageserverStatus,
   type PageserverTimeline,
 } from '#libs/api/pageserver.ts'
@@ -24,6 +25,9 @@ import {
   type SafekeeperTimeline,
 } from '#libs/api/safekeeper.ts'
 import { requestJson } from '#libs/http/client.ts'
+import type { RouteCallOptions } from '#libs/http/route.ts'
+import { tenantShardId } from '#libs/sharding.ts'
+import type { Place } from './places.ts'
 
 /** Tenant creation runs initdb and imports its result. */
 const BOOTSTRAP_TIMEOUT_MS = 120_000
@@ -40,6 +44,22 @@ const urlOf = (node: { host: string; httpPort: number }) => `http://${node.host}
 const HEALTH_TIMEOUT_MS = 2_000
 /** Attaching a tenant reads its manifests. */
 const LOCATION_TIMEOUT_MS = 60_000
+
+/** A pageserver, and which shard of a tenant is meant where it has some of a sharded one. */
+type MaybeShard = NodeInfo & Partial<Pick<Place, 'shard' | 'shardCount'>>
+
+/** As `callPageserver`; the tenant becomes the shard that the place has of it, if it has just one. */
+function askPageserver<N extends keyof PageserverRoutes>(
+  node: MaybeShard,
+  name: N,
+  options: RouteCallOptions<PageserverRoutes[N]>,
+): ReturnType<typeof callPageserver<N>> {
+  const given = options.params as { tenantId?: string } | undefined
+  if (!given?.tenantId || !node.shardCount) return callPageserver(urlOf(node), name, options)
+  const tenantId = tenantShardId(given.tenantId, node.shard ?? 0, node.shardCount)
+  const params = { ...given, tenantId } as typeof options.params
+  return callPageserver(urlOf(node), name, { ...options, ...(params && { params }) })
+}
 
 export const pageserverApi = {
   status: (node: NodeInfo): Promise<PageserverStatus> =>
@@ -64,34 +84,36 @@ export const pageserverApi = {
       timeoutMs: LOCATION_TIMEOUT_MS,
     }),
 
-  attach: (node: NodeInfo, tenantId: string, generation: number): Promise<unknown> =>
-    callPageserver(urlOf(node), 'attachTenant', { params: { tenantId }, body: { generation } }),
+  attach: (place: Place, tenantId: string): Promise<unknown> => {
+    const { generation, shardCount, stripeBlocks } = place
+    const body = { generation, ...(shardCount === 0 ? {} : { stripeBlocks }) }
+    return askPageserver(place, 'attachTenant', { params: { tenantId }, body })
+  },
 
   createTimeline: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
     body: CreatePageserverTimeline,
   ): Promise<PageserverTimeline> =>
-    callPageserver(urlOf(node), 'createTimeline', {
+    askPageserver(node, 'createTimeline', {
       params,
       body,
       timeoutMs: body.mode.kind === 'bootstrap' ? BOOTSTRAP_TIMEOUT_MS : BRANCH_TIMEOUT_MS,
     }),
 
   setSafekeepers: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
     safekeepers: NodeInfo[],
-  ): Promise<unknown> =>
-    callPageserver(urlOf(node), 'setSafekeepers', { params, body: { safekeepers } }),
+  ): Promise<unknown> => askPageserver(node, 'setSafekeepers', { params, body: { safekeepers } }),
 
   /** Returns once the pageserver has taken in WAL up to `lsn`. */
   waitLsn: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
     lsn: string,
   ): Promise<unknown> =>
-    callPageserver(urlOf(node), 'waitLsn', {
+    askPageserver(node, 'waitLsn', {
       params,
       body: { lsn, timeoutMs: WAIT_LSN_MS },
       timeoutMs: 2 * WAIT_LSN_MS,
@@ -99,10 +121,10 @@ export const pageserverApi = {
 
   /** Bytes of all relations at the end of the timeline. */
   logicalSize: async (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
   ): Promise<number> => {
-    const info = await callPageserver(urlOf(node), 'getTimeline', {
+    const info = await askPageserver(node, 'getTimeline', {
       params,
       query: { size: 'true' },
     })
@@ -110,14 +132,14 @@ export const pageserverApi = {
   },
 
   commitWindow: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
     timeUs: number,
   ): Promise<CommitWindow> =>
-    callPageserver(urlOf(node), 'commitWindow', { params, query: { timeUs: String(timeUs) } }),
+    askPageserver(node, 'commitWindow', { params, query: { timeUs: String(timeUs) } }),
 
-  timelines: (node: NodeInfo, tenantId: string): Promise<PageserverTimeline[]> =>
-    callPageserver(urlOf(node), 'listTimelines', {
+  timelines: (node: MaybeShard, tenantId: string): Promise<PageserverTimeline[]> =>
+    askPageserver(node, 'listTimelines', {
       params: { tenantId },
       timeoutMs: STATUS_TIMEOUT_MS,
     }),

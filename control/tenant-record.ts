@@ -1,8 +1,6 @@
 /** Reading tenant records, also those of versions that knew one pageserver per tenant. */
+import { DEFAULT_STRIPE_BLOCKS } from '#libs/sharding.ts'
 import type { PlacementRecord, TenantRecord } from './records.ts'
-
-/** Neighbouring blocks of a relation that stay together in one shard: 16 MiB. */
-export const DEFAULT_STRIPE_BLOCKS = 2048
 
 /** As it was stored before a tenant could have several placements. */
 interface SinglePlacementRecord {

@@ -1,18 +1,26 @@
 /** Tenants: create, list, and the generation that each (re-)attachment raises. */
 import type { ReAttachResponse, TenantInfo } from '#libs/api/control.ts'
+import { ZenithError } from '#libs/errors.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
+import { DEFAULT_STRIPE_BLOCKS, tenantShardId } from '#libs/sharding.ts'
 import { type Holding, holdingOf } from './moves/placement-changes.ts'
-import { choosePageserver, loadOf } from './moves/placing.ts'
+import { choosePageservers, loadOf } from './moves/placing.ts'
 import { sourcesOf } from './moves/move-run.ts'
 import { chooseSafekeepers } from './placement.ts'
 import { type BranchRecord, recordKey, type TenantRecord, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
-import { DEFAULT_STRIPE_BLOCKS, withPlacement } from './tenant-record.ts'
+import { withPlacement } from './tenant-record.ts'
 import type { Timelines } from './timelines.ts'
 
 /** Name of the branch that every tenant starts with. */
 export const FIRST_BRANCH = 'main'
+
+/** How the blocks of a new tenant are spread; absent: not at all. */
+export interface Sharding {
+  shards?: number | undefined
+  stripeBlocks?: number | undefined
+}
 
 export class Tenants {
   readonly #registry: Registry
@@ -33,10 +41,14 @@ export class Tenants {
     return infoOf(await this.#registry.tenant(tenantId))
   }
 
-  /** Creates the tenant, or completes the creation that an earlier request began. */
-  async create(tenantId: string = newTenantId()): Promise<TenantInfo> {
+  /**
+   * Creates the tenant, or completes the creation that an earlier request began. Throws `conflict`
+   * for one that is there with another number of shards.
+   */
+  async create(tenantId: string = newTenantId(), sharding: Sharding = {}): Promise<TenantInfo> {
     const tenant =
-      (await this.#registry.findTenant(tenantId))?.value ?? (await this.#intend(tenantId))
+      (await this.#registry.findTenant(tenantId))?.value ?? (await this.#intend(tenantId, sharding))
+    checkSharding(tenant, sharding)
     if (tenant.state === 'active') return infoOf(tenant)
     return this.#complete(tenant)
   }
@@ -51,10 +63,12 @@ export class Tenants {
     }
   }
 
-  async #intend(tenantId: string): Promise<TenantRecord> {
-    const pageserverId = choosePageserver(
+  async #intend(tenantId: string, sharding: Sharding): Promise<TenantRecord> {
+    const { shards = 1, stripeBlocks = DEFAULT_STRIPE_BLOCKS } = sharding
+    const pageserverIds = choosePageservers(
       await this.#registry.nodes('pageserver'),
       await loadOf(this.#registry),
+      shards,
     )
     const safekeepers = chooseSafekeepers(tenantId, await this.#registry.nodes('safekeeper'))
     const createdAt = new Date().toISOString()
@@ -62,9 +76,14 @@ export class Tenants {
     const tenant: TenantRecord = {
       tenantId,
       state: 'creating',
-      shardCount: 0,
-      stripeBlocks: DEFAULT_STRIPE_BLOCKS,
-      placements: [{ shard: 0, pageserverId, generation: 1, secondary: null }],
+      shardCount: shards > 1 ? shards : 0,
+      stripeBlocks,
+      placements: pageserverIds.map((pageserverId, shard) => ({
+        shard,
+        pageserverId,
+        generation: 1,
+        secondary: null,
+      })),
       mainTimelineId: timelineId,
       createdAt,
     }
@@ -114,17 +133,24 @@ export class Tenants {
   async reAttach(pageserverId: number): Promise<ReAttachResponse> {
     const tenants: ReAttachResponse['tenants'] = []
     const secondaries: NonNullable<ReAttachResponse['secondaries']> = []
-    for (const { tenantId, placements } of await this.#registry.tenants()) {
+    for (const {
+      tenantId,
+      shardCount,
+      stripeBlocks,
+      placements,
+    } of await this.#registry.tenants()) {
       for (const { shard } of placements) {
+        const id = tenantShardId(tenantId, shard, shardCount)
         const holding = await this.#reHold(tenantId, shard, pageserverId)
         if (holding?.kind === 'attach') {
           const { generation, mode } = holding
           const timelines = await sourcesOf(this.#registry, tenantId)
-          tenants.push({ tenantId, generation, mode, timelines })
+          const stripes = shardCount === 0 ? {} : { stripeBlocks }
+          tenants.push({ tenantId: id, generation, mode, ...stripes, timelines })
         } else if (holding?.kind === 'secondary') {
           const primary = await this.#registry.node('pageserver', holding.primary)
           const { host, pgPort, httpPort } = primary
-          secondaries.push({ tenantId, primary: { host, pgPort, httpPort } })
+          secondaries.push({ tenantId: id, primary: { host, pgPort, httpPort } })
         }
       }
     }
@@ -143,6 +169,19 @@ export class Tenants {
     const placement = placements.find((one) => one.shard === shard)
     return placement === undefined ? null : holdingOf(placement, pageserverId)
   }
+}
+
+function checkSharding(tenant: TenantRecord, { shards, stripeBlocks }: Sharding): void {
+  const count = Math.max(tenant.shardCount, 1)
+  const sameStripes = tenant.stripeBlocks === (stripeBlocks ?? tenant.stripeBlocks)
+  if ((shards ?? count) === count && (count === 1 || sameStripes)) return
+  throw new ZenithError(
+    'conflict',
+    `Tenant ${tenant.tenantId} exists already, with ${count} shard(s) and stripes of ${tenant.stripeBlocks} blocks.`,
+    {
+      hint: 'The shards of a tenant are chosen when it is created: leave the id out to make another.',
+    },
+  )
 }
 
 function infoOf(record: TenantRecord): TenantInfo {

@@ -9,7 +9,7 @@
  */
 import type { NodeInfo } from '#libs/api/control.ts'
 import type { PageserverTimeline, TimelineMode } from '#libs/api/pageserver.ts'
-import { errorMessage, ZenithError } from '#libs/errors.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { onEach, type Place, placesOf } from './places.ts'
 import { recordKey, type TimelineRecord } from './records.ts'
@@ -81,15 +81,19 @@ export class Timelines {
     timeline: TimelineRecord,
     places: readonly Place[],
   ): Promise<PageserverTimeline> {
-    const made = await onEach(places, (place) => this.#makeOnPageserver(timeline, place))
-    return made[0] as PageserverTimeline
+    const [first, ...others] = places
+    assert(first !== undefined, 'a tenant has a placement')
+    // A new cluster is made by shard 0, and the others begin with the same.
+    const made = await this.#makeOnPageserver(timeline, first)
+    await onEach(others, (place) => this.#makeOnPageserver(timeline, place))
+    return made
   }
 
   async #makeOnPageserver(timeline: TimelineRecord, place: Place): Promise<PageserverTimeline> {
     const { tenantId, timelineId, ancestorTimelineId, ancestorLsn } = timeline
     const branch = ancestorTimelineId !== null && ancestorLsn !== null
     if (!branch) {
-      await pageserverApi.attach(place, tenantId, place.generation)
+      await pageserverApi.attach(place, tenantId)
     }
     const mode: TimelineMode = branch
       ? { kind: 'branch', ancestorTimelineId, ancestorLsn }

@@ -3,8 +3,9 @@ import { type PageserverRoutes, pageserverRoutes } from '#libs/api/pageserver.ts
 import { ZenithError } from '#libs/errors.ts'
 import { type RouteHandlers, serveRoutes } from '#libs/http/serve-routes.ts'
 import type { HttpServer } from '#libs/http/server.ts'
-import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
+import { parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import { parseTenantShardId } from '#libs/sharding.ts'
 import { unpackStatistics } from '#libs/pg/statistics-bundle.ts'
 import type { Locations } from './locations.ts'
 import { findCommitWindow } from './read/commit-window.ts'
@@ -31,7 +32,7 @@ export function addRoutes(app: HttpServer, parts: HttpParts): void {
 
 function idsOf(params: { tenantId: string; timelineId: string }) {
   return {
-    tenantId: parseTenantId(params.tenantId),
+    tenantId: parseTenantShardId(params.tenantId),
     timelineId: parseTimelineId(params.timelineId),
   }
 }
@@ -46,16 +47,16 @@ function positionsOf(timeline: Timeline) {
 
 function handlersOf({ id, service, locations }: HttpParts): Handlers {
   return {
-    setLocation: ({ params, body }) => locations.set(parseTenantId(params.tenantId), body),
-    getLocation: async ({ params }) => locations.info(parseTenantId(params.tenantId)),
-    heatmap: ({ params }) => locations.heatmap(parseTenantId(params.tenantId)),
-    flushTenant: ({ params }) => locations.flush(parseTenantId(params.tenantId)),
+    setLocation: ({ params, body }) => locations.set(parseTenantShardId(params.tenantId), body),
+    getLocation: async ({ params }) => locations.info(parseTenantShardId(params.tenantId)),
+    heatmap: ({ params }) => locations.heatmap(parseTenantShardId(params.tenantId)),
+    flushTenant: ({ params }) => locations.flush(parseTenantShardId(params.tenantId)),
     status: async () => ({ id, tenants: service.tenants().length }),
     listTenants: async () => service.tenants(),
     attachTenant: ({ params, body }) =>
-      service.attach(parseTenantId(params.tenantId), body.generation),
+      service.attach(parseTenantShardId(params.tenantId), body.generation, body.stripeBlocks),
     createTimeline: ({ params, body }) => service.createTimeline(idsOf(params), body),
-    listTimelines: ({ params }) => service.listTimelines(parseTenantId(params.tenantId)),
+    listTimelines: ({ params }) => service.listTimelines(parseTenantShardId(params.tenantId)),
     getTimeline: ({ params, query }) =>
       service.describe(idsOf(params), { withSize: query.size === true }),
     waitLsn: async ({ params, body }) => {

@@ -19,9 +19,10 @@ import type {
   LocationRequest,
 } from '#libs/api/pageserver-location.ts'
 import { ZenithError } from '#libs/errors.ts'
-import { parseTenantId, type TenantId, type TimelineId } from '#libs/ids.ts'
+import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn } from '#libs/lsn.ts'
+import { parseTenantShardId } from '#libs/sharding.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { localFolder } from './remote/paths.ts'
 import { heatmapOf } from './secondary/heatmap.ts'
@@ -105,13 +106,13 @@ export class Locations {
     const ours = new Set([...tenants, ...secondaries].map(({ tenantId }) => tenantId))
     const parent = dirname(this.#tenantFolder('_' as TenantId))
     for (const name of await readdir(parent).catch(() => [])) {
-      // A shard's folder has its numbers behind the tenant's id.
-      if (!/^[0-9a-f]{32}/.test(name) || ours.has(name.slice(0, 32))) continue
+      // A shard is a tenant of its own here, with its numbers behind the tenant's id.
+      if (!/^[0-9a-f]{32}/.test(name) || ours.has(name)) continue
       this.#options.log.info({ folder: name }, 'removing what is left of a tenant that has moved')
       await rm(join(parent, name), { recursive: true, force: true })
     }
     for (const { tenantId, primary } of secondaries) {
-      this.#keepWarm(parseTenantId(tenantId), primary)
+      this.#keepWarm(parseTenantShardId(tenantId), primary)
     }
   }
 
@@ -136,6 +137,7 @@ export class Locations {
         await this.#service.attachAs(tenantId, {
           generation,
           mode: request.mode,
+          stripeBlocks: request.stripeBlocks,
           timelines: request.timelines ?? [],
         })
         this.#options.log.info({ tenantId, generation, mode: request.mode }, 'tenant attached')

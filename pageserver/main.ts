@@ -119,7 +119,7 @@ runProcess('pageserver', async (self) => {
     log,
     metrics: createPageServiceMetrics(metrics),
     findTimeline: (tenantId, timelineId) => service.servedTimeline(tenantId, timelineId),
-    onUse: (timelineId) => service.nudge(timelineId),
+    onUse: (tenantId, timelineId) => service.nudge({ tenantId, timelineId }),
   })
   self.onStop(() => pages.close())
   const app = await createHttp({ service: 'pageserver', log, metrics, notReady: () => notReady })

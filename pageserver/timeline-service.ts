@@ -15,13 +15,16 @@ import type { TimelineSources } from '#libs/api/pageserver-location.ts'
 import type { DetachedTimeline, TimelineSizes } from '#libs/api/pageserver-lifecycle.ts'
 import type { Discovery } from '#libs/discovery/discovery.ts'
 import { ZenithError } from '#libs/errors.ts'
-import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
+import { parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
 import type { Metrics } from '#libs/metrics.ts'
+import type { ControlFile } from '#libs/pg/control-file.ts'
 import type { PostgresInstall } from '#libs/postgres-install.ts'
+import { parseTenantShardId, wholeTenant } from '#libs/sharding.ts'
 import { importDataFolder, importLsn, readClusterControl } from './import/data-folder-import.ts'
 import { freshControlFile, type InitdbTemplate, initdbTemplate } from './import/initdb-template.ts'
+import { withSharedCluster } from './import/shared-cluster.ts'
 import { WalIngest } from './ingest/wal-ingest.ts'
 import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
 import type { Tenant } from './tenants/tenant.ts'
@@ -43,6 +46,7 @@ const ATTACH_AT_ONCE = 8
 type ReAttachedTenant = ReAttachResponse['tenants'][number]
 
 export interface TimelineIds {
+  /** Of a sharded tenant that of the shard, which is a tenant of its own here. */
   tenantId: TenantId
   timelineId: TimelineId
 }
@@ -61,8 +65,9 @@ export interface TimelineServiceOptions {
 export class TimelineService {
   readonly #options: TimelineServiceOptions
   readonly #tenants: TenantManager
-  readonly #receivers = new Map<TimelineId, WalReceiver>()
-  readonly #broken = new Map<TimelineId, string>()
+  /** By `keyOf`, as several shards of a tenant may be here. */
+  readonly #receivers = new Map<string, WalReceiver>()
+  readonly #broken = new Map<string, string>()
   readonly #walMetrics
   #template: Promise<InitdbTemplate> | null = null
 
@@ -101,15 +106,21 @@ export class TimelineService {
   }
 
   #attachOne({ tenantId, mode = 'attached', ...rest }: ReAttachedTenant): Promise<void> {
-    return this.attachAs(parseTenantId(tenantId), { ...rest, mode })
+    return this.attachAs(parseTenantShardId(tenantId), { ...rest, mode })
   }
 
   /** Attaches in a role, and receives WAL for the timelines named. */
   async attachAs(
     tenantId: TenantId,
-    how: { generation: number; mode: AttachMode; timelines: readonly TimelineSources[] },
+    how: {
+      generation: number
+      mode: AttachMode
+      /** Of shards only. */
+      stripeBlocks?: number | undefined
+      timelines: readonly TimelineSources[]
+    },
   ): Promise<void> {
-    await this.attach(tenantId, how.generation)
+    await this.attach(tenantId, how.generation, how.stripeBlocks)
     await this.#tenants.tenant(tenantId).become(how.mode)
     for (const { timelineId, safekeepers } of how.timelines) {
       const ids = { tenantId, timelineId: parseTimelineId(timelineId) }
@@ -125,12 +136,13 @@ export class TimelineService {
     if (!tenant) return
     const timelines = tenant.timelines()
     for (const { timelineId } of timelines) {
-      const receiver = this.#receivers.get(timelineId)
-      this.#receivers.delete(timelineId)
+      const key = keyOf({ tenantId, timelineId })
+      const receiver = this.#receivers.get(key)
+      this.#receivers.delete(key)
       await receiver?.stop()
     }
     await this.#tenants.detach(tenantId)
-    for (const { timelineId } of timelines) this.#broken.delete(timelineId)
+    for (const { timelineId } of timelines) this.#broken.delete(keyOf({ tenantId, timelineId }))
     this.#options.log.info({ tenantId }, 'tenant detached')
   }
 
@@ -148,19 +160,27 @@ export class TimelineService {
     throw new ZenithError('unavailable', `tenant ${tenantId} is not attached to this page server`)
   }
 
-  /** A higher generation opens the timelines anew; their receivers go on with the new ones. */
-  async attach(tenantId: TenantId, generation: number): Promise<AttachedTenant> {
+  /**
+   * A higher generation opens the timelines anew; their receivers go on with the new ones. Shards
+   * are attached with the size of their stripes.
+   */
+  async attach(
+    tenantId: TenantId,
+    generation: number,
+    stripeBlocks?: number,
+  ): Promise<AttachedTenant> {
     const attached = this.#tenants.tenants().find((tenant) => tenant.tenantId === tenantId)
     const reopened = attached && attached.generation < generation ? attached.timelines() : []
     const interrupted: [TimelineIds, readonly WalSource[]][] = []
     for (const { timelineId } of reopened) {
-      const receiver = this.#receivers.get(timelineId)
-      this.#receivers.delete(timelineId)
+      const key = keyOf({ tenantId, timelineId })
+      const receiver = this.#receivers.get(key)
+      this.#receivers.delete(key)
       await receiver?.stop()
       if (receiver) interrupted.push([{ tenantId, timelineId }, receiver.safekeepers])
     }
-    await this.#tenants.attach(tenantId, generation)
-    for (const { timelineId } of reopened) this.#broken.delete(timelineId)
+    await this.#tenants.attach(tenantId, generation, undefined, stripeBlocks)
+    for (const { timelineId } of reopened) this.#broken.delete(keyOf({ tenantId, timelineId }))
     for (const [ids, safekeepers] of interrupted) this.#receive(ids, safekeepers)
     return { tenantId, generation }
   }
@@ -176,13 +196,13 @@ export class TimelineService {
 
   /** As `timeline`, for someone who is about to read at the end of the WAL. */
   useTimeline(ids: TimelineIds): Timeline {
-    this.nudge(ids.timelineId)
+    this.nudge(ids)
     return this.timeline(ids)
   }
 
   /** Somebody is about to need new WAL of the timeline. */
-  nudge(timelineId: TimelineId): void {
-    this.#receivers.get(timelineId)?.nudge()
+  nudge(ids: TimelineIds): void {
+    this.#receivers.get(keyOf(ids))?.nudge()
   }
 
   /** Idempotent; a different origin for a timeline that exists is a `conflict`. */
@@ -209,22 +229,42 @@ export class TimelineService {
     })
   }
 
-  async #bootstrap({ tenantId, timelineId }: TimelineIds): Promise<Timeline> {
+  async #bootstrap(ids: TimelineIds): Promise<Timeline> {
     const startedAt = performance.now()
+    const shard = this.#tenants.tenant(ids.tenantId).shard?.identity
     const template = await this.prepareTemplate()
-    const control = await freshControlFile(template)
+    const timeline =
+      shard === undefined
+        ? await this.#fill(ids, template.folder, await freshControlFile(template), template)
+        : await withSharedCluster(
+            {
+              ...ids,
+              shard,
+              store: this.#tenants.objectStore,
+              template: () => this.prepareTemplate(),
+            },
+            (folder, control) => this.#fill(ids, folder, control, template),
+          )
+    const elapsedMs = Math.round(performance.now() - startedAt)
+    this.#options.log.info({ ...ids, elapsedMs }, 'bootstrapped a timeline')
+    return timeline
+  }
+
+  #fill(
+    { tenantId, timelineId }: TimelineIds,
+    folder: string,
+    control: ControlFile,
+    { pgVersion }: InitdbTemplate,
+  ): Promise<Timeline> {
     // Durable and visible only once the import is complete and flushed.
     const facts = {
       startLsn: importLsn(control),
       systemId: String(control.systemId),
-      pgVersion: template.pgVersion,
+      pgVersion,
     }
-    const timeline = await this.#tenants.createTimeline(tenantId, timelineId, facts, (empty) =>
-      importDataFolder(empty, template.folder, control),
+    return this.#tenants.createTimeline(tenantId, timelineId, facts, (empty) =>
+      importDataFolder(empty, folder, control),
     )
-    const elapsedMs = Math.round(performance.now() - startedAt)
-    this.#options.log.info({ tenantId, timelineId, elapsedMs }, 'bootstrapped a timeline')
-    return timeline
   }
 
   /** Takes in a stopped cluster as it is: identity, WAL position, every page. */
@@ -260,7 +300,7 @@ export class TimelineService {
   async describe(ids: TimelineIds, options: { withSize: boolean }): Promise<PageserverTimeline> {
     const timeline = this.timeline(ids)
     const { ancestor } = timeline
-    const brokenReason = this.#broken.get(ids.timelineId) ?? timeline.fenced?.message ?? null
+    const brokenReason = this.#broken.get(keyOf(ids)) ?? timeline.fenced?.message ?? null
     return {
       timelineId: ids.timelineId,
       ...(ancestor
@@ -278,7 +318,7 @@ export class TimelineService {
       systemId: timeline.systemId,
       pgVersion: timeline.pgVersion,
       ...(options.withSize ? { logicalSizeBytes: await logicalSize(timeline) } : {}),
-      walReceiver: this.#receivers.get(ids.timelineId)?.info() ?? null,
+      walReceiver: this.#receivers.get(keyOf(ids))?.info() ?? null,
     }
   }
 
@@ -287,7 +327,7 @@ export class TimelineService {
     const { tenantId, timelineId } = ids
     const tenant = this.#tenants.tenant(tenantId)
     await this.#withoutReceiver(ids, () => tenant.deleteTimeline(timelineId))
-    this.#broken.delete(timelineId)
+    this.#broken.delete(keyOf(ids))
   }
 
   /** Takes in WAL up to the LSN and puts the timeline away; see `Tenant.archiveTimeline`. */
@@ -306,7 +346,7 @@ export class TimelineService {
   /** See `Tenant.detachTimeline`. */
   async detachTimeline(ids: TimelineIds, from: BranchPlace): Promise<DetachedTimeline> {
     // The ancestor may have to take in WAL up to the branch point first.
-    this.nudge(from.ancestorTimelineId)
+    this.nudge({ ...ids, timelineId: from.ancestorTimelineId })
     const tenant = this.#tenants.tenant(ids.tenantId)
     const timeline = await tenant.detachTimeline(ids.timelineId, from)
     return {
@@ -335,8 +375,9 @@ export class TimelineService {
 
   /** No WAL comes in while the work runs; when it fails, WAL comes in again. */
   async #withoutReceiver(ids: TimelineIds, work: () => Promise<void>): Promise<void> {
-    const receiver = this.#receivers.get(ids.timelineId)
-    this.#receivers.delete(ids.timelineId)
+    const key = keyOf(ids)
+    const receiver = this.#receivers.get(key)
+    this.#receivers.delete(key)
     await receiver?.stop()
     try {
       await work()
@@ -364,7 +405,8 @@ export class TimelineService {
   }
 
   #receive(ids: TimelineIds, safekeepers: readonly WalSource[]): void {
-    const existing = this.#receivers.get(ids.timelineId)
+    const key = keyOf(ids)
+    const existing = this.#receivers.get(key)
     if (existing) {
       existing.setSafekeepers(safekeepers)
       return
@@ -372,35 +414,42 @@ export class TimelineService {
     if (safekeepers.length === 0) return
     const timeline = this.timeline(ids)
     const receiver = new WalReceiver({
-      ...ids,
+      tenantId: wholeTenant(ids.tenantId),
+      timelineId: ids.timelineId,
       timeline,
       openSink: () => WalIngest.open(timeline),
       safekeepers,
-      log: this.#options.log,
+      log: this.#options.log.child(
+        timeline.shard === null ? {} : { shard: timeline.shard.identity.number },
+      ),
       metrics: this.#walMetrics,
       discovery: this.#options.discovery,
       onBroken: (reason) => {
-        this.#broken.set(ids.timelineId, reason)
+        this.#broken.set(key, reason)
         timeline.failWaiters(new ZenithError('corrupt', `timeline is broken: ${reason}`))
       },
       onRepaired: () => {
-        this.#broken.delete(ids.timelineId)
+        this.#broken.delete(key)
         timeline.takeWaiters()
       },
     })
-    this.#receivers.set(ids.timelineId, receiver)
+    this.#receivers.set(key, receiver)
     receiver.start()
   }
 
   *#watched(): Generator<WatchedTimeline> {
     for (const tenant of this.#tenants.tenants()) {
       for (const timeline of tenant.timelines()) {
-        const { timelineId } = timeline
-        const lagBytes = this.#receivers.get(timelineId)?.lagBytes() ?? 0
-        yield { timeline, lagBytes, broken: this.#broken.has(timelineId) }
+        const key = keyOf(timeline)
+        const lagBytes = this.#receivers.get(key)?.lagBytes() ?? 0
+        yield { timeline, lagBytes, broken: this.#broken.has(key) }
       }
     }
   }
+}
+
+function keyOf({ tenantId, timelineId }: TimelineIds): string {
+  return `${tenantId}/${timelineId}`
 }
 
 function checkOrigin(timeline: Timeline, mode: TimelineMode): void {

@@ -152,8 +152,6 @@ describe('acceptor', () => {
     const next = wal.appendNoop(100).endLsn
     append(1, 1, end, next, end)
     expect(flushed(next)).toMatchObject([{ message: { flushLsn: next, feedback: [] } }])
-    const foreign = { ...feedback, shardCount: 4, lastReceivedLsn: next }
-    expect(acceptor.step({ kind: 'pageserver-feedback', feedback: foreign })).toEqual([])
     // A page server that starts again says less: object storage has what it had.
     const again = { ...feedback, incarnation: 2, replyTimeUs: 2n, remoteConsistentLsn: START }
     acceptor.step({ kind: 'pageserver-feedback', feedback: again })
@@ -162,6 +160,31 @@ describe('acceptor', () => {
     expect(elect(2, 1, next, [...CONTROL.history, { term: 1, startLsn: START }])).toMatchObject([
       { message: { kind: 'ack', feedback: [{ incarnation: 2, remoteConsistentLsn: end }] } },
     ])
+  })
+
+  it('frees WAL once all shards of a timeline have it', () => {
+    lead()
+    const end = wal.appendNoop(100).endLsn
+    append(1, 1, START, end, end)
+    flushed(end)
+    const told = (shardNumber: number, remoteConsistentLsn: number) => {
+      const feedback = {
+        currentTimelineSizeBytes: 0,
+        lastReceivedLsn: end,
+        diskConsistentLsn: end,
+        remoteConsistentLsn,
+        replyTimeUs: 1n,
+        shardNumber,
+        shardCount: 2,
+        incarnation: 1,
+      }
+      return acceptor.step({ kind: 'pageserver-feedback', feedback })
+    }
+    const before = acceptor.control.remoteConsistentLsn
+    expect(told(1, end)).toMatchObject([{ message: { feedback: [{ shardNumber: 1 }] } }])
+    expect(acceptor.control.remoteConsistentLsn).toBe(before)
+    told(0, end)
+    expect(acceptor.control.remoteConsistentLsn).toBe(end)
   })
 
   it('tells the old leader at once, and a late message of it again, that it is deposed', () => {

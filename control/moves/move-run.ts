@@ -3,8 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import type { LocationInfo } from '#libs/api/pageserver-location.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
+import type { TenantId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { parseLsn } from '#libs/lsn.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import { isActive, startIsOverdue } from '../endpoint-state.ts'
 import { servingPlacesIn } from '../places.ts'
 import type { EndpointRecord, PlacementRecord } from '../records.ts'
@@ -90,6 +92,7 @@ export class MoveRun {
 
   async #perform(effect: MoveEffect): Promise<MoveAnswer> {
     const { tenantId } = this
+    const held = await this.#held()
     switch (effect.kind) {
       case 'swap':
         return this.#swap(effect)
@@ -103,25 +106,29 @@ export class MoveRun {
       }
       case 'hold': {
         const node = await this.#node(effect.node)
-        await pageserverApi.flushTenant(node, tenantId)
+        await pageserverApi.flushTenant(node, held.id)
         const { generation } = effect
-        await pageserverApi.setLocation(node, tenantId, { mode: 'stale', generation })
+        await pageserverApi.setLocation(node, held.id, {
+          mode: 'stale',
+          generation,
+          ...held.stripes,
+        })
         return { kind: 'done' }
       }
       case 'attach': {
         const { mode, generation } = effect
         const timelines = await sourcesOf(this.#registry, tenantId)
-        const request = { mode, generation, timelines }
+        const request = { mode, generation, timelines, ...held.stripes }
         const node = await this.#node(effect.node)
-        return positionsIn(await pageserverApi.setLocation(node, tenantId, request))
+        return positionsIn(await pageserverApi.setLocation(node, held.id, request))
       }
       case 'measure':
-        return positionsIn(await pageserverApi.getLocation(await this.#node(effect.node), tenantId))
+        return positionsIn(await pageserverApi.getLocation(await this.#node(effect.node), held.id))
       case 'release':
         if (effect.primary !== null) await this.#keepWarm(effect.node, effect.primary)
         else {
           const node = await this.#node(effect.node)
-          await pageserverApi.setLocation(node, tenantId, { mode: 'detached' })
+          await pageserverApi.setLocation(node, held.id, { mode: 'detached' })
         }
         return { kind: 'done' }
     }
@@ -139,10 +146,20 @@ export class MoveRun {
 
   async #keepWarm(node: number, primaryId: number): Promise<LocationInfo> {
     const { host, pgPort, httpPort } = await this.#node(primaryId)
-    return pageserverApi.setLocation(await this.#node(node), this.tenantId, {
+    const { id } = await this.#held()
+    return pageserverApi.setLocation(await this.#node(node), id, {
       mode: 'secondary',
       primary: { host, pgPort, httpPort },
     })
+  }
+
+  /** What a pageserver calls that which moves: the tenant, or one shard of it. */
+  async #held(): Promise<{ id: TenantId; stripes: { stripeBlocks?: number } }> {
+    const { shardCount, stripeBlocks } = await this.#registry.tenant(this.tenantId)
+    return {
+      id: tenantShardId(this.tenantId, this.shard, shardCount),
+      stripes: shardCount === 0 ? {} : { stripeBlocks },
+    }
   }
 
   async #node(id: number) {

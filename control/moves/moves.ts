@@ -6,6 +6,7 @@
 import type { TenantMoveInfo } from '#libs/api/fleet.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import type { PlacementRecord, TenantRecord } from '../records.ts'
 import type { Registry } from '../registry.ts'
 import { pageserverApi } from '../remote.ts'
@@ -69,7 +70,7 @@ export class Moves {
       before = current.secondary
       return current.secondary === secondary ? current : { ...current, secondary }
     })
-    if (before !== null && before !== secondary) await this.#forget(tenantId, before)
+    if (before !== null && before !== secondary) await this.#forget(tenantId, shard, before)
     await this.#keepWarm()
     return info
   }
@@ -164,7 +165,7 @@ export class Moves {
   }
 
   async #keepWarm(): Promise<void> {
-    for (const { tenantId, placements } of await this.#registry.tenants()) {
+    for (const { tenantId, shardCount, placements } of await this.#registry.tenants()) {
       for (const { shard, pageserverId, secondary, move } of placements) {
         if (secondary === null || move !== undefined) continue
         const key = `${tenantId}/${shard}/${secondary}/${pageserverId}`
@@ -173,7 +174,10 @@ export class Moves {
         const { host, pgPort, httpPort } = await this.#registry.node('pageserver', pageserverId)
         const primary = { host, pgPort, httpPort }
         const told = await pageserverApi
-          .setLocation(node, tenantId, { mode: 'secondary', primary })
+          .setLocation(node, tenantShardId(tenantId, shard, shardCount), {
+            mode: 'secondary',
+            primary,
+          })
           .then(
             () => true,
             () => false,
@@ -184,10 +188,12 @@ export class Moves {
   }
 
   /** One that does not answer learns it when it starts again. */
-  async #forget(tenantId: string, secondary: number): Promise<void> {
+  async #forget(tenantId: string, shard: number, secondary: number): Promise<void> {
     this.forgetNode(secondary)
+    const { shardCount } = await this.#registry.tenant(tenantId)
+    const id = tenantShardId(tenantId, shard, shardCount)
     const node = await this.#registry.node('pageserver', secondary)
-    await pageserverApi.setLocation(node, tenantId, { mode: 'detached' }).catch(() => undefined)
+    await pageserverApi.setLocation(node, id, { mode: 'detached' }).catch(() => undefined)
   }
 
   #info({ tenantId }: TenantRecord, placement: PlacementRecord): TenantMoveInfo {

@@ -25,12 +25,25 @@ export function leastLoaded(nodes: readonly NodeRecord[], load: Load): NodeRecor
     .toSorted((a, b) => of(a) - of(b) || a.id - b.id)
 }
 
-/** The pageserver of a new tenant. Throws `precondition_failed` when none takes tenants. */
-export function choosePageserver(nodes: readonly NodeRecord[], load: Load): number {
-  const [first] = leastLoaded(nodes, load)
-  if (first) return first.id
-  throw new ZenithError('precondition_failed', 'No pageserver takes new tenants.', {
-    hint: 'Start the services first: zenith start. To add one: zenith pageserver add.',
+/**
+ * The pageservers of a new tenant, one for each of its shards and in their order; a pageserver may
+ * get several. Throws `precondition_failed` when none takes tenants.
+ */
+export function choosePageservers(
+  nodes: readonly NodeRecord[],
+  load: Load,
+  shards: number,
+): number[] {
+  const filled = new Map(load)
+  return Array.from({ length: shards }, () => {
+    const [first] = leastLoaded(nodes, filled)
+    if (first) {
+      filled.set(first.id, (filled.get(first.id) ?? 0) + 1)
+      return first.id
+    }
+    throw new ZenithError('precondition_failed', 'No pageserver takes new tenants.', {
+      hint: 'Start the services first: zenith start. To add one: zenith pageserver add.',
+    })
   })
 }
 

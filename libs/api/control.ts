@@ -6,6 +6,7 @@
  * are idempotent where the caller names the id; what exists already with other contents is a 409.
  */
 import { routes } from '#libs/http/route.ts'
+import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
 import { controlPaths } from './control-paths.ts'
@@ -17,6 +18,13 @@ import { generationRoutes } from './generations.ts'
 export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
 
 export const IdText = Type.String({ pattern: '^[0-9a-f]{32}$', description: '32 hex digits' })
+/** What a page server knows a tenant by: its id, or that of one of its shards. */
+export const TenantShardText = Type.String({
+  pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$',
+  description: '32 hex digits; of a shard also "-", its number and the count, in hex: ...-0104',
+})
+/** Blocks of a relation that stay together in one shard. */
+export const StripeBlocks = Type.Integer({ minimum: 1, maximum: MAX_STRIPE_BLOCKS })
 export const LsnText = Type.String({
   pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$',
   description: 'WAL position, as Postgres prints it: 0/1609610',
@@ -189,6 +197,13 @@ export const SafekeeperAccess = Type.Object({
 })
 export type SafekeeperAccess = Static<typeof SafekeeperAccess>
 
+/** Where the shards of a tenant are, in their order; absent for a tenant that is not sharded. */
+export const ShardMap = Type.Object({
+  stripeBlocks: StripeBlocks,
+  pageservers: Type.Array(NodeInfo, { minItems: 2, maxItems: MAX_SHARD_COUNT }),
+})
+export type ShardMap = Static<typeof ShardMap>
+
 export const ComputeSpec = Type.Object({
   tenantId: IdText,
   timelineId: IdText,
@@ -201,7 +216,9 @@ export const ComputeSpec = Type.Object({
   host: Type.String(),
   port: Port,
   controlPlaneUrl: Type.String(),
+  /** Of a sharded tenant that of shard 0, which has all but blocks of relations. */
   pageserver: NodeInfo,
+  shards: Type.Optional(ShardMap),
   safekeepers: Type.Array(NodeInfo, { minItems: 1 }),
   /** Set while the members change: those that come after, of whom a majority must agree too. */
   newSafekeepers: Type.Optional(Type.Array(NodeInfo, { minItems: 1 })),
@@ -254,17 +271,21 @@ export type SettingsAnswer = Static<typeof SettingsAnswer>
 export const ReAttachResponse = Type.Object({
   tenants: Type.Array(
     Type.Object({
-      tenantId: IdText,
+      tenantId: TenantShardText,
       generation: Type.Integer(),
       /** Absent: `attached`. */
       mode: Type.Optional(AttachMode),
+      /** Of shards only. */
+      stripeBlocks: Type.Optional(StripeBlocks),
       timelines: Type.Array(
         Type.Object({ timelineId: IdText, safekeepers: Type.Array(WalSource) }),
       ),
     }),
   ),
   /** Tenants of which it keeps a warm copy, with the pageserver that serves them. */
-  secondaries: Type.Optional(Type.Array(Type.Object({ tenantId: IdText, primary: NodeAddress }))),
+  secondaries: Type.Optional(
+    Type.Array(Type.Object({ tenantId: TenantShardText, primary: NodeAddress })),
+  ),
 })
 export type ReAttachResponse = Static<typeof ReAttachResponse>
 
@@ -439,7 +460,12 @@ export const controlRoutes = routes({
     ...controlPaths.createTenant,
     summary: 'Create a tenant with its first timeline, branch main',
     params: None,
-    body: Type.Object({ tenantId: Type.Optional(IdText) }),
+    body: Type.Object({
+      tenantId: Type.Optional(IdText),
+      /** Over how many pageservers the blocks of its relations are spread; absent or 1: they are not. */
+      shards: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_SHARD_COUNT })),
+      stripeBlocks: Type.Optional(StripeBlocks),
+    }),
     response: TenantInfo,
   },
   getTenant: {

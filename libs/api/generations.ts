@@ -5,7 +5,10 @@ import { generationPaths } from './generation-paths.ts'
 
 /** A tenant under the generation that a pageserver holds it. */
 export const TenantGeneration = Type.Object({
-  tenantId: Type.String({ pattern: '^[0-9a-f]{32}$', description: '32 hex digits' }),
+  tenantId: Type.String({
+    pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$',
+    description: '32 hex digits; of a shard also its number and the count',
+  }),
   generation: Type.Integer({ minimum: 0 }),
 })
 export type TenantGeneration = Static<typeof TenantGeneration>

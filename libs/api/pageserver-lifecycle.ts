@@ -7,7 +7,9 @@ import { type Static, Type } from 'typebox'
 
 const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
 const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
-const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
+/** A tenant, or a shard of one. */
+const TenantShardText = Type.String({ pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$' })
+const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
 const None = Type.Object({})
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 

@@ -5,10 +5,17 @@
 import { routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
-import { IdText, LsnText, NodeAddress, WalSource } from './control.ts'
+import {
+  IdText,
+  LsnText,
+  NodeAddress,
+  StripeBlocks,
+  TenantShardText,
+  WalSource,
+} from './control.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
-const TenantParams = Type.Object({ tenantId: IdText })
+const TenantParams = Type.Object({ tenantId: TenantShardText })
 
 /** `secondary` keeps a copy of the primary's layer files and serves nothing. */
 export const LocationMode = Type.Union([
@@ -28,6 +35,8 @@ export const LocationRequest = Type.Object({
   mode: LocationMode,
   /** For the modes that attach. */
   generation: Type.Optional(Type.Integer({ minimum: 1 })),
+  /** Of a shard, for the modes that attach. */
+  stripeBlocks: Type.Optional(StripeBlocks),
   /** Where to get WAL from, for the modes that attach; timelines left out are not received. */
   timelines: Type.Optional(Type.Array(TimelineSources)),
   /** Whose layer files to copy, for `secondary`. */
@@ -47,7 +56,7 @@ export const SecondaryInfo = Type.Object({
 export type SecondaryInfo = Static<typeof SecondaryInfo>
 
 export const LocationInfo = Type.Object({
-  tenantId: IdText,
+  tenantId: TenantShardText,
   mode: LocationMode,
   generation: Nullable(Type.Integer()),
   timelines: Type.Array(Type.Object({ timelineId: IdText, lastRecordLsn: LsnText })),

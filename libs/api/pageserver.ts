@@ -8,23 +8,27 @@
 import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
-import { IdText, LsnText, WalSource } from './control.ts'
+import { IdText, LsnText, StripeBlocks, TenantShardText, WalSource } from './control.ts'
 import { locationRoutes } from './pageserver-location.ts'
 import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const None = Type.Object({})
-const TenantParams = Type.Object({ tenantId: IdText })
-const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
+const TenantParams = Type.Object({ tenantId: TenantShardText })
+const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
 
 export const PageserverStatus = Type.Object({ id: Type.Integer(), tenants: Type.Integer() })
 export type PageserverStatus = Static<typeof PageserverStatus>
 
-export const AttachRequest = Type.Object({ generation: Type.Integer({ minimum: 1 }) })
+export const AttachRequest = Type.Object({
+  generation: Type.Integer({ minimum: 1 }),
+  /** Of a shard: the blocks of a relation that stay together, as the tenant was created with. */
+  stripeBlocks: Type.Optional(StripeBlocks),
+})
 export type AttachRequest = Static<typeof AttachRequest>
 
-export const AttachedTenant = Type.Object({ tenantId: IdText, generation: Type.Integer() })
+export const AttachedTenant = Type.Object({ tenantId: TenantShardText, generation: Type.Integer() })
 export type AttachedTenant = Static<typeof AttachedTenant>
 
 /**

@@ -32,11 +32,21 @@ describe('ShardFeedbacks', () => {
     expect(shards.latest.map((shard) => shard.remoteConsistentLsn)).toEqual([700, 70])
   })
 
-  it('does not listen to shards of another count', () => {
+  it('begins anew when there are more shards, keeps what was durable, hears no fewer', () => {
     const shards = new ShardFeedbacks(1, 0)
-    expect(shards.heard(feedback({ shardCount: 4, shardNumber: 0 }))).toBe(false)
-    expect(shards.heard(feedback({ shardCount: 4, shardNumber: 3 }))).toBe(false)
-    expect(shards.latest).toEqual([])
+    shards.heard(feedback({ remoteConsistentLsn: 100 }))
+    for (const shardNumber of [0, 1, 3]) {
+      expect(shards.heard(feedback({ shardCount: 4, shardNumber, remoteConsistentLsn: 500 }))).toBe(
+        true,
+      )
+    }
+    expect(shards.shardCount).toBe(4)
+    expect(shards.lowest).toBeNull()
+    expect(shards.remoteConsistentLsn).toBe(100)
+    expect(shards.heard(feedback({ remoteConsistentLsn: 900 }))).toBe(false)
+    shards.heard(feedback({ shardCount: 4, shardNumber: 2, remoteConsistentLsn: 300 }))
+    expect(shards.remoteConsistentLsn).toBe(300)
+    expect(shards.latest.map(({ shardNumber }) => shardNumber)).toEqual([0, 1, 2, 3])
   })
 
   it('takes no late word of the same stream', () => {

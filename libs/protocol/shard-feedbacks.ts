@@ -6,6 +6,9 @@
  * nothing. A page server that was started again may be behind where it was: then the newer word
  * counts, by the time that the page server gives. What is in object storage stays there whoever
  * speaks, hence the remote position of a shard never falls.
+ *
+ * How many shards there are the page servers say themselves. The largest count counts: a tenant may
+ * be split, never joined, and one that speaks of fewer shards has been replaced.
  */
 import { assert } from '../errors.ts'
 import type { Lsn } from '../lsn.ts'
@@ -19,15 +22,20 @@ export interface ShardPositions {
 }
 
 export class ShardFeedbacks {
-  readonly shardCount: number
+  #shardCount: number
   readonly #shards = new Map<number, PageserverFeedback>()
-  readonly #remoteFloor: Lsn
+  #remoteFloor: Lsn
 
   /** `remoteFloorLsn`: what all shards had in object storage when this was last stored; 0 for unknown. */
   constructor(shardCount: number, remoteFloorLsn: Lsn) {
     assert(shardCount > 0 && shardCount <= MAX_SHARDS, 'a timeline has between 1 and 256 shards')
-    this.shardCount = shardCount
+    this.#shardCount = shardCount
     this.#remoteFloor = remoteFloorLsn
+  }
+
+  /** The largest that was heard of; 1 before. */
+  get shardCount(): number {
+    return this.#shardCount
   }
 
   /** The newest of each shard that was heard of, by shard number. */
@@ -37,7 +45,7 @@ export class ShardFeedbacks {
 
   /** All shards have at least this in object storage. Never falls. */
   get remoteConsistentLsn(): Lsn {
-    if (this.#shards.size < this.shardCount) return this.#remoteFloor
+    if (this.#shards.size < this.#shardCount) return this.#remoteFloor
     let lowest = Number.POSITIVE_INFINITY
     for (const shard of this.#shards.values()) lowest = Math.min(lowest, shard.remoteConsistentLsn)
     return Math.max(lowest, this.#remoteFloor)
@@ -45,7 +53,7 @@ export class ShardFeedbacks {
 
   /** Null until every shard was heard of. */
   get lowest(): ShardPositions | null {
-    if (this.#shards.size < this.shardCount) return null
+    if (this.#shards.size < this.#shardCount) return null
     const lowest = {
       lastReceivedLsn: Number.POSITIVE_INFINITY,
       diskConsistentLsn: Number.POSITIVE_INFINITY,
@@ -58,10 +66,16 @@ export class ShardFeedbacks {
     return lowest
   }
 
-  /** Takes what a page server says. False when it speaks of a shard that is none of this timeline. */
+  /** Takes what a page server says. False when it speaks of fewer shards than there are by now. */
   heard(feedback: PageserverFeedback): boolean {
-    if (feedback.shardCount !== this.shardCount) return false
-    const { shardNumber } = feedback
+    const { shardNumber, shardCount } = feedback
+    if (shardCount < this.#shardCount) return false
+    if (shardCount > this.#shardCount) {
+      // What all of it had before the split, its parts have.
+      this.#remoteFloor = this.remoteConsistentLsn
+      this.#shards.clear()
+      this.#shardCount = shardCount
+    }
     const known = this.#shards.get(shardNumber)
     this.#shards.set(shardNumber, known === undefined ? feedback : merged(known, feedback))
     return true

@@ -54,10 +54,12 @@ export class BlockReferences {
     if (images) this.#checkImages()
     this.#growForks(images)
     if (heap) ingestVisibility(context)
+    const shard = context.target.shard ?? null
     for (let index = 0; index < record.blockCount; index += 1) {
       if (this.#relation[index] === NO_RELATION) continue
       const slot = context.relations.blockSlot[this.#relation[index] as number] as number
       const block = record.block[index] as number
+      if (shard !== null && !shard.keeps(slot, block)) continue
       if (record.appliesImage(index)) this.#putImage(index, slot, block)
       else if (!images && !(heap && record.fork[index] === VM_FORK)) {
         const kind = record.willInit(index) ? ValueKind.RecordInit : ValueKind.Record

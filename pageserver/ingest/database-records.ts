@@ -53,6 +53,7 @@ async function copyDatabase(
   copy: { spc: number; db: number; sourceSpc: number; sourceDb: number },
 ): Promise<void> {
   const { target, endLsn, relations } = context
+  const shard = target.shard ?? null
   const { spc, db } = copy
   const filter = { spc: copy.sourceSpc, db: copy.sourceDb }
   const forks = await target.scanBlobs(KeyClass.RelSize, beforeLsn, filter)
@@ -70,8 +71,12 @@ async function copyDatabase(
     const relation = relations.find(spc, db, fork.rel, fork.fork)
     context.putSize(relation, blocks, endLsn)
     const to = relations.blockSlot[relation] as number
-    for (let block = 0; block < blocks; block += PAGES_PER_READ) {
-      const count = Math.min(PAGES_PER_READ, blocks - block)
+    for (let block = 0, count: number; block < blocks; block += count) {
+      // The copy has the relation's number, so its blocks are in the shards of the original's.
+      const run = (shard?.runEnd(to, block) ?? blocks) - block
+      count = Math.min(run, blocks - block)
+      if (shard !== null && !shard.keeps(to, block)) continue
+      count = Math.min(count, PAGES_PER_READ)
       const pages = await target.readPages(from, block, count, beforeLsn)
       for (let page = 0; page < count; page += 1) {
         const at = page * PAGE_SIZE

@@ -1,5 +1,6 @@
 import type { Lsn } from '#libs/lsn.ts'
 import type { ValueKind } from '../keyspace/key-class.ts'
+import type { ShardFilter } from './shard-filter.ts'
 
 /** One live entry of a blob class. */
 export interface TargetBlob {
@@ -14,6 +15,8 @@ export interface TargetBlob {
 export interface IngestTarget {
   /** End of the newest published record. */
   readonly lastRecordLsn: Lsn
+  /** Keys that `put` takes; the versions of others need not even be made. Null or absent: all. */
+  readonly shard?: ShardFilter | null
   /** Resolves when `latestRelSize` may be used. */
   ready(): Promise<void>
   slot(cls: number, spc: number, db: number, rel: number, fork: number): number

@@ -1,7 +1,8 @@
 /** The queries that the page service port answers. */
 import { ZenithError } from '#libs/errors.ts'
-import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
+import { parseTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import { type Lsn, parseLsn } from '#libs/lsn.ts'
+import { parseTenantShardId } from '#libs/sharding.ts'
 
 interface Target {
   tenantId: TenantId
@@ -69,7 +70,7 @@ export function parsePageCommand(query: string): PageCommand {
       hint: `The forms are: ${FORMS}.`,
     })
   }
-  const target = { tenantId: parseTenantId(tenant), timelineId: parseTimelineId(timeline) }
+  const target = { tenantId: parseTenantShardId(tenant), timelineId: parseTimelineId(timeline) }
   if (!backup) return { kind: 'pagestream', ...target }
   const place = { lsn: lsn === undefined ? null : parseLsn(lsn), sparse, ...target }
   if (verb === 'fullbackup') return { kind: verb, ...place }
@@ -92,7 +93,7 @@ function parseExport(words: string[]): ExportCommand {
   }
   return {
     kind: 'export',
-    tenantId: parseTenantId(tenant),
+    tenantId: parseTenantShardId(tenant),
     timelineId: parseTimelineId(timeline),
     lsn: lsn === undefined ? null : parseLsn(lsn),
     checksums,

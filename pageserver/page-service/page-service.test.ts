@@ -24,6 +24,7 @@ const DAMAGED_BLOCK = 77
 /** A relation 1 of 5000 blocks, each filled with its number; reads take random times. */
 class ModelTimeline {
   readonly timelineId = newTimelineId()
+  readonly shard = null
   readonly startLsn = 1000
   lastRecordLsn = 2000
   reads = 0

@@ -14,6 +14,7 @@ import { type PageCommand, parsePageCommand } from './command.ts'
 import type { PageServiceMetrics } from './metrics.ts'
 import { PageStream } from './page-stream.ts'
 import { WAIT_FOR_WAL_MS } from './reader.ts'
+import { checkHasAllBlocks, checkIsFirstShard } from './shard-check.ts'
 
 /** Requests are tiny; anything larger is not a page stream client. */
 const MAX_MESSAGE_BYTES = 64 * 1024
@@ -26,7 +27,7 @@ export interface PageServiceOptions {
   /** Throws `not_found` for a tenant or timeline that this pageserver does not hold. */
   findTimeline: (tenantId: TenantId, timelineId: TimelineId) => Timeline
   /** Told when a client begins to use a timeline. */
-  onUse?: (timelineId: TimelineId) => void
+  onUse?: (tenantId: TenantId, timelineId: TimelineId) => void
 }
 
 export function servePages(options: PageServiceOptions): Promise<PgWireServer> {
@@ -63,7 +64,7 @@ async function runCommand(
 ): Promise<void> {
   const { tenantId, timelineId } = command
   const timeline = options.findTimeline(tenantId, timelineId)
-  options.onUse?.(timelineId)
+  options.onUse?.(tenantId, timelineId)
   const log = options.log.child({ tenantId, timelineId })
   if (command.kind === 'pagestream') {
     const current = () => options.findTimeline(tenantId, timelineId)
@@ -72,6 +73,8 @@ async function runCommand(
     session.sendCommandComplete('PAGESTREAM')
     return
   }
+  checkIsFirstShard(timeline, command.kind)
+  if (command.kind !== 'basebackup') checkHasAllBlocks(timeline, command.kind)
   const startedAt = performance.now()
   const lsn = await backupLsn(timeline, command.lsn)
   const release = timeline.retention.hold(lsn)

@@ -14,6 +14,7 @@ import {
 import { KeyClass } from '../keyspace/key-class.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import type { SingleRequest } from './batch.ts'
+import { checkBlocksAreOurs, checkIsFirstShard } from './shard-check.ts'
 
 /** How long a request waits for WAL that it depends on. */
 export const WAIT_FOR_WAL_MS = 60_000
@@ -69,6 +70,7 @@ export async function readBlocks(
   target: Buffer,
 ): Promise<PageRun> {
   const count = target.length / PAGE_SIZE
+  checkBlocksAreOurs(timeline, { ...request, count })
   const lsn = await lsnToRead(timeline, request)
   const { spc, db, rel, fork, firstBlock } = request
   const slot = timeline.slot(KeyClass.RelBlock, spc, db, rel, fork)
@@ -83,6 +85,7 @@ export async function readBlocks(
 
 /** Answers every kind of request but getpage: the parts of one CopyData. */
 export async function readSingle(timeline: Timeline, request: SingleRequest): Promise<Buffer[]> {
+  checkIsFirstShard(timeline, request.kind)
   const lsn = await lsnToRead(timeline, request)
   switch (request.kind) {
     case 'exists':

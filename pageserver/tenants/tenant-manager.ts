@@ -79,9 +79,15 @@ export class TenantManager {
   /**
    * Loads the tenant's timelines under a generation. The same generation again is the same tenant;
    * a higher one closes what was attached and loads anew; a lower one is `fenced`. Without `history`
-   * what was attached keeps its own, and what was not gets the default.
+   * what was attached keeps its own, and what was not gets the default. The first time that a shard
+   * is attached, `stripeBlocks` must be given (`invalid_argument`).
    */
-  async attach(tenantId: TenantId, generation: number, history?: HistorySettings): Promise<Tenant> {
+  async attach(
+    tenantId: TenantId,
+    generation: number,
+    history?: HistorySettings,
+    stripeBlocks?: number,
+  ): Promise<Tenant> {
     const running = this.#attaching.get(tenantId)
     if (running) await running.catch(() => undefined)
     const attached = this.#tenants.get(tenantId)
@@ -95,7 +101,7 @@ export class TenantManager {
         `tenant ${tenantId} is attached with generation ${attached.generation}, above ${generation}`,
       )
     }
-    const attaching = this.#attach(tenantId, generation, history).finally(() => {
+    const attaching = this.#attach(tenantId, generation, history, stripeBlocks).finally(() => {
       this.#attaching.delete(tenantId)
     })
     this.#attaching.set(tenantId, attaching)
@@ -104,6 +110,10 @@ export class TenantManager {
 
   get uploadStats(): UploadStats {
     return this.#context.uploads.stats
+  }
+
+  get objectStore(): ObjectStore {
+    return this.#context.store
   }
 
   /** Throws `not_found`. */
@@ -205,13 +215,20 @@ export class TenantManager {
     tenantId: TenantId,
     generation: number,
     history?: HistorySettings,
+    stripeBlocks?: number,
   ): Promise<Tenant> {
     const old = this.#tenants.get(tenantId)
     if (old) {
       this.#tenants.delete(tenantId)
       await old.close({ flush: true })
     }
-    const tenant = new Tenant(tenantId, generation, this.#context, history ?? old?.history)
+    const tenant = new Tenant(
+      tenantId,
+      generation,
+      this.#context,
+      history ?? old?.history,
+      stripeBlocks ?? old?.shard?.identity.stripeBlocks,
+    )
     await tenant.load()
     this.#tenants.set(tenantId, tenant)
     this.#compactor.wake()

@@ -13,6 +13,8 @@ import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { Lock } from '#libs/lock.ts'
 import type { Collected } from '../gc/collector.ts'
 import type { HistorySettings } from '../gc/settings.ts'
+import { shardIdentity } from '#libs/sharding.ts'
+import { ShardFilter } from '../ingest/shard-filter.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { parseLayerName } from '../layers/layer-name.ts'
 import {
@@ -67,6 +69,8 @@ export class Tenant {
   readonly gcLock = new Lock()
   readonly #context: StorageContext
   readonly #slots = new SlotTable()
+  /** Which keys of the tenant are here; null = all of them. */
+  readonly shard: ShardFilter | null
   readonly #timelines = new Map<TimelineId, Timeline>()
   /** Timelines in storage that cannot be opened, with the reason. */
   readonly #broken = new Map<TimelineId, ZenithError>()
@@ -82,8 +86,11 @@ export class Tenant {
     generation: number,
     context: StorageContext,
     history: HistorySettings | null = null,
+    stripeBlocks?: number,
   ) {
     this.tenantId = tenantId
+    const shard = shardIdentity(tenantId, stripeBlocks)
+    this.shard = shard && new ShardFilter(shard, this.#slots)
     this.generation = generation
     this.history = history
     this.#context = context
@@ -599,6 +606,7 @@ export class Tenant {
       tenantId: this.tenantId,
       generation: this.generation,
       slots: this.#slots,
+      shard: this.shard,
       context: this.#context,
       attachment: this.attachment,
       releaseObjects: (names) => this.#release(names),

@@ -18,6 +18,7 @@ import { Retention } from '../gc/retention.ts'
 import type { HistorySettings } from '../gc/settings.ts'
 import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
 import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
+import type { ShardFilter } from '../ingest/shard-filter.ts'
 import { formatKey } from '../keyspace/key.ts'
 import type { Layer } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
@@ -57,6 +58,8 @@ interface Lineage {
 }
 
 export interface TimelineOptions extends LayerStoreOptions {
+  /** What of the WAL is kept; null = all of it, the tenant is not sharded. */
+  shard: ShardFilter | null
   /** Where its children leave it, archived ones included. */
   branchPoints: () => readonly Lsn[]
   /** Gives another timeline of the tenant; throws when it is not open. */
@@ -78,6 +81,8 @@ export class Timeline {
   readonly tenantId: TenantId
   readonly timelineId: TimelineId
   readonly statistics: StatisticsStore
+  /** Which keys are here; null = all. Versions of others are passed over by `put`. */
+  readonly shard: ShardFilter | null
   /** What of the past is kept: cutoff, leases, holds. */
   readonly retention: Retention
   readonly #store: LayerStore
@@ -106,6 +111,7 @@ export class Timeline {
     this.tenantId = options.tenantId
     this.timelineId = options.timelineId
     this.#timelineOf = options.timelineOf
+    this.shard = options.shard
     this.#context = options.context
     const { tenantId, timelineId } = options
     const statistics = statisticsFolder(tenantId, timelineId)
@@ -263,7 +269,7 @@ export class Timeline {
   }
 
   /**
-   * Adds a version; copies the bytes. LSNs (record ends) do not decrease and lie above what is
+   * Adds a version, unless it belongs to another shard; copies the bytes. LSNs (record ends) do not decrease and lie above what is
    * published; readers see nothing of it before `publish`.
    */
   put(
@@ -275,6 +281,7 @@ export class Timeline {
     offset: number,
     length: number,
   ): void {
+    if (this.shard !== null && !this.shard.keeps(slot, blk)) return
     if (lsn < this.#lastPutLsn || lsn <= this.#lastRecordLsn) {
       throw new ZenithError(
         'internal',

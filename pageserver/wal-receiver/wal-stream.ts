@@ -128,7 +128,7 @@ export class WalStream {
   sendFeedback(nowMs: number): void {
     const sinceLastMs = nowMs - this.#feedbackAt
     if (this.#ended || sinceLastMs < FEEDBACK_MIN_GAP_MS) return
-    const { lastRecordLsn, diskConsistentLsn, remoteConsistentLsn } = this.#options.timeline
+    const { lastRecordLsn, diskConsistentLsn, remoteConsistentLsn, shard } = this.#options.timeline
     const lsns = `${lastRecordLsn} ${diskConsistentLsn} ${remoteConsistentLsn}`
     if (lsns === this.#feedbackLsns && sinceLastMs < FEEDBACK_INTERVAL_MS) return
     this.#feedbackAt = nowMs
@@ -164,8 +164,8 @@ export class WalStream {
         diskConsistentLsn,
         remoteConsistentLsn,
         replyTimeUs: BigInt(timeUs),
-        shardNumber: 0,
-        shardCount: 1,
+        shardNumber: shard?.identity.number ?? 0,
+        shardCount: shard?.identity.count ?? 1,
         incarnation: this.#incarnation,
       }),
     )

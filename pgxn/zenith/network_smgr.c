@@ -347,6 +347,7 @@ zenith_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 	while (i < nblocks)
 	{
 		BlockNumber run = 1;
+		BlockNumber max_run;
 		XLogRecPtr	lsn;
 
 		if (zenith_side_active() &&
@@ -368,7 +369,8 @@ zenith_readv(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 			i++;
 			continue;
 		}
-		while (i + run < nblocks && run < ZENITH_MAX_REQUEST_BLOCKS &&
+		max_run = Min(ZENITH_MAX_REQUEST_BLOCKS, zenith_shard_run(forknum, blocknum + i));
+		while (i + run < nblocks && run < max_run &&
 			   !zenith_side_active() &&
 			   !zenith_readahead_has(locator, forknum, blocknum + i + run) &&
 			   !zenith_file_cache_has(locator, forknum, blocknum + i + run))
@@ -504,26 +506,33 @@ void
 zenith_read_pages_at_lsn(RelFileLocator locator, ForkNumber forknum, BlockNumber first, int count,
 						 XLogRecPtr request_lsn, XLogRecPtr not_modified_since, char *pages)
 {
-	ZenithRequest request = {
-		.tag = 'G',
-		.request_lsn = request_lsn,
-		.not_modified_since = not_modified_since,
-		.locator = locator,
-		.forknum = forknum,
-		.block = first,
-		.count = count,
-	};
-	ZenithReply reply;
-
 	if (network_smgr_number == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("there is no page server")));
-	zenith_pageserver_call(&request, &reply, NULL, NULL);
-	if (reply.tag != 'g' || reply.count != count)
-		zenith_reply_error(&reply, psprintf("block %u of relation %s", first,
-											fork_name(locator, forknum)));
-	memcpy(pages, reply.pages, (Size) count * BLCKSZ);
+	while (count > 0)
+	{
+		int			run = Min((BlockNumber) count, zenith_shard_run(forknum, first));
+		ZenithRequest request = {
+			.tag = 'G',
+			.request_lsn = request_lsn,
+			.not_modified_since = not_modified_since,
+			.locator = locator,
+			.forknum = forknum,
+			.block = first,
+			.count = run,
+		};
+		ZenithReply reply;
+
+		zenith_pageserver_call(&request, &reply, NULL, NULL);
+		if (reply.tag != 'g' || reply.count != run)
+			zenith_reply_error(&reply, psprintf("block %u of relation %s", first,
+												fork_name(locator, forknum)));
+		memcpy(pages, reply.pages, (Size) run * BLCKSZ);
+		pages += (Size) run * BLCKSZ;
+		first += run;
+		count -= run;
+	}
 }
 
 static const f_smgr network_smgr = {

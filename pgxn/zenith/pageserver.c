@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * pageserver.c
- *	  The backend's connection to the page server, and the page stream.
+ *	  The backend's connections to the page servers, and the page stream.
  *
- * Requests and replies are CopyData messages on a libpq connection of each
- * backend, made when it is first needed.  Integers are big endian.
+ * Requests and replies are CopyData messages on libpq connections of each
+ * backend, one per shard of the tenant (see shard_map.c), made when they are
+ * first needed.  Integers are big endian.
  *
  *	request: tag u8 | id u64 | request LSN u64 | not modified since u64, then
  *		'N'	spc u32 | db u32 | rel u32 | fork u8
@@ -18,11 +19,12 @@
  *		'g'	first block u32 | count u16 | count * 8192 bytes
  *		'x'	SQLSTATE 5 bytes | message, zero-terminated
  *
- * Replies come in the order of the requests.  So a reader that waits for its
- * reply gets those of earlier requests on the way: they belong to readahead.c,
- * or to a reader that was cancelled, and nobody cares about the latter.
+ * Replies come in the order of the requests to the same shard.  So a reader
+ * that waits for its reply gets those of earlier requests on the way: they
+ * belong to readahead.c, or to a reader that was cancelled, and nobody cares
+ * about the latter.
  *
- * If the connection breaks, the request at hand is sent again on a new one,
+ * If a connection breaks, the request at hand is sent again on a new one,
  * for as long as zenith.pageserver_outage_timeout allows.
  *
  *-------------------------------------------------------------------------
@@ -63,15 +65,23 @@
 /* Positions in the wait event set */
 #define SOCKET_EVENT 0
 
-static PGconn *connection = NULL;
-static WaitEventSet *wait_set = NULL;
-static Latch *wait_set_latch = NULL;
-static uint32 wait_set_events = 0;
-static uint32 connection_version = 0;
+/* The connection to one shard */
+typedef struct Link
+{
+	int			shard;
+	/* a copy of what it was made with, or shall be; NULL = look it up */
+	char	   *connstring;
+	PGconn	   *connection;
+	WaitEventSet *wait_set;
+	Latch	   *wait_set_latch;
+	uint32		wait_set_events;
+	/* Ids count up and replies come in order, so these two tell what is missing */
+	uint64		next_request_id;
+	uint64		next_reply_id;
+} Link;
 
-/* Ids count up and replies come in order, so these two tell what is missing */
-static uint64 next_request_id = 1;
-static uint64 next_reply_id = 1;
+static Link *links = NULL;
+static int	link_count = 0;
 
 /* The message that the last ZenithReply points into, malloc'd by libpq */
 static char *reply_message = NULL;
@@ -95,10 +105,10 @@ note_failure(const char *message)
 
 /* "host:port" of the page server, for messages. */
 static const char *
-pageserver_address(void)
+pageserver_address(const Link *link)
 {
 	static char address[256];
-	PQconninfoOption *options = PQconninfoParse(zenith_pageserver_connstring, NULL);
+	PQconninfoOption *options = PQconninfoParse(link->connstring, NULL);
 	const char *host = NULL;
 	const char *port = NULL;
 
@@ -112,7 +122,11 @@ pageserver_address(void)
 		else if (strcmp(option->keyword, "port") == 0)
 			port = option->val;
 	}
-	snprintf(address, sizeof(address), "%s:%s", host ? host : "localhost", port ? port : "5432");
+	if (link_count > 1)
+		snprintf(address, sizeof(address), "%s:%s (shard %d)", host ? host : "localhost",
+				 port ? port : "5432", link->shard);
+	else
+		snprintf(address, sizeof(address), "%s:%s", host ? host : "localhost", port ? port : "5432");
 	PQconninfoFree(options);
 	return address;
 }
@@ -125,10 +139,10 @@ timeline_detail(void)
 }
 
 static int
-pageserver_hint(void)
+pageserver_hint(const Link *link)
 {
 	return errhint("Check that the page server at %s is running; zenith.pageserver_connstring names it.",
-				   pageserver_address());
+				   pageserver_address(link));
 }
 
 /*
@@ -153,61 +167,119 @@ zenith_check_interrupts(void)
 }
 
 static void
-disconnect(void)
+disconnect(Link *link)
 {
-	if (wait_set)
+	if (link->wait_set)
 	{
-		FreeWaitEventSet(wait_set);
-		wait_set = NULL;
+		FreeWaitEventSet(link->wait_set);
+		link->wait_set = NULL;
 	}
-	if (connection)
+	if (link->connection)
 	{
-		PGconn	   *conn = connection;
+		PGconn	   *conn = link->connection;
 
-		connection = NULL;
+		link->connection = NULL;
 		libpqsrv_disconnect(conn);
 	}
-	zenith_readahead_reset();
-	next_reply_id = next_request_id;
+	zenith_readahead_reset(link->shard);
+	link->next_reply_id = link->next_request_id;
+}
+
+/*
+ * Follow the shard map: connections to page servers that are not in it any
+ * more end.
+ */
+static void
+follow_shard_map(void)
+{
+	int			count;
+
+	if (!zenith_shard_map_follow() && links != NULL)
+		return;
+	count = zenith_shard_count();
+	for (int i = 0; i < link_count; i++)
+	{
+		Link	   *link = &links[i];
+
+		/* with another number of shards every name is another one */
+		if (count == link_count && strcmp(link->connstring, zenith_shard_connstring(i)) == 0)
+			continue;
+		disconnect(link);
+	}
+	if (count != link_count)
+	{
+		Link	   *grown = MemoryContextAllocZero(TopMemoryContext, count * sizeof(Link));
+
+		for (int i = 0; i < count; i++)
+		{
+			grown[i].shard = i;
+			grown[i].next_request_id = i < link_count ? links[i].next_request_id : 1;
+			grown[i].next_reply_id = grown[i].next_request_id;
+			grown[i].connstring = i < link_count ? links[i].connstring : NULL;
+		}
+		for (int i = count; i < link_count; i++)
+			pfree(links[i].connstring);
+		if (links)
+			pfree(links);
+		links = grown;
+		link_count = count;
+	}
+	for (int i = 0; i < count; i++)
+	{
+		char	   *copy = MemoryContextStrdup(TopMemoryContext, zenith_shard_connstring(i));
+
+		if (links[i].connstring)
+			pfree(links[i].connstring);
+		links[i].connstring = copy;
+	}
+}
+
+/* Where a request goes: blocks to their shard, all else to shard 0. */
+static Link *
+link_of(const ZenithRequest *request)
+{
+	if (request->tag != 'G')
+		return &links[0];
+	return &links[zenith_shard_of_block(request->locator, request->forknum, request->block)];
 }
 
 static void
-make_wait_set(void)
+make_wait_set(Link *link)
 {
-	if (wait_set)
-		FreeWaitEventSet(wait_set);
-	wait_set = CreateWaitEventSet(NULL, 3);
-	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, PQsocket(connection), NULL, NULL);
-	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	wait_set_latch = MyLatch;
-	wait_set_events = WL_SOCKET_READABLE;
+	if (link->wait_set)
+		FreeWaitEventSet(link->wait_set);
+	link->wait_set = CreateWaitEventSet(NULL, 3);
+	AddWaitEventToSet(link->wait_set, WL_SOCKET_READABLE, PQsocket(link->connection), NULL, NULL);
+	AddWaitEventToSet(link->wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(link->wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	link->wait_set_latch = MyLatch;
+	link->wait_set_events = WL_SOCKET_READABLE;
 }
 
 /*
  * Wait until the socket can be read (or also written).  False if it can't for
- * a while, and the page server is elsewhere by now.
+ * a while, and a page server is elsewhere by now.
  */
 static bool
-wait_for_socket(uint32 events, uint32 wait_event)
+wait_for_socket(Link *link, uint32 events, uint32 wait_event)
 {
-	if (wait_set == NULL || wait_set_latch != MyLatch)
-		make_wait_set();
-	if (events != wait_set_events)
+	if (link->wait_set == NULL || link->wait_set_latch != MyLatch)
+		make_wait_set(link);
+	if (events != link->wait_set_events)
 	{
-		ModifyWaitEvent(wait_set, SOCKET_EVENT, events, NULL);
-		wait_set_events = events;
+		ModifyWaitEvent(link->wait_set, SOCKET_EVENT, events, NULL);
+		link->wait_set_events = events;
 	}
 	for (;;)
 	{
 		WaitEvent	event;
 
 		/* what stops the startup process doesn't set its latch */
-		if (WaitEventSetWait(wait_set, AmStartupProcess() ? STARTUP_POLL_MS : MOVED_POLL_MS,
+		if (WaitEventSetWait(link->wait_set, AmStartupProcess() ? STARTUP_POLL_MS : MOVED_POLL_MS,
 							 &event, 1, wait_event) == 0)
 		{
 			zenith_check_interrupts();
-			if (zenith_address_changed())
+			if (zenith_shard_map_changed())
 			{
 				note_failure("the tenant has moved to another page server");
 				return false;
@@ -305,7 +377,7 @@ await_result(PGconn *conn)
  * patient unless it can't understand or doesn't trust us.
  */
 static void
-judge_refusal(PGconn *conn, PGresult *result)
+judge_refusal(const Link *link, PGconn *conn, PGresult *result)
 {
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
@@ -320,7 +392,7 @@ judge_refusal(PGconn *conn, PGresult *result)
 		ereport(ERROR,
 				(errcode(MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4])),
 				 errmsg("page server at %s refused the connection: %s",
-						pageserver_address(), last_failure),
+						pageserver_address(link), last_failure),
 				 timeline_detail()));
 }
 
@@ -329,7 +401,7 @@ judge_refusal(PGconn *conn, PGresult *result)
  * but may work later; ERROR if the page server refuses us.
  */
 static bool
-connect_once(void)
+connect_once(Link *link)
 {
 	const char *keywords[] = {
 		"user", "application_name", "sslmode", "gssencmode",
@@ -339,14 +411,15 @@ connect_once(void)
 	const char *values[] = {
 		"zenith", "zenith_compute", "disable", "disable",
 		"10", "5", "4",
-		"30000", zenith_pageserver_connstring, NULL
+		"30000", link->connstring, NULL
 	};
+	char		shard_name[64];
 	char		query[128];
 	PGconn	   *volatile conn = NULL;
 	volatile bool connected = false;
 
-	connection_version = zenith_connstring_version;
-	snprintf(query, sizeof(query), "pagestream %s %s", zenith_tenant_id, zenith_timeline_id);
+	zenith_shard_name(link->shard, shard_name, sizeof(shard_name));
+	snprintf(query, sizeof(query), "pagestream %s %s", shard_name, zenith_timeline_id);
 
 	/* later entries win, so the connection string overrides the defaults */
 	libpqsrv_connect_prepare();
@@ -372,7 +445,7 @@ connect_once(void)
 				PQclear(result);
 			}
 			else if (result)
-				judge_refusal(conn, result);
+				judge_refusal(link, conn, result);
 		}
 	}
 	PG_CATCH();
@@ -387,8 +460,8 @@ connect_once(void)
 		libpqsrv_disconnect(conn);
 		return false;
 	}
-	connection = conn;
-	next_reply_id = next_request_id;
+	link->connection = conn;
+	link->next_reply_id = link->next_request_id;
 	return true;
 }
 
@@ -401,7 +474,7 @@ typedef struct Outage
 
 /* Connection lost, or not to be had: wait, or give up with an error. */
 static void
-endure_outage(Outage *outage)
+endure_outage(const Link *link, Outage *outage)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			delay_ms;
@@ -413,7 +486,7 @@ endure_outage(Outage *outage)
 		zenith_count(ZENITH_RECONNECTS, 1);
 		ereport(LOG,
 				(errmsg("no connection to the page server at %s: %s",
-						pageserver_address(), last_failure),
+						pageserver_address(link), last_failure),
 				 errdetail("Trying again, for timeline %s of tenant %s.",
 						   zenith_timeline_id, zenith_tenant_id)));
 	}
@@ -422,9 +495,9 @@ endure_outage(Outage *outage)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("could not reach the page server at %s for %d seconds: %s",
-						pageserver_address(), zenith_outage_timeout_s, last_failure),
+						pageserver_address(link), zenith_outage_timeout_s, last_failure),
 				 timeline_detail(),
-				 pageserver_hint()));
+				 pageserver_hint(link)));
 
 	/* spread the backends, so that they don't all come at once */
 	delay_ms = outage->delay_ms / 2 +
@@ -440,27 +513,24 @@ endure_outage(Outage *outage)
 	zenith_check_interrupts();
 }
 
-static void
-ensure_connected(Outage *outage)
+/*
+ * Connect, or wait a while; false means that the page server may be another
+ * one by now.
+ */
+static bool
+connect_or_wait(Link *link, Outage *outage)
 {
-	zenith_address_follow();
-	if (connection && connection_version != zenith_connstring_version)
-		disconnect();
-	while (connection == NULL)
+	if (!connect_once(link))
 	{
-		zenith_address_follow();
-		if (connect_once())
-		{
-			if (outage->since != 0)
-				ereport(LOG,
-						(errmsg("connected to the page server at %s again after %ld ms",
-								pageserver_address(),
-								TimestampDifferenceMilliseconds(outage->since,
-																GetCurrentTimestamp()))));
-			return;
-		}
-		endure_outage(outage);
+		endure_outage(link, outage);
+		return false;
 	}
+	if (outage->since != 0)
+		ereport(LOG,
+				(errmsg("connected to the page server at %s again after %ld ms",
+						pageserver_address(link),
+						TimestampDifferenceMilliseconds(outage->since, GetCurrentTimestamp()))));
+	return true;
 }
 
 static char *
@@ -542,13 +612,14 @@ encode_request(char *buffer, uint64 id, const ZenithRequest *request)
 
 /* False, with the reason in last_failure, if the message isn't a reply. */
 static bool
-decode_reply(const char *message, int length, ZenithReply *reply)
+decode_reply(const Link *link, const char *message, int length, ZenithReply *reply)
 {
 	const char *body = message + REPLY_HEADER_SIZE;
 	int			body_length = length - REPLY_HEADER_SIZE;
 	bool		valid = false;
 
 	memset(reply, 0, sizeof(*reply));
+	reply->shard = link->shard;
 	if (body_length < 0)
 	{
 		note_failure("the page server sent a reply that is too short");
@@ -600,7 +671,7 @@ decode_reply(const char *message, int length, ZenithReply *reply)
 	}
 	if (!valid)
 		note_failure("the page server sent a malformed reply");
-	else if (reply->id != next_reply_id)
+	else if (reply->id != link->next_reply_id)
 	{
 		note_failure("the page server's replies are out of order");
 		valid = false;
@@ -618,17 +689,17 @@ zenith_reply_database(const ZenithReply *reply, uint32 index)
 
 /* Queue a request; false if the connection is broken. */
 static bool
-put_request(const ZenithRequest *request, uint64 *id)
+put_request(Link *link, const ZenithRequest *request, uint64 *id)
 {
 	char		buffer[MAX_REQUEST_SIZE];
-	int			length = encode_request(buffer, next_request_id, request);
+	int			length = encode_request(buffer, link->next_request_id, request);
 
-	if (PQputCopyData(connection, buffer, length) != 1)
+	if (PQputCopyData(link->connection, buffer, length) != 1)
 	{
-		note_failure(PQerrorMessage(connection));
+		note_failure(PQerrorMessage(link->connection));
 		return false;
 	}
-	*id = next_request_id++;
+	*id = link->next_request_id++;
 	return true;
 }
 
@@ -637,7 +708,7 @@ put_request(const ZenithRequest *request, uint64 *id)
  * connection is broken.
  */
 static bool
-receive_reply(ZenithReply *reply, uint32 wait_event)
+receive_reply(Link *link, ZenithReply *reply, uint32 wait_event)
 {
 	int			length;
 
@@ -646,39 +717,39 @@ receive_reply(ZenithReply *reply, uint32 wait_event)
 		PQfreemem(reply_message);
 		reply_message = NULL;
 	}
-	while ((length = PQgetCopyData(connection, &reply_message, 1)) == 0)
+	while ((length = PQgetCopyData(link->connection, &reply_message, 1)) == 0)
 	{
-		int			unsent = PQflush(connection);
+		int			unsent = PQflush(link->connection);
 
 		if (unsent < 0)
 		{
-			note_failure(PQerrorMessage(connection));
+			note_failure(PQerrorMessage(link->connection));
 			return false;
 		}
-		if (!wait_for_socket(unsent ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE :
+		if (!wait_for_socket(link, unsent ? WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE :
 							 WL_SOCKET_READABLE, wait_event))
 			return false;
-		if (!PQconsumeInput(connection))
+		if (!PQconsumeInput(link->connection))
 		{
-			note_failure(PQerrorMessage(connection));
+			note_failure(PQerrorMessage(link->connection));
 			return false;
 		}
 	}
 	if (length < 0)
 	{
 		/* The server has left copy mode, perhaps with a message */
-		PGresult   *result = length == -1 ? PQgetResult(connection) : NULL;
+		PGresult   *result = length == -1 ? PQgetResult(link->connection) : NULL;
 		const char *message = result ? PQresultErrorMessage(result) : "";
 
 		note_failure(*message ? message :
-					 *PQerrorMessage(connection) ? PQerrorMessage(connection) :
+					 *PQerrorMessage(link->connection) ? PQerrorMessage(link->connection) :
 					 "the page server ended the page stream");
 		PQclear(result);
 		return false;
 	}
-	if (!decode_reply(reply_message, length, reply))
+	if (!decode_reply(link, reply_message, length, reply))
 		return false;
-	next_reply_id++;
+	link->next_reply_id++;
 	return true;
 }
 
@@ -689,6 +760,24 @@ is_transient_error(const ZenithReply *reply)
 	return reply->tag == 'x' &&
 		(ERRCODE_TO_CATEGORY(reply->sqlstate) == ERRCODE_OPERATOR_INTERVENTION ||
 		 ERRCODE_TO_CATEGORY(reply->sqlstate) == ERRCODE_CONNECTION_EXCEPTION);
+}
+
+/*
+ * Send what has been queued for other shards than the one that is waited for;
+ * a connection that breaks is made anew when somebody needs it.
+ */
+static void
+flush_others(const Link *but)
+{
+	for (int i = 0; i < link_count; i++)
+	{
+		Link	   *link = &links[i];
+
+		if (link == but || link->connection == NULL || PQflush(link->connection) >= 0)
+			continue;
+		note_failure(PQerrorMessage(link->connection));
+		disconnect(link);
+	}
 }
 
 /*
@@ -706,23 +795,30 @@ zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
 
 	for (;;)
 	{
+		Link	   *link;
 		uint64		id = 0;
 		bool		ok;
 
-		ensure_connected(&outage);
-		ok = put_request(request, &id);
+		follow_shard_map();
+		link = link_of(request);
+		if (link->connection == NULL && !connect_or_wait(link, &outage))
+			continue;
+		ok = put_request(link, request, &id);
 		if (ok && then_send)
-			then_send(arg);
-		if (ok && PQflush(connection) < 0)
 		{
-			note_failure(PQerrorMessage(connection));
+			then_send(arg);
+			flush_others(link);
+		}
+		if (ok && PQflush(link->connection) < 0)
+		{
+			note_failure(PQerrorMessage(link->connection));
 			ok = false;
 		}
-		while (ok && (ok = receive_reply(reply, wait_event)))
+		while (ok && (ok = receive_reply(link, reply, wait_event)))
 		{
 			if (reply->id == id)
 				break;
-			zenith_readahead_receive(reply);
+			zenith_readahead_receive(link->shard, reply);
 		}
 		if (ok && is_transient_error(reply))
 		{
@@ -731,8 +827,8 @@ zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
 		}
 		if (ok)
 			break;
-		disconnect();
-		endure_outage(&outage);
+		disconnect(link);
+		endure_outage(link, &outage);
 	}
 	if (latch_was_set)
 	{
@@ -748,60 +844,58 @@ zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
 uint64
 zenith_pageserver_send_ahead(const ZenithRequest *request)
 {
+	Link	   *link;
 	uint64		id;
 
-	if (connection == NULL || !put_request(request, &id))
+	if (links == NULL)
+		return 0;
+	link = link_of(request);
+	if (link->connection == NULL || !put_request(link, request, &id))
 		return 0;
 	return id;
 }
 
-/* Send what has been queued, as far as the socket takes it. */
-bool
+/* Send what has been queued, as far as the sockets take it. */
+void
 zenith_pageserver_flush(void)
 {
-	if (connection == NULL)
-		return false;
-	if (PQflush(connection) < 0)
-	{
-		note_failure(PQerrorMessage(connection));
-		disconnect();
-		return false;
-	}
-	return true;
+	flush_others(NULL);
 }
 
 /*
- * Receive replies until the one with this id has been handed to readahead.c.
- * False if it will not come any more.
+ * Receive a shard's replies until the one with this id has been handed to
+ * readahead.c.  False if it will not come any more.
  */
 bool
-zenith_pageserver_await(uint64 id)
+zenith_pageserver_await(int shard, uint64 id)
 {
-	bool		ok = true;
+	Link	   *link = &links[shard];
+	bool		ok = shard < link_count;
 
-	while (ok && connection && next_reply_id <= id)
+	while (ok && link->connection && link->next_reply_id <= id)
 	{
 		ZenithReply reply;
 
-		ok = receive_reply(&reply, zenith_wait_readahead);
+		ok = receive_reply(link, &reply, zenith_wait_readahead);
 		if (ok)
-			zenith_readahead_receive(&reply);
+			zenith_readahead_receive(shard, &reply);
+		else
+			disconnect(link);
 	}
-	if (!ok)
-		disconnect();
 	if (latch_was_set)
 	{
 		latch_was_set = false;
 		SetLatch(MyLatch);
 	}
-	return ok && connection != NULL;
+	return ok && link->connection != NULL;
 }
 
 /* The process ends. */
 void
 zenith_pageserver_shutdown(void)
 {
-	disconnect();
+	for (int i = 0; i < link_count; i++)
+		disconnect(&links[i]);
 }
 
 /* Raise the page server's error. */
@@ -812,9 +906,10 @@ zenith_reply_error(const ZenithReply *reply, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("could not read %s: the page server at %s answered something else ('%c')",
-						what, pageserver_address(), reply->tag)));
+						what, pageserver_address(&links[reply->shard]), reply->tag)));
 	ereport(ERROR,
 			(errcode(reply->sqlstate),
 			 errmsg("could not read %s: %s", what, reply->message),
-			 errdetail("The page server at %s reported this.", pageserver_address())));
+			 errdetail("The page server at %s reported this.",
+					   pageserver_address(&links[reply->shard]))));
 }

@@ -41,13 +41,16 @@ typedef struct Slot
 	ForkNumber	forknum;
 	BlockNumber block;
 	SlotState	state;
+	int			shard;
 	uint64		request_id;
 	XLogRecPtr	lsn;
 } Slot;
 
-/* A run of slots that one reply will fill */
+/* A run of slots that one reply will fill; all of them are of one shard */
 typedef struct Request
 {
+	int			shard;
+	bool		done;			/* answered, or never will be */
 	uint64		id;
 	uint32		first;
 	uint32		count;
@@ -198,6 +201,7 @@ zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 		int			run = Min(count, MAX_AHEAD_REQUEST);
 
 		run = Min(run, (int) capacity / 2);
+		run = Min((BlockNumber) run, zenith_shard_run(forknum, first));
 		if (zenith_readahead_has(locator, forknum, first) ||
 			zenith_file_cache_has(locator, forknum, first))
 		{
@@ -220,6 +224,8 @@ zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 
 		request.count = run;
 		entry = &requests[request_head & (capacity - 1)];
+		entry->shard = zenith_shard_of_block(locator, forknum, first);
+		entry->done = false;
 		entry->first = slot_head;
 		entry->count = run;
 		entry->id = zenith_pageserver_send_ahead(&request);
@@ -234,6 +240,7 @@ zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 			slot->forknum = forknum;
 			slot->block = first + i;
 			slot->state = SLOT_IN_FLIGHT;
+			slot->shard = entry->shard;
 			slot->request_id = entry->id;
 			*directory_entry(locator, forknum, first + i) = (slot_head & (capacity - 1)) + 1;
 			slot_head++;
@@ -260,19 +267,38 @@ zenith_readahead_send_many(void)
 	}
 }
 
+/* The oldest request to a shard that has not been answered, or NULL. */
+static Request *
+oldest_request(int shard)
+{
+	for (uint32 i = request_tail; i != request_head; i++)
+	{
+		Request    *request = &requests[i & (capacity - 1)];
+
+		if (!request->done && request->shard == shard)
+			return request;
+	}
+	return NULL;
+}
+
+static void
+forget_done_requests(void)
+{
+	while (request_tail != request_head && requests[request_tail & (capacity - 1)].done)
+		request_tail++;
+}
+
 /* A reply has come that no reader waits for. */
 void
-zenith_readahead_receive(const ZenithReply *reply)
+zenith_readahead_receive(int shard, const ZenithReply *reply)
 {
-	Request    *request;
+	Request    *request = oldest_request(shard);
 
-	/* Requests whose reply was skipped can't be: replies come in order */
-	if (request_tail == request_head)
-		return;
-	request = &requests[request_tail & (capacity - 1)];
-	if (request->id != reply->id)
+	/* Requests whose reply was skipped can't be: a shard's replies come in order */
+	if (request == NULL || request->id != reply->id)
 		return;					/* of a reader that was cancelled */
-	request_tail++;
+	request->done = true;
+	forget_done_requests();
 
 	for (uint32 i = 0; i < request->count; i++)
 	{
@@ -289,16 +315,21 @@ zenith_readahead_receive(const ZenithReply *reply)
 	}
 }
 
-/* Everything in flight is lost. */
+/* Everything in flight from a shard is lost. */
 void
-zenith_readahead_reset(void)
+zenith_readahead_reset(int shard)
 {
 	for (uint32 i = slot_tail; i != slot_head; i++)
 	{
-		if (slot_at(i)->state == SLOT_IN_FLIGHT)
+		if (slot_at(i)->state == SLOT_IN_FLIGHT && slot_at(i)->shard == shard)
 			slot_at(i)->state = SLOT_DEAD;
 	}
-	request_tail = request_head;
+	for (uint32 i = request_tail; i != request_head; i++)
+	{
+		if (requests[i & (capacity - 1)].shard == shard)
+			requests[i & (capacity - 1)].done = true;
+	}
+	forget_done_requests();
 }
 
 /*
@@ -314,7 +345,7 @@ zenith_readahead_take(RelFileLocator locator, ForkNumber forknum,
 
 	if (slot == NULL)
 		return false;
-	if (slot->state == SLOT_IN_FLIGHT && !zenith_pageserver_await(slot->request_id))
+	if (slot->state == SLOT_IN_FLIGHT && !zenith_pageserver_await(slot->shard, slot->request_id))
 		return false;
 	if (slot->state != SLOT_READY)
 		return false;

@@ -9,7 +9,6 @@
 
 #include <limits.h>
 
-#include "access/parallel.h"
 #include "access/rmgr.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
@@ -20,9 +19,6 @@
 #include "zenith.h"
 
 int			zenith_mode = ZENITH_PRIMARY;
-/* a copy, see assign_connstring() */
-char	   *zenith_pageserver_connstring = NULL;
-static char *pageserver_connstring_setting = NULL;
 char	   *zenith_tenant_id = NULL;
 char	   *zenith_timeline_id = NULL;
 static char *zenith_start_lsn_string = NULL;
@@ -42,9 +38,6 @@ int			zenith_lsn_cache_entries = 1024 * 1024;
 int			zenith_outage_timeout_s = 300;
 int			zenith_transient_logging = ZENITH_TRANSIENT_FRAGMENTS;
 
-/* grows whenever the connection string changes, so that backends reconnect */
-uint32		zenith_connstring_version = 0;
-
 static const struct config_enum_entry transient_logging_options[] = {
 	{"fragments", ZENITH_TRANSIENT_FRAGMENTS, false},
 	{"images", ZENITH_TRANSIENT_IMAGES, false},
@@ -58,37 +51,6 @@ static const struct config_enum_entry mode_options[] = {
 	{"replica", ZENITH_REPLICA, false},
 	{NULL, 0, false}
 };
-
-/* From the settings, or from address.c; the connection is made anew if it is another. */
-void
-zenith_use_connstring(const char *connstring)
-{
-	char	   *copy;
-
-	if (zenith_pageserver_connstring && strcmp(zenith_pageserver_connstring, connstring) == 0)
-		return;
-	copy = guc_strdup(LOG, connstring);
-	if (copy == NULL)
-		return;
-	guc_free(zenith_pageserver_connstring);
-	zenith_pageserver_connstring = copy;
-	zenith_connstring_version++;
-}
-
-/*
- * A parallel worker resets all settings, then takes over those of its leader
- * one by one, and default_text_search_config, which comes before ours, is
- * looked up in catalogs that may have to be read from the page server.  So
- * the worker keeps the value that the postmaster had when it was forked.
- */
-static void
-assign_connstring(const char *newval, void *extra)
-{
-	if (InitializingParallelWorker)
-		return;
-	zenith_use_connstring(newval);
-	zenith_address_share(newval);
-}
 
 /* Ids are 16 bytes in hexadecimal; empty while nothing is configured. */
 static bool
@@ -139,13 +101,7 @@ assign_start_lsn(const char *newval, void *extra)
 void
 zenith_define_settings(void)
 {
-	DefineCustomStringVariable("zenith.pageserver_connstring",
-							   "How to connect to the page server.",
-							   "A libpq connection string. If it is empty when the server starts, all relations are kept in local files.",
-							   &pageserver_connstring_setting,
-							   "",
-							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
-							   NULL, assign_connstring, NULL);
+	zenith_define_shard_settings();
 	DefineCustomStringVariable("zenith.tenant_id",
 							   "Tenant to which this compute belongs.",
 							   NULL,

@@ -51,6 +51,7 @@ request_shared_memory(void)
 	if (previous_shmem_request_hook)
 		previous_shmem_request_hook();
 
+	RequestAddinShmemSpace(zenith_shard_map_shmem_size());
 	RequestAddinShmemSpace(zenith_counters_shmem_size());
 	RequestAddinShmemSpace(zenith_lsn_shmem_size());
 	RequestAddinShmemSpace(zenith_size_shmem_size());
@@ -58,7 +59,6 @@ request_shared_memory(void)
 	RequestAddinShmemSpace(zenith_file_cache_shmem_size());
 	RequestAddinShmemSpace(zenith_sequence_shmem_size());
 	RequestAddinShmemSpace(zenith_backpressure_shmem_size());
-	RequestAddinShmemSpace(zenith_address_shmem_size());
 	RequestNamedLWLockTranche("ZenithSequenceState", ZENITH_SEQUENCE_LOCKS);
 	RequestNamedLWLockTranche("ZenithFileCache", ZENITH_FILE_CACHE_LOCKS);
 	RequestNamedLWLockTranche("ZenithRelationSize", ZENITH_SIZE_LOCKS);
@@ -75,6 +75,7 @@ start_shared_memory(void)
 	zenith_progress_startup();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	zenith_shard_map_shmem_init();
 	zenith_counters_shmem_init();
 	zenith_lsn_shmem_init();
 	zenith_size_shmem_init();
@@ -82,7 +83,6 @@ start_shared_memory(void)
 	zenith_file_cache_shmem_init();
 	zenith_sequence_shmem_init();
 	zenith_backpressure_shmem_init();
-	zenith_address_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 
 	zenith_wait_connect = WaitEventExtensionNew("ZenithPageserverConnect");
@@ -119,7 +119,7 @@ _PG_init(void)
 	zenith_define_settings();
 
 	/* Without a page server, and in single-user mode, this is stock Postgres */
-	if (!IsPostmasterEnvironment || zenith_pageserver_connstring[0] == '\0')
+	if (!IsPostmasterEnvironment || !zenith_has_pageserver())
 		return;
 
 	active = true;

@@ -45,7 +45,6 @@ typedef enum ZenithMode
 } ZenithMode;
 
 extern int	zenith_mode;
-extern char *zenith_pageserver_connstring;
 extern char *zenith_tenant_id;
 extern char *zenith_timeline_id;
 extern XLogRecPtr zenith_start_lsn;
@@ -63,18 +62,27 @@ extern int	zenith_size_cache_entries;
 extern int	zenith_lsn_cache_entries;
 extern int	zenith_outage_timeout_s;
 extern int	zenith_transient_logging;
-extern uint32 zenith_connstring_version;
-extern void zenith_use_connstring(const char *connstring);
 
 extern void zenith_define_settings(void);
 extern void zenith_check_settings(void);
 
-/* address.c: where the page server is by now */
-extern Size zenith_address_shmem_size(void);
-extern void zenith_address_shmem_init(void);
-extern void zenith_address_share(const char *connstring);
-extern void zenith_address_follow(void);
-extern bool zenith_address_changed(void);
+/* shard_map.c: where the page servers are, and which of them has a block */
+#define ZENITH_MAX_SHARDS			64
+#define ZENITH_DEFAULT_STRIPE_BLOCKS 2048
+#define ZENITH_MAX_STRIPE_BLOCKS	(1024 * 1024)
+
+extern void zenith_define_shard_settings(void);
+extern Size zenith_shard_map_shmem_size(void);
+extern void zenith_shard_map_shmem_init(void);
+extern bool zenith_shard_map_changed(void);
+extern bool zenith_shard_map_follow(void);
+extern bool zenith_has_pageserver(void);
+extern int	zenith_shard_count(void);
+extern const char *zenith_shard_connstring(int shard);
+extern void zenith_shard_name(int shard, char *name, Size size);
+extern PGDLLEXPORT int zenith_shard_of_stripe(RelFileNumber rel, uint32 stripe, int shards);
+extern int	zenith_shard_of_block(RelFileLocator locator, ForkNumber forknum, BlockNumber block);
+extern BlockNumber zenith_shard_run(ForkNumber forknum, BlockNumber block);
 
 /* counters.c: what zenith.getpage_stats shows */
 #define ZENITH_COUNTERS(X) \
@@ -128,7 +136,7 @@ extern uint32 zenith_wait_replay;
 extern uint32 zenith_wait_quorum;
 extern uint32 zenith_wait_supervisor;
 
-/* pageserver.c: the connection and the page stream protocol */
+/* pageserver.c: the connections, one per shard, and the page stream protocol */
 typedef struct ZenithRequest
 {
 	char		tag;			/* 'N' nblocks, 'D' dbsize, 'T' tablespace, 'G' getpage */
@@ -142,6 +150,7 @@ typedef struct ZenithRequest
 
 typedef struct ZenithReply
 {
+	int			shard;			/* whose reply it is */
 	uint64		id;
 	char		tag;			/* 'n', 'd', 't', 'g', or 'x' = error */
 	XLogRecPtr	lsn;			/* the state that was read */
@@ -158,8 +167,8 @@ typedef struct ZenithReply
 extern void zenith_pageserver_call(const ZenithRequest *request, ZenithReply *reply,
 								   void (*then_send) (void *), void *arg);
 extern uint64 zenith_pageserver_send_ahead(const ZenithRequest *request);
-extern bool zenith_pageserver_flush(void);
-extern bool zenith_pageserver_await(uint64 id);
+extern void zenith_pageserver_flush(void);
+extern bool zenith_pageserver_await(int shard, uint64 id);
 extern void zenith_pageserver_shutdown(void);
 extern void zenith_check_interrupts(void);
 extern Oid	zenith_reply_database(const ZenithReply *reply, uint32 index);
@@ -174,8 +183,8 @@ extern void zenith_readahead_submit(RelFileLocator locator, ForkNumber forknum,
 extern void zenith_readahead_follow(RelFileLocator locator, ForkNumber forknum,
 									BlockNumber first, int count);
 extern void zenith_readahead_send_many(void);
-extern void zenith_readahead_receive(const ZenithReply *reply);
-extern void zenith_readahead_reset(void);
+extern void zenith_readahead_receive(int shard, const ZenithReply *reply);
+extern void zenith_readahead_reset(int shard);
 
 /* lsn_bounds.c: the last-written LSN */
 extern Size zenith_lsn_shmem_size(void);

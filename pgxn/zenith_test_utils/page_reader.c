@@ -13,6 +13,7 @@ typedef void (*read_pages_type) (RelFileLocator locator, ForkNumber forknum, Blo
 								 int count, XLogRecPtr request_lsn,
 								 XLogRecPtr not_modified_since, char *pages);
 typedef XLogRecPtr (*insert_position_type) (void);
+typedef int (*shard_of_type) (RelFileNumber rel, uint32 stripe, int shards);
 
 /* Reads a run of at most 64 blocks; an LSN of all ones means the newest state. */
 void
@@ -43,4 +44,16 @@ zenith_read_newest_pages(RelFileLocator locator, ForkNumber forknum, BlockNumber
 	lsn = insert_position();
 	XLogFlush(lsn);
 	zenith_read_pages_at(locator, forknum, first, count, PG_UINT64_MAX, lsn, pages);
+}
+
+/* The shard that a stripe of a relation belongs to, as computes reckon it. */
+int
+zenith_shard_of(RelFileNumber rel, uint32 stripe, int shards)
+{
+	static shard_of_type shard_of = NULL;
+
+	if (shard_of == NULL)
+		shard_of = (shard_of_type) load_external_function("$libdir/zenith",
+														  "zenith_shard_of_stripe", true, NULL);
+	return shard_of(rel, stripe, shards);
 }

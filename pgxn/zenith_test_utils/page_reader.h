@@ -16,4 +16,6 @@ extern void zenith_read_pages_at(RelFileLocator locator, ForkNumber forknum, Blo
 extern void zenith_read_newest_pages(RelFileLocator locator, ForkNumber forknum,
 									 BlockNumber first, int count, char *pages);
 
+extern int	zenith_shard_of(RelFileNumber rel, uint32 stripe, int shards);
+
 #endif							/* PAGE_READER_H */

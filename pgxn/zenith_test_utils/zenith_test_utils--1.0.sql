@@ -38,3 +38,7 @@ AS 'MODULE_PATHNAME', 'scribble_on_buffer'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
 REVOKE ALL ON FUNCTION scribble_on_buffer(regclass, text, bigint, integer) FROM PUBLIC;
+
+CREATE FUNCTION shard_of_stripe(relfilenode oid, stripe bigint, shards integer) RETURNS integer
+AS 'MODULE_PATHNAME', 'shard_of_stripe'
+LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;

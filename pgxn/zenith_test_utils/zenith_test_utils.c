@@ -24,6 +24,7 @@ PG_MODULE_MAGIC;
 PG_FUNCTION_INFO_V1(clear_buffer_cache);
 PG_FUNCTION_INFO_V1(get_raw_page_at_lsn);
 PG_FUNCTION_INFO_V1(scribble_on_buffer);
+PG_FUNCTION_INFO_V1(shard_of_stripe);
 
 /* Throw every page out of shared buffers that nobody has pinned. */
 Datum
@@ -102,4 +103,18 @@ scribble_on_buffer(PG_FUNCTION_ARGS)
 	UnlockReleaseBuffer(buffer);
 	relation_close(relation, AccessShareLock);
 	PG_RETURN_VOID();
+}
+
+/* Which shard a compute would ask for a stripe. */
+Datum
+shard_of_stripe(PG_FUNCTION_ARGS)
+{
+	int64		stripe = PG_GETARG_INT64(1);
+	int32		shards = PG_GETARG_INT32(2);
+
+	if (stripe < 0 || stripe > PG_UINT32_MAX || shards < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no stripe %lld of %d shards", (long long) stripe, shards)));
+	PG_RETURN_INT32(zenith_shard_of(PG_GETARG_OID(0), (uint32) stripe, shards));
 }

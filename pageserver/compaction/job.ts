@@ -5,6 +5,7 @@
  */
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
+import type { KeyRange } from '../keyspace/key-range.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { LayerEntry } from '../layers/layer.ts'
 import type { LayerOwner } from '../layers/layer-format.ts'
@@ -36,15 +37,27 @@ export interface L0Job extends JobBase {
   kind: 'l0'
 }
 
-/** Makes image layers. */
-export interface ImagesJob extends JobBase {
+/** Makes image layers of a range of keys; see `image-job.ts`. */
+export interface ImagesJob extends JobBase, KeyRange {
   kind: 'images'
+  /** Keys of the layers (`layerKey`) whose keys are imaged. */
+  inputs: string[]
   imageLsn: Lsn
+  floorLsn: Lsn
+  /** Nothing lies below the images that a tombstone would have to hide. */
+  dropsTombstones: boolean
+  /** The job ends early after so many files. */
+  maxFiles: number
 }
 
-/** Rewrites history below the cutoff. */
-export interface BottomJob extends JobBase {
+/** Rewrites a range of keys at and below the last of the points; see `bottommost-job.ts`. */
+export interface BottomJob extends JobBase, KeyRange {
   kind: 'bottom'
+  /** Keys of the layers that are rewritten. */
+  inputs: string[]
+  points: Lsn[]
+  oldestLsn: Lsn
+  hasBase: boolean
 }
 
 export type CompactionJob = L0Job | ImagesJob | BottomJob

@@ -49,7 +49,7 @@ export async function mergeL0(job: L0Job, env: JobEnv): Promise<LayerEntry[]> {
   try {
     for (const slot of slotsInOrder(layers, env)) {
       if (env.isStopping()) throw new ZenithError('unavailable', 'compaction is shutting down')
-      await mergeSlot(job, slot, inputs, output)
+      await mergeSlot(job, slot, inputs, output, isInheritedClass(env.slots.cls(slot)))
     }
     return await output.finish()
   } catch (error) {
@@ -74,10 +74,12 @@ async function mergeSlot(
   slot: number,
   inputs: readonly Input[],
   output: L0Output,
+  isInherited: boolean,
 ): Promise<void> {
   let cursors: Cursor[] = []
   for (const input of inputs) {
-    const { index } = input.layer
+    const { index, origin } = input.layer
+    if (origin !== null && !isInherited) continue
     const group = index.findGroup(slot)
     if (group < 0) continue
     const { groupFirstRow } = index.columns

@@ -1,5 +1,4 @@
 /** Runs one job in the thread that it is called in. */
-import { ZenithError } from '#libs/errors.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { ChunkCache } from '../layers/chunk-cache.ts'
@@ -7,6 +6,8 @@ import { Layer, type LayerEntry } from '../layers/layer.ts'
 import { LayerMap } from '../layers/layer-map.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { Appliers } from '../read/reconstruct.ts'
+import { compactBottom } from './bottommost-job.ts'
+import { makeImages } from './image-job.ts'
 import type { CompactionJob, JobEnv, JobTimeline } from './job.ts'
 import { mergeL0 } from './l0-merge.ts'
 
@@ -54,5 +55,5 @@ export async function performJob(job: CompactionJob, place: JobPlace): Promise<L
 
 function perform(job: CompactionJob, env: JobEnv): Promise<LayerEntry[]> {
   if (job.kind === 'l0') return mergeL0(job, env)
-  throw new ZenithError('unsupported', `there is no compaction job "${job.kind}"`)
+  return job.kind === 'images' ? makeImages(job, env) : compactBottom(job, env)
 }

@@ -1,14 +1,15 @@
 /** One timeline's compaction: what is due, and the way from a plan by a job to the layer map. */
-import { rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { Lock } from '#libs/lock.ts'
-import { type Layer, type LayerEntry, layerKey } from '../layers/layer.ts'
+import type { Layer } from '../layers/layer.ts'
+import type { Retention } from '../gc/retention.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
 import type { StorageContext } from '../timeline/storage-context.ts'
 import type { CompactionTarget } from './compactor.ts'
-import type { CompactionRunner, JobKind, JobTimeline } from './job.ts'
+import { HistoryCompaction } from './history-compaction.ts'
+import type { CompactionRunner, JobKind } from './job.ts'
+import { describeLayers, enter } from './job-source.ts'
 import { planL0 } from './l0-plan.ts'
 
 export interface TimelineCompactionOptions {
@@ -16,6 +17,7 @@ export interface TimelineCompactionOptions {
   timelineId: TimelineId
   store: LayerStore
   source: ReadSource
+  retention: Retention
   context: StorageContext
 }
 
@@ -26,6 +28,7 @@ export class TimelineCompaction implements CompactionTarget {
   readonly lock = new Lock()
   readonly #store: LayerStore
   readonly #context: StorageContext
+  readonly #history: HistoryCompaction
   readonly #closing = new AbortController()
 
   constructor(options: TimelineCompactionOptions) {
@@ -33,6 +36,7 @@ export class TimelineCompaction implements CompactionTarget {
     this.timelineId = options.timelineId
     this.#store = options.store
     this.#context = options.context
+    this.#history = new HistoryCompaction({ ...options, signal: this.#closing.signal })
   }
 
   due(kind: JobKind): number {
@@ -41,32 +45,49 @@ export class TimelineCompaction implements CompactionTarget {
       const { l0CompactCount } = this.#context.limits
       return this.#planL0(l0CompactCount) ? this.#store.layers.l0.length : 0
     }
-    return 0
+    return kind === 'images' ? this.#history.imagesDue : 0
   }
 
   async compact(kind: JobKind, runner: CompactionRunner, stop: AbortSignal): Promise<void> {
-    if (kind !== 'l0') return
-    await this.#mergeL0(runner, this.#context.limits.l0CompactCount, stop)
+    if (kind === 'l0') {
+      await this.#mergeL0(runner, this.#context.limits.l0CompactCount, stop)
+      return
+    }
+    await this.lock.run(async () => {
+      if (this.#closing.signal.aborted) return
+      if (kind === 'images') await this.#history.makeImages(runner, stop)
+      else await this.#history.compactBottom(runner, stop)
+    })
   }
 
   /** Merges the L0 layers that lie side by side, however few. Returns whether there were some. */
-  compactL0(): Promise<boolean> {
-    return this.#mergeL0(this.#context.compactor.runner, 2, null)
+  compactL0(minCount = 2): Promise<boolean> {
+    return this.#mergeL0(this.#context.compactor.runner, minCount, null)
+  }
+
+  /**
+   * Brings what is durable into images: merges the L0 layers, then makes images of every column in
+   * which something changed.
+   */
+  async makeImages(): Promise<void> {
+    let merged = true
+    while (merged && !this.#closing.signal.aborted) merged = await this.compactL0(1)
+    await this.lock.run(() => this.#history.makeAllImages(this.#context.compactor.runner))
+  }
+
+  /** Rewrites what is due of the history below the cutoff; see `history-compaction.ts`. */
+  async compactBottom(): Promise<void> {
+    const { runner } = this.#context.compactor
+    let more = true
+    while (more && !this.#closing.signal.aborted) {
+      more = await this.lock.run(() => this.#history.compactBottom(runner, null))
+    }
   }
 
   /** Ends what is under way, and starts nothing more. */
   async close(): Promise<void> {
     this.#closing.abort()
     await this.lock.idle()
-  }
-
-  /** Files of a change that did not come about. */
-  async #forget(entries: readonly LayerEntry[]): Promise<void> {
-    const held = new Set(this.#store.layers.newestFirst.map((layer) => layer.key))
-    for (const entry of entries) {
-      const name = layerKey(entry)
-      if (!held.has(name)) await rm(join(this.#store.folder, name), { force: true })
-    }
   }
 
   #planL0(minCount: number): Layer[] | null {
@@ -95,35 +116,8 @@ export class TimelineCompaction implements CompactionTarget {
         },
         stop ? AbortSignal.any([stop, closing]) : closing,
       )
-      try {
-        await this.#store.change({ add, remove: inputs })
-      } catch (error) {
-        await this.#forget(add)
-        throw error
-      }
+      await enter(this.#store, add, inputs)
       return true
     })
-  }
-}
-
-/** Layers of one timeline, for a job. */
-export function describeLayers(layers: readonly Layer[]): JobTimeline {
-  const objectFolders: Record<string, string> = {}
-  for (const layer of layers) objectFolders[layer.origin ?? ''] = dirname(layer.objectName)
-  const [first] = layers
-  return {
-    folder: first ? dirname(first.path) : '',
-    objectFolders,
-    layers: layers.map((layer) => layer.entry),
-    parent: null,
-  }
-}
-
-/** All that a read of a timeline may need, its ancestors' layers included, for a job. */
-export function describeSource(source: ReadSource): JobTimeline {
-  const { parent } = source
-  return {
-    ...describeLayers(source.layers.newestFirst),
-    parent: parent && { timeline: describeSource(parent.source), lsn: parent.lsn },
   }
 }

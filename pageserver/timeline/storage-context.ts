@@ -27,10 +27,14 @@ export const DEFAULT_LIMITS = {
   l0MaxDelayMs: 30_000,
   /** A layer that compaction writes is cut at about this size. */
   l1LayerBytes: 128 * MIB,
-  /** Images are made when so many deltas lie above the last ones. */
-  imageAfterDeltas: 10,
+  /** Images of a column are made when its deltas weigh so much, and half of the images there; */
+  imageDeltaBytes: 32 * MIB,
+  /** or when there are so many of them. */
+  imageAfterDeltas: 20,
   /** While little WAL comes, so much in memory is flushed, and so much in deltas gets images. */
   idleBytes: 16 * MIB,
+  /** History below the cutoff is rewritten where so much can be gained, and as much as is left. */
+  bottomGainBytes: 8 * MIB,
   /** So many partial image sets, then one that stands for all of them. */
   maxImageSets: 8,
   /** An image layer is cut at about this size. */

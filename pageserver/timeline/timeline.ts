@@ -31,7 +31,6 @@ import { type TimelineFacts, type TimelineState, walStartOf } from '../remote/ma
 import { statisticsFolder } from '../remote/paths.ts'
 import { StatisticsStore } from '../remote/statistics-store.ts'
 import { ChainCap } from './chain-cap.ts'
-import { ImageMaker } from './image-maker.ts'
 import { type LayerChange, LayerStore, type LayerStoreOptions } from './layer-store.ts'
 import { LsnWaiters } from './lsn-waiters.ts'
 import { RelSizes } from './rel-sizes.ts'
@@ -91,7 +90,6 @@ export class Timeline {
   readonly #waiters = new LsnWaiters()
   #relSizes = new RelSizes()
   readonly #cap: ChainCap
-  readonly #images: ImageMaker
   readonly compaction: TimelineCompaction
   #lastRecordLsn: Lsn
   #lastRecordStartLsn: Lsn | null
@@ -120,7 +118,6 @@ export class Timeline {
       ...options,
       onFlushed: () => {
         this.#context.compactor.wake()
-        this.#imageIfDue()
       },
       onFlushFailed: (error) => this.#warn(error, 'flush'),
     })
@@ -151,8 +148,14 @@ export class Timeline {
     }
     const { context } = options
     const source = this.#source
-    this.compaction = new TimelineCompaction({ tenantId, timelineId, store, source, context })
-    this.#images = new ImageMaker(store, source, context, this.compactionLock)
+    this.compaction = new TimelineCompaction({
+      tenantId,
+      timelineId,
+      store,
+      source,
+      retention: this.retention,
+      context,
+    })
     this.#cap = new ChainCap({
       build: (keys, lsn) => this.#buildPages(keys, lsn),
       currentLayer: () => store.open,
@@ -466,8 +469,10 @@ export class Timeline {
   /** Flushes, then makes images of what changed since the last ones; nothing to do is no error. */
   async createImageLayers(): Promise<void> {
     await this.#awaitAncestorWal()
+    // Compaction reads layers, not an ancestor's memory.
+    for (let at = this.ancestor; at !== null; at = at.timeline.ancestor) await at.timeline.flush()
     await this.flush()
-    await this.#images.make()
+    await this.compaction.makeImages()
   }
 
   /**
@@ -480,7 +485,7 @@ export class Timeline {
     const isIdle = this.#lastRecordLsn - this.#lastTickLsn < IDLE_WAL_BYTES
     this.#lastTickLsn = this.#lastRecordLsn
     if (isIdle && open.sizeBytes >= idleBytes) this.#roll()
-    else if (isIdle && this.#images.replayBytes >= idleBytes) this.#makeImages()
+    else if (isIdle && this.#replayBytes >= idleBytes) this.#makeImages()
     if (open.versionCount === 0) this.#openSinceMs = 0
     else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
     else if (nowMs - this.#openSinceMs >= this.#context.limits.rollAgeMs) this.#roll()
@@ -523,7 +528,7 @@ export class Timeline {
   async settle(): Promise<void> {
     await this.#cap.idle()
     await this.#store.idle()
-    await this.#images.idle()
+    await this.compaction.lock.idle()
   }
 
   /** Makes a change durable, then visible; see `LayerStore.change`. */
@@ -565,7 +570,6 @@ export class Timeline {
     )
     await this.#cap.stop()
     await this.compaction.close()
-    await this.#images.idle()
     try {
       if (options.flush) await this.flush()
     } finally {
@@ -701,15 +705,19 @@ export class Timeline {
     this.#store.startFlush()
   }
 
-  #imageIfDue(): void {
-    if (this.#images.isDue) this.#makeImages()
+  /**
+   * Stored bytes of deltas that reads of the tip replay from. An import at one LSN holds pages, not
+   * records, and counts nothing.
+   */
+  get #replayBytes(): number {
+    return this.#store.layers.deltasAboveImages
+      .filter(({ id }) => id.endLsn > id.startLsn + 1)
+      .reduce((sum, layer) => sum + layer.sizeBytes, 0)
   }
 
   #makeImages(): void {
-    if (this.#closed || this.#images.isRunning || !this.#store.mayWrite) return
-    this.#awaitAncestorWal()
-      .then(() => this.#images.make())
-      .catch((error: unknown) => this.#warn(error, 'image creation'))
+    if (this.#closed || this.compaction.lock.isHeld || !this.#store.mayWrite) return
+    this.compaction.makeImages().catch((error: unknown) => this.#warn(error, 'image creation'))
   }
 
   #warn(error: unknown, what: string): void {

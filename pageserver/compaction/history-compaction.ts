@@ -1,0 +1,245 @@
+/**
+ * Images and bottom-most compaction of one timeline: what is due, and the way from a plan by a job
+ * to the layer map. Callers hold the timeline's compaction lock.
+ *
+ * A job reads at LSNs that stay readable for it whatever is collected meanwhile: images at the
+ * boundary of L0 and L1, where every state still is; history at the retained points and at a cutoff
+ * that is durable. Reads that began below that cutoff before it was raised end before their layers
+ * leave the map.
+ */
+import type { TenantId, TimelineId } from '#libs/ids.ts'
+import type { Lsn } from '#libs/lsn.ts'
+import type { Retention } from '../gc/retention.ts'
+import { isPageClass } from '../keyspace/key-class.ts'
+import type { KeyRange } from '../keyspace/key-range.ts'
+import { type Layer, type LayerEntry, layerKey } from '../layers/layer.ts'
+import type { LayerMap } from '../layers/layer-map.ts'
+import type { ReadSource } from '../read/read-plan.ts'
+import type { LayerStore } from '../timeline/layer-store.ts'
+import type { StorageContext } from '../timeline/storage-context.ts'
+import { type BottomPlan, horizonOf, planBottom } from './bottommost-plan.ts'
+import { standsForAll } from './image-columns.ts'
+import { boundaryLsn, type ImagePlan, planImages } from './image-plan.ts'
+import type { BottomJob, CompactionRunner } from './job.ts'
+import { describeRange, enter, isInLayers, layersOfRange } from './job-source.ts'
+import { keysInRange } from './range-keys.ts'
+
+/** A job of images ends after so many files, so that what is done is published and L0 may come. */
+const FILES_PER_JOB = 2
+/** After so many runs that made room, one runs to its end. */
+const MAX_PREEMPTED = 2
+/** A page in an image, compressed, while nothing better is known. */
+const PAGE_GUESS_BYTES = 2048
+
+export interface HistoryCompactionOptions {
+  tenantId: TenantId
+  timelineId: TimelineId
+  store: LayerStore
+  source: ReadSource
+  retention: Retention
+  context: StorageContext
+  signal: AbortSignal
+}
+
+export class HistoryCompaction {
+  readonly #ids: { tenantId: TenantId; timelineId: TimelineId }
+  readonly #store: LayerStore
+  readonly #source: ReadSource
+  readonly #retention: Retention
+  readonly #context: StorageContext
+  readonly #signal: AbortSignal
+  /** Keys of layers that rewriting alone would not make smaller. */
+  #settled = new Set<string>()
+  #preempted = 0
+  /** Plans are pure: one is good until the map or a bound changes. */
+  #imagePlans: { of: LayerMap; durableLsn: Lsn; plans: ImagePlan<Layer>[] } | null = null
+  #bottomPlans: { of: LayerMap; points: string; plans: BottomPlan<Layer>[] } | null = null
+
+  constructor(options: HistoryCompactionOptions) {
+    const { tenantId, timelineId } = options
+    this.#ids = { tenantId, timelineId }
+    this.#store = options.store
+    this.#source = options.source
+    this.#retention = options.retention
+    this.#context = options.context
+    this.#signal = options.signal
+  }
+
+  /** How urgent the most urgent column is; 0 = none is due. */
+  get imagesDue(): number {
+    return this.#canRun ? (this.#planImages()[0]?.urgency ?? 0) : 0
+  }
+
+  get bottomDue(): number {
+    return this.#canRun ? (this.#planBottom()[0]?.urgency ?? 0) : 0
+  }
+
+  /** Jobs read layers; what an ancestor still has in memory they would miss. */
+  get #canRun(): boolean {
+    return this.#store.mayWrite && isInLayers(this.#source)
+  }
+
+  /** Makes images of the most urgent column, or of its first part. False when none is due. */
+  async makeImages(runner: CompactionRunner, stop: AbortSignal | null): Promise<boolean> {
+    const [plan] = this.#canRun ? this.#planImages() : []
+    if (!plan) return false
+    await this.#runImages(plan, runner, stop)
+    return true
+  }
+
+  /** Makes images of every column in which something has changed. */
+  async makeAllImages(runner: CompactionRunner): Promise<void> {
+    const { layers, durableLsn } = this.#store
+    const imageLsn = boundaryLsn(layers.newestFirst, durableLsn)
+    for (;;) {
+      const { limits } = this.#context
+      const newestFirst = this.#store.layers.newestFirst
+      const [plan] = planImages(newestFirst, imageLsn, this.#oldestLsn, limits, true)
+      if (!plan || this.#signal.aborted || !this.#canRun) return
+      await this.#runImages(plan, runner, null)
+    }
+  }
+
+  /** Rewrites the most urgent column's history below the cutoff. False when none is due. */
+  async compactBottom(runner: CompactionRunner, stop: AbortSignal | null): Promise<boolean> {
+    const [plan] = this.#canRun ? this.#planBottom() : []
+    if (!plan) return false
+    for (const layer of plan.inputs) await layer.load()
+    if (!this.#isWorth(plan)) {
+      this.#settle(plan.inputs.map((layer) => layer.key))
+      return true
+    }
+    const mayStop = this.#preempted < MAX_PREEMPTED
+    const { firstKey, lastKey, inputs, points, hasBase } = plan
+    const oldestLsn = this.#oldestLsn
+    let add: LayerEntry[]
+    try {
+      const job: BottomJob = {
+        ...(await this.#jobBase(plan, points[points.length - 1] as Lsn)),
+        kind: 'bottom',
+        firstKey,
+        lastKey,
+        inputs: inputs.map((layer) => layer.key),
+        points,
+        oldestLsn,
+        hasBase,
+      }
+      add = await runner.run(job, this.#stopSignal(mayStop ? stop : null))
+    } catch (error) {
+      if (stop?.aborted) this.#preempted++
+      throw error
+    }
+    this.#preempted = 0
+    await this.#retention.earlierReads()
+    await enter(this.#store, add, plan.remove)
+    this.#settle([...inputs.map((layer) => layer.key), ...add.map(layerKey)])
+    return true
+  }
+
+  async #runImages(
+    plan: ImagePlan<Layer>,
+    runner: CompactionRunner,
+    stop: AbortSignal | null,
+  ): Promise<void> {
+    const { firstKey, lastKey, inputs, imageLsn, floorLsn } = plan
+    for (const layer of inputs) await layer.load()
+    const isBottom = floorLsn <= this.#oldestLsn
+    const add = await runner.run(
+      {
+        ...(await this.#jobBase(plan, imageLsn)),
+        kind: 'images',
+        firstKey,
+        lastKey,
+        inputs: inputs.map((layer) => layer.key),
+        imageLsn,
+        floorLsn,
+        dropsTombstones: isBottom && this.#source.parent === null,
+        maxFiles: FILES_PER_JOB,
+      },
+      this.#stopSignal(stop),
+    )
+    await enter(this.#store, add, [])
+  }
+
+  /** Lowest LSN that a version of the timeline itself can have. */
+  get #oldestLsn(): Lsn {
+    const { facts, layers } = this.#store
+    // A branch's own versions lie above its branch point; at that LSN the ancestor answers.
+    if (this.#source.parent) return facts.startLsn + 1
+    // What was taken over from an ancestor may be older than the timeline.
+    return layers.newestFirst.reduce(
+      (lowest, { id }) => Math.min(lowest, id.startLsn),
+      facts.startLsn,
+    )
+  }
+
+  #planImages(): ImagePlan<Layer>[] {
+    const { layers, durableLsn } = this.#store
+    const known = this.#imagePlans
+    if (known?.of === layers && known.durableLsn === durableLsn) return known.plans
+    const { newestFirst } = layers
+    const imageLsn = boundaryLsn(newestFirst, durableLsn)
+    const plans = planImages(newestFirst, imageLsn, this.#oldestLsn, this.#context.limits)
+    this.#imagePlans = { of: layers, durableLsn, plans }
+    return plans
+  }
+
+  #planBottom(): BottomPlan<Layer>[] {
+    const { layers, durableLsn, gcCutoffLsn } = this.#store
+    if (gcCutoffLsn === null) return []
+    const retainedPoints = this.#retention.retainedPoints()
+    const points = `${durableLsn} ${gcCutoffLsn} ${retainedPoints.join()}`
+    const known = this.#bottomPlans
+    if (known?.of === layers && known.points === points) return known.plans
+    const { newestFirst } = layers
+    const boundary = boundaryLsn(newestFirst, durableLsn)
+    const horizonLsn = horizonOf(newestFirst, gcCutoffLsn, boundary)
+    const isSettled = (layer: Layer) => this.#settled.has(layer.key)
+    const oldestLsn = this.#oldestLsn
+    const state = { layers: newestFirst, horizonLsn: horizonLsn ?? 0, retainedPoints, oldestLsn }
+    const plans =
+      horizonLsn === null ? [] : planBottom({ ...state, isSettled }, this.#context.limits)
+    this.#bottomPlans = { of: layers, points, plans }
+    return plans
+  }
+
+  /**
+   * True when what is rewritten weighs more than pages of all its keys would. Where no image tells
+   * what a column weighs, many small changes to many pages are best left as they are.
+   */
+  #isWorth({ inputs, ...plan }: BottomPlan<Layer>): boolean {
+    const oldestLsn = this.#oldestLsn
+    if (inputs.some((layer) => standsForAll(layer, oldestLsn)) || plan.hasBase) return true
+    let imageBytes = 0
+    for (const { slot, blks } of keysInRange(inputs, this.#source.slots, plan)) {
+      if (isPageClass(this.#source.slots.cls(slot))) imageBytes += blks.length * PAGE_GUESS_BYTES
+    }
+    return inputs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) >= imageBytes
+  }
+
+  #settle(keys: readonly string[]): void {
+    const present = new Set(this.#store.layers.newestFirst.map((layer) => layer.key))
+    this.#settled = new Set([...this.#settled, ...keys].filter((key) => present.has(key)))
+    this.#bottomPlans = null
+  }
+
+  async #jobBase(range: KeyRange, lsn: Lsn) {
+    // What lies in object storage only is fetched here, so that the job finds it on disk. Where it
+    // cannot be, the job reads the object.
+    for (const layer of layersOfRange(this.#source, range, lsn + 1)) {
+      await layer.makeResident().catch(() => undefined)
+    }
+    return {
+      ...this.#ids,
+      // In one step with the choice of the job's inputs and with the start of the job.
+      source: describeRange(this.#source, range, lsn + 1),
+      owner: this.#store.owner,
+      generation: this.#store.generation,
+      layerBytes: this.#context.limits.imageLayerBytes,
+    }
+  }
+
+  #stopSignal(stop: AbortSignal | null): AbortSignal {
+    return stop ? AbortSignal.any([stop, this.#signal]) : this.#signal
+  }
+}

@@ -1,0 +1,162 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { compareKeys, type Key, MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
+import { keyAfter, rangesOverlap } from '../keyspace/key-range.ts'
+import { LayerKind } from '../layers/layer-name.ts'
+import { columnsOf, type PlanLayer } from './image-columns.ts'
+import { boundaryLsn, type ImageLimits, planImages } from './image-plan.ts'
+
+const LIMITS: ImageLimits = {
+  imageDeltaBytes: 32,
+  imageAfterDeltas: 20,
+  maxImageSets: 4,
+  imageLayerBytes: 128,
+}
+
+function key(rel: number): Key {
+  return { cls: 0, spc: 0, db: 0, rel, fork: 0, blk: 0 }
+}
+
+interface Shape {
+  from?: number
+  to?: number
+  start: number
+  end?: number
+  floor?: number
+  bytes?: number
+}
+
+function delta({ from, to, start, end = start + 10, bytes = 10 }: Shape): PlanLayer {
+  const firstKey = from === undefined ? MIN_KEY : key(from)
+  const lastKey = to === undefined ? MAX_KEY : key(to)
+  const id = { kind: LayerKind.Delta, firstKey, lastKey, startLsn: start, endLsn: end }
+  return {
+    id: { ...id, floorLsn: start, generation: 1 },
+    endLsn: end,
+    sizeBytes: bytes,
+    isL0: from === undefined && to === undefined,
+  }
+}
+
+function image(shape: Shape): PlanLayer {
+  const { id, sizeBytes } = delta({ ...shape, end: shape.start + 1 })
+  return {
+    id: { ...id, kind: LayerKind.Image, floorLsn: shape.floor ?? 0 },
+    endLsn: id.endLsn,
+    sizeBytes,
+    isL0: false,
+  }
+}
+
+describe('boundary', () => {
+  test('lies just below the oldest L0 layer, and is durable', () => {
+    const l1 = delta({ from: 1, to: 9, start: 10, end: 50 })
+    expect(boundaryLsn([l1], 49)).toBe(49)
+    expect(boundaryLsn([l1, delta({ start: 50 }), delta({ start: 60 })], 69)).toBe(49)
+    expect(boundaryLsn([delta({ start: 50 })], 20)).toBe(20)
+  })
+
+  test('is not held up by an import, nor by L0 layers below images', () => {
+    const imported = delta({ start: 5, end: 6 })
+    expect(boundaryLsn([imported, delta({ start: 50 })], 59)).toBe(49)
+    expect(boundaryLsn([delta({ start: 10 }), image({ start: 30 })], 39)).toBe(39)
+  })
+})
+
+describe('plan', () => {
+  const base = [
+    image({ to: 9, start: 20, bytes: 100 }),
+    image({ from: 10, start: 20, bytes: 100 }),
+  ].map((one, index) => {
+    // Two files of one set: the second begins just after the first.
+    if (index === 1) (one.id as { firstKey: Key }).firstKey = keyAfter(key(9))
+    return one
+  })
+
+  test('a column is due by the bytes of its own deltas', () => {
+    const low = delta({ from: 1, to: 5, start: 21, bytes: 60 })
+    const high = delta({ from: 11, to: 15, start: 21, bytes: 40 })
+    const [plan, ...more] = planImages([...base, low, high], 40, 0, LIMITS)
+    expect(more).toEqual([])
+    expect(plan).toMatchObject({ firstKey: MIN_KEY, lastKey: key(9), imageLsn: 40, floorLsn: 21 })
+    expect(plan?.inputs).toEqual([low])
+  })
+
+  test('small deltas are left alone until there are many, or all are asked for', () => {
+    const one = delta({ from: 1, to: 5, start: 21, bytes: 1 })
+    expect(planImages([one], 40, 0, LIMITS)).toEqual([])
+    expect(planImages([one], 40, 0, LIMITS, true)).toHaveLength(1)
+    const many = Array.from({ length: 20 }, (_, index) =>
+      delta({ from: 1, to: 5, start: 100 + 10 * index, bytes: 1 }),
+    )
+    expect(planImages(many, 400, 0, LIMITS)[0]).toMatchObject({ floorLsn: 0, urgency: 1 })
+  })
+
+  test('images of what changed are followed by one that stands for all', () => {
+    const wide = delta({ from: 1, to: 5, start: 31, bytes: 90 })
+    const partial = image({ to: 9, start: 30, floor: 21, bytes: 60 })
+    const [plan] = planImages([...base, partial, wide], 40, 0, LIMITS)
+    expect(plan?.floorLsn).toBe(0)
+    expect(plan?.inputs).toEqual([wide, partial, base[0]])
+    const small = image({ to: 9, start: 30, floor: 21, bytes: 10 })
+    const [again] = planImages([...base, small, wide], 40, 0, LIMITS)
+    expect(again?.floorLsn).toBe(31)
+    expect(again?.inputs).toEqual([wide])
+  })
+
+  test('an import counts as an image of all keys', () => {
+    const imported = delta({ start: 5, end: 6, bytes: 1000 })
+    const changes = delta({ from: 1, to: 5, start: 21, bytes: 40 })
+    expect(planImages([imported, changes], 40, 5, LIMITS)).toEqual([])
+    const [plan] = planImages([imported, changes], 40, 5, LIMITS, true)
+    expect(plan).toMatchObject({ floorLsn: 6, inputs: [changes] })
+  })
+
+  test('no image is made where a delta reaches across its LSN', () => {
+    const across = delta({ from: 1, to: 5, start: 35, end: 50, bytes: 90 })
+    const below = delta({ from: 1, to: 5, start: 21, bytes: 90 })
+    expect(planImages([across, below], 40, 0, LIMITS, true)).toEqual([])
+  })
+})
+
+test('columns tile the keys, and each image covers a column or has none of its keys', () => {
+  const bound = fc.tuple(fc.nat(30), fc.nat(30)).map(([a, b]) => [Math.min(a, b), Math.max(a, b)])
+  const layer = fc
+    .record({ bound, start: fc.nat(50), isImage: fc.boolean(), floor: fc.nat(5) })
+    .map(({ bound: [from, to], start, isImage, floor }) => {
+      const shape = { from: from as number, to: to as number, start, floor }
+      return isImage ? image(shape) : delta(shape)
+    })
+  fc.assert(
+    fc.property(fc.array(layer, { maxLength: 12 }), (layers) => {
+      const columns = columnsOf(layers, 128)
+      expect(columns[0]?.firstKey).toEqual(MIN_KEY)
+      expect(columns.at(-1)?.lastKey).toEqual(MAX_KEY)
+      for (const [index, column] of columns.entries()) {
+        const before = columns[index - 1]
+        if (before) expect(column.firstKey).toEqual(keyAfter(before.lastKey))
+        for (const one of layers) {
+          if (one.id.kind === LayerKind.Delta) {
+            const has = column.deltas.some((share) => share.layer === one)
+            expect(has).toBe(rangesOverlap(one.id, column))
+            continue
+          }
+          const inside =
+            compareKeys(column.firstKey, one.id.firstKey) >= 0 &&
+            compareKeys(column.lastKey, one.id.lastKey) <= 0
+          const isOne = column.images.some((share) => share.layer === one)
+          if (isOne && !inside) expect(column.images.length).toBeGreaterThan(1)
+          if (!rangesOverlap(one.id, column)) expect(isOne).toBe(false)
+        }
+      }
+      for (const one of layers) {
+        if (one.id.kind !== LayerKind.Delta) continue
+        const shares = columns.flatMap(({ deltas }) =>
+          deltas.filter((share) => share.layer === one),
+        )
+        const sum = shares.reduce((total, { bytes }) => total + bytes, 0)
+        expect(sum).toBeCloseTo(one.sizeBytes)
+      }
+    }),
+  )
+})

@@ -86,7 +86,7 @@ export class SupervisorHttp {
       }
       case `POST ${computePaths.setPageservers.path}`: {
         const { pageservers } = JSON.parse(body) as { pageservers: NodeInfo[] }
-        await this.#supervisor.settings.setPageservers(pageservers)
+        this.#supervisor.setPageservers(pageservers)
         return json(200, this.#supervisor.status())
       }
       case `POST ${computePaths.systemSettings.path}`:

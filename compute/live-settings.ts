@@ -89,25 +89,17 @@ export class LiveSettings {
   }
 
   /**
-   * The tenant has moved to other pageservers, one for each shard. Resolves when Postgres has read
-   * it; before there is a data folder, the one to come will have it. Throws while Postgres starts.
+   * The tenant has moved to other pageservers, one for each shard: whatever is written or asked from
+   * now on is right. A Postgres that runs has still to be told to read its settings.
    */
-  async setPageservers(pageservers: readonly NodeInfo[]): Promise<void> {
+  setPageservers(pageservers: readonly NodeInfo[]): void {
     const { spec, log } = this.#options
     const [first] = pageservers
     assert(first !== undefined, 'a tenant has a pageserver')
-    // Also for whoever asks the pageserver by HTTP.
     spec.pageserver = first
     if (spec.shards !== undefined) spec.shards.pageservers = [...pageservers]
     log.info({ pageservers }, 'the tenant has moved')
-    if (this.#dataFolder === null) return
-    this.#write('postgresql.conf', postgresConf({ spec }))
-    const client = await this.connect()
-    try {
-      await reload(client)
-    } finally {
-      await client.close()
-    }
+    if (this.#dataFolder !== null) this.#write('postgresql.conf', postgresConf({ spec }))
   }
 
   /**

@@ -11,7 +11,7 @@ import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
 import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
@@ -121,6 +121,22 @@ export class Supervisor {
     this.#safekeepers = safekeepers
     if (this.#options.spec.mode !== 'replica' || this.#dataFolder === null) return
     replacePrivateFile(join(this.#dataFolder, SERVICE_FILE), safekeeperService(safekeepers))
+  }
+
+  /**
+   * The tenant has moved to other pageservers. Postgres is told by a signal and not in a session, as
+   * a new session reads catalogs, and the pageserver that it would ask may be the one that is gone.
+   * Throws `unavailable` while Postgres has only just been launched.
+   */
+  setPageservers(pageservers: readonly NodeInfo[]): void {
+    this.settings.setPageservers(pageservers)
+    const pid = this.#postgres?.pid ?? null
+    if (pid === null || this.#dataFolder === null) return
+    // Before it has its lock file, the signal would end it.
+    if (!existsSync(join(this.#dataFolder, 'postmaster.pid'))) {
+      throw new ZenithError('unavailable', 'Postgres has only just been launched')
+    }
+    process.kill(pid, 'SIGHUP')
   }
 
   status(): ComputeStatus {

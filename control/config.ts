@@ -19,6 +19,8 @@ export const ControlConfig = Type.Object(
      * default 30, 0 = never by itself.
      */
     pageserver_lost_after: Type.Optional(Type.Integer({ minimum: 0 })),
+    /** Seconds that it must be well again before its tenants go back to it; default 20. */
+    pageserver_home_after: Type.Optional(Type.Integer({ minimum: 0 })),
     /** File with the authorities of safekeepers' certificates; with it they are reached by TLS. */
     safekeeper_ca: Type.Optional(Type.String({ minLength: 1 })),
     /** Let everybody in from other machines too. */

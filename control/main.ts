@@ -28,6 +28,7 @@ import { openTokens } from './tokens.ts'
 
 const DEFAULT_FIRST_ENDPOINT_PORT = 55432
 const DEFAULT_LOST_AFTER_S = 30
+const DEFAULT_HOME_AFTER_S = 20
 
 runProcess('control', async (self) => {
   const config = loadConfig(ControlConfig, configPath())
@@ -55,6 +56,7 @@ runProcess('control', async (self) => {
     moves,
     log,
     lostAfterMs: lostAfterS === 0 ? null : lostAfterS * 1000,
+    homeAfterMs: (config.pageserver_home_after ?? DEFAULT_HOME_AFTER_S) * 1000,
   })
   const pageservers = new Pageservers(registry, health)
   const host = config.listen_http_host

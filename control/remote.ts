@@ -7,6 +7,7 @@ import {
 } from '#libs/api/compute.ts'
 import type { NodeInfo } from '#libs/api/control.ts'
 import {
+  type AttachedTenant,
   callPageserver,
   type CommitWindow,
   type CreatePageserverTimeline,
@@ -64,6 +65,9 @@ function askPageserver<N extends keyof PageserverRoutes>(
 export const pageserverApi = {
   status: (node: NodeInfo): Promise<PageserverStatus> =>
     callPageserver(urlOf(node), 'status', { timeoutMs: HEALTH_TIMEOUT_MS }),
+
+  tenants: (node: NodeInfo): Promise<AttachedTenant[]> =>
+    callPageserver(urlOf(node), 'listTenants', { timeoutMs: STATUS_TIMEOUT_MS }),
 
   setLocation: (node: NodeInfo, tenantId: string, body: LocationRequest): Promise<LocationInfo> =>
     callPageserver(urlOf(node), 'setLocation', {

@@ -4,15 +4,16 @@
  * One run per placement.
  */
 import type { TenantMoveInfo } from '#libs/api/fleet.ts'
+import type { NodeInfo } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
-import { tenantShardId } from '#libs/sharding.ts'
+import { parseTenantShardId, shardNumberOf, tenantShardId, wholeTenant } from '#libs/sharding.ts'
 import type { PlacementRecord, TenantRecord } from '../records.ts'
 import type { Registry } from '../registry.ts'
 import { pageserverApi } from '../remote.ts'
 import { withPlacement } from '../tenant-record.ts'
 import { MoveRun } from './move-run.ts'
-import { abortMove, beginMove, takeOver } from './placement-changes.ts'
+import { abortMove, beginMove, holdingOf, takeOver } from './placement-changes.ts'
 
 export class Moves {
   readonly #registry: Registry
@@ -96,6 +97,24 @@ export class Moves {
       }
     }
     await this.#keepWarm()
+  }
+
+  /**
+   * A pageserver answers again that was silent: it learns what is not its own any more. What it did
+   * meanwhile carries an old generation.
+   */
+  async reconcile(node: NodeInfo): Promise<void> {
+    for (const held of await pageserverApi.tenants(node)) {
+      const tenantId = parseTenantShardId(held.tenantId)
+      const tenant = (await this.#registry.findTenant(wholeTenant(tenantId)))?.value
+      // One that is not known here at all is left alone: its record may just be being made.
+      if (tenant === undefined) continue
+      const shard = shardNumberOf(tenantId)?.number ?? 0
+      const placement = tenant.placements.find((one) => one.shard === shard)
+      if (placement === undefined || holdingOf(placement, node.id) !== null) continue
+      this.#log.info({ tenantId, pageserver: node.id }, 'a tenant is elsewhere by now')
+      await pageserverApi.setLocation(node, tenantId, { mode: 'detached' })
+    }
   }
 
   /** A pageserver has started: what it knew of its secondaries it was told anew. */

@@ -16,8 +16,6 @@ import type { Moves } from './moves.ts'
 import { chooseHeir, loadOf } from './placing.ts'
 
 const PAUSE_MS = 1_000
-/** One that was lost must have been well for so long before its tenants go back. */
-const HOME_AFTER_MS = 20_000
 
 export interface PageserverHealthOptions {
   registry: Registry
@@ -25,6 +23,8 @@ export interface PageserverHealthOptions {
   log: Logger
   /** A pageserver that is silent for so long is lost; null: only when somebody says so. */
   lostAfterMs: number | null
+  /** One that was lost must have been well for so long before its tenants go back. */
+  homeAfterMs: number
 }
 
 export class PageserverHealth {
@@ -90,7 +90,11 @@ export class PageserverHealth {
   async #tick(): Promise<void> {
     const { registry, lostAfterMs, log } = this.#options
     const nodes = await registry.nodes('pageserver')
-    await Promise.all(nodes.map((node) => this.#ask(node)))
+    const asked = await Promise.allSettled(nodes.map((node) => this.#ask(node)))
+    for (const result of asked) {
+      if (result.status === 'fulfilled') continue
+      log.warn({ reason: errorMessage(result.reason) }, 'a pageserver is not well yet')
+    }
     for (const { id } of nodes) {
       if (lostAfterMs === null || this.silentMs(id) < lostAfterMs) continue
       await this.evacuate(id).catch((error: unknown) =>
@@ -111,16 +115,19 @@ export class PageserverHealth {
       return
     }
     this.#heardMs.set(node.id, nowMs)
-    if (!this.#wellSinceMs.has(node.id)) this.#wellSinceMs.set(node.id, nowMs)
+    if (this.#wellSinceMs.has(node.id)) return
+    // Tried again at the next look when it fails.
+    await this.#options.moves.reconcile(node)
+    this.#wellSinceMs.set(node.id, nowMs)
   }
 
   async #sendHome(): Promise<void> {
-    const { registry, moves, log } = this.#options
+    const { registry, moves, log, homeAfterMs } = this.#options
     for (const { tenantId, placements } of await registry.tenants()) {
       for (const { shard, home, move, pageserverId } of placements) {
         if (home === undefined || move !== undefined || home === pageserverId) continue
         const sinceMs = this.#wellSinceMs.get(home)
-        if (sinceMs === undefined || performance.now() - sinceMs < HOME_AFTER_MS) continue
+        if (sinceMs === undefined || performance.now() - sinceMs < homeAfterMs) continue
         log.info({ tenantId, shard, home }, 'a tenant goes back')
         await moves.begin(tenantId, shard, home)
       }

@@ -57,7 +57,7 @@ export const computePaths = {
   setSafekeepers: { method: 'POST', path: '/safekeepers' },
   /**
    * Where the branch's pages are from now on (`{ pageservers: NodeInfo[] }`, in the order of the
-   * tenant's shards). Answers once Postgres has read it; running queries follow.
+   * tenant's shards). Postgres reads it at once; running queries follow.
    */
   setPageservers: { method: 'POST', path: '/pageservers' },
   /** From a backend after ALTER SYSTEM: answers once the control plane has it durably. */

@@ -10,6 +10,7 @@ import type { InitOptions } from './commands/init.ts'
 import type { CreateOptions, PlaceOptions } from './commands/postgres.ts'
 import type { SetOptions } from './commands/settings.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
+import { addStorageCommands } from './storage-program.ts'
 import { addTransferCommands } from './transfer-program.ts'
 
 const EXIT_CODES = `
@@ -46,6 +47,7 @@ Example:
   addBranchCommands(program)
   addTransferCommands(program)
   addSafekeeperCommands(program)
+  addStorageCommands(program)
   addAuthCommands(program)
   return program
 }

@@ -27,6 +27,13 @@ export const PageserverConfig = Type.Object(
     discovery: Type.Optional(DiscoveryConfig),
     /** Redo processes at most; default: one per processor, at most 4. */
     redo_processes: Type.Optional(Type.Integer({ minimum: 1, maximum: 64 })),
+    /** Garbage is collected so often; default: once an hour. */
+    gc_period_seconds: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
+    /**
+     * A lease of an LSN lasts so long, and so long nothing is removed after a tenant was attached;
+     * default: 600. The control plane renews leases every 20 seconds.
+     */
+    lease_seconds: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
   },
   { additionalProperties: false },
 )

@@ -7,8 +7,11 @@ import { parseTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { parseTenantShardId } from '#libs/sharding.ts'
 import { unpackStatistics } from '#libs/pg/statistics-bundle.ts'
+import type { GarbageCollector } from './gc/garbage-collector.ts'
+import { retentionHandlers } from './gc/routes.ts'
 import type { Locations } from './locations.ts'
 import { findCommitWindow } from './read/commit-window.ts'
+import type { TenantManager } from './tenants/tenant-manager.ts'
 import type { Timeline } from './timeline/timeline.ts'
 import type { TimelineService } from './timeline-service.ts'
 
@@ -18,6 +21,8 @@ export interface HttpParts {
   id: number
   service: TimelineService
   locations: Locations
+  tenants: TenantManager
+  collector: GarbageCollector
   /** Says why requests cannot be served yet, or null. */
   notReady: () => string | null
 }
@@ -45,8 +50,9 @@ function positionsOf(timeline: Timeline) {
   }
 }
 
-function handlersOf({ id, service, locations }: HttpParts): Handlers {
+function handlersOf({ id, service, locations, tenants, collector }: HttpParts): Handlers {
   return {
+    ...retentionHandlers({ tenants, collector }),
     setLocation: ({ params, body }) => locations.set(parseTenantShardId(params.tenantId), body),
     getLocation: async ({ params }) => locations.info(parseTenantShardId(params.tenantId)),
     heatmap: ({ params }) => locations.heatmap(parseTenantShardId(params.tenantId)),
@@ -78,7 +84,11 @@ function handlersOf({ id, service, locations }: HttpParts): Handlers {
       const window = await findCommitWindow(service.useTimeline(idsOf(params)), query.timeUs)
       switch (window.kind) {
         case 'before':
-          return window
+          return {
+            ...window,
+            oldestLsn: formatLsn(window.oldestLsn),
+            isCutOff: service.timeline(idsOf(params)).gcCutoffLsn !== null,
+          }
         case 'within':
           return {
             kind: 'within',

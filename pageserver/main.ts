@@ -15,6 +15,8 @@ import { runProcess } from '#libs/service.ts'
 import { watchCompaction } from './compaction/metrics.ts'
 import { ThreadRunner } from './compaction/runner.ts'
 import { PageserverConfig } from './config.ts'
+import { GarbageCollector } from './gc/garbage-collector.ts'
+import { createGcMetrics } from './gc/gc-metrics.ts'
 import { addRoutes } from './http.ts'
 import { applyNativeOp } from './ingest/native-op.ts'
 import { Locations } from './locations.ts'
@@ -31,6 +33,8 @@ import { TimelineService } from './timeline-service.ts'
 const MAX_REDO_PROCESSES = 4
 /** Of the compaction thread, beside those of reads. */
 const COMPACTION_REDO_PROCESSES = 1
+const DEFAULT_GC_PERIOD_SECONDS = 3600
+const DEFAULT_LEASE_SECONDS = 600
 
 runProcess('pageserver', async (self) => {
   const config = loadConfig(PageserverConfig, configPath())
@@ -90,6 +94,9 @@ runProcess('pageserver', async (self) => {
     redo,
     applyNativeOp,
     log,
+    ...(config.lease_seconds === undefined
+      ? {}
+      : { limits: { leaseMs: config.lease_seconds * 1000 } }),
   })
   self.onStop(() => tenants.shutdown())
   watchRemote(metrics, () => ({
@@ -109,6 +116,14 @@ runProcess('pageserver', async (self) => {
     discovery,
   })
   self.onStop(() => service.stopReceivers())
+  const collector = new GarbageCollector({
+    tenants: () => tenants.tenants(),
+    periodMs: (config.gc_period_seconds ?? DEFAULT_GC_PERIOD_SECONDS) * 1000,
+    restMs: (config.lease_seconds ?? DEFAULT_LEASE_SECONDS) * 1000,
+    log,
+    metrics: createGcMetrics(metrics),
+  })
+  self.onStop(() => collector.stop())
   const locations = new Locations({ service, folder: dataDir, store, log })
   self.onStop(() => locations.stop())
 
@@ -123,7 +138,14 @@ runProcess('pageserver', async (self) => {
   })
   self.onStop(() => pages.close())
   const app = await createHttp({ service: 'pageserver', log, metrics, notReady: () => notReady })
-  addRoutes(app, { id: config.id, service, locations, notReady: () => notReady })
+  addRoutes(app, {
+    id: config.id,
+    service,
+    locations,
+    tenants,
+    collector,
+    notReady: () => notReady,
+  })
   await app.listen({ host: config.listen_http_host, port: config.listen_http_port })
   self.onStop(() => app.close())
 

@@ -34,6 +34,17 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
     'Time that flushes have waited for compaction since the start',
     ({ timeline }) => timeline.flushDelayedMs / 1000,
   ],
+  [
+    'gc_cutoff_lsn',
+    'States below are kept only where a branch, lease or job needs them; 0 = all are kept',
+    ({ timeline }) => timeline.gcCutoffLsn ?? 0,
+  ],
+  [
+    'history_bytes',
+    'WAL from the oldest LSN of which every later state is kept to the end',
+    ({ timeline }) =>
+      timeline.lastRecordLsn - Math.max(timeline.startLsn, timeline.gcCutoffLsn ?? 0),
+  ],
   ['layers', 'Layer files', ({ timeline }) => timeline.layers.newestFirst.length],
   [
     'layer_bytes',

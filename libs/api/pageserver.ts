@@ -11,6 +11,7 @@ import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
 import { IdText, LsnText, StripeBlocks, TenantShardText, WalSource } from './control.ts'
 import { locationRoutes } from './pageserver-location.ts'
 import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
+import { pageserverRetentionRoutes } from './pageserver-retention.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
@@ -116,7 +117,13 @@ const Positions = Type.Object({
 
 /** See `pageserver/read/commit-window.ts`. */
 export const CommitWindow = Type.Union([
-  Type.Object({ kind: Type.Literal('before') }),
+  Type.Object({
+    kind: Type.Literal('before'),
+    oldestLsn: LsnText,
+    oldestTimeUs: Type.Integer(),
+    /** True when older history was there once. */
+    isCutOff: Type.Boolean(),
+  }),
   Type.Object({ kind: Type.Literal('within'), fromLsn: LsnText, toLsn: LsnText }),
   Type.Object({ kind: Type.Literal('after'), lsn: LsnText }),
 ])
@@ -223,6 +230,7 @@ export const pageserverRoutes = routes({
     response: PageserverTimeline,
   },
   ...pageserverLifecycleRoutes,
+  ...pageserverRetentionRoutes,
 })
 
 export type PageserverRoutes = typeof pageserverRoutes

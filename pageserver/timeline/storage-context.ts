@@ -44,8 +44,6 @@ export const DEFAULT_LIMITS = {
   chunkCacheBytes: 64 * MIB,
   /** A lease lasts so long; its holder renews it in time. */
   leaseMs: 600_000,
-  /** After a tenant is attached, so long nothing is removed: holders of leases must come back. */
-  gcRestMs: 600_000,
   /** Ingest waits while more bytes than this are on local disk only. */
   maxPendingUploadBytes: 8192 * MIB,
   /** At shutdown, waiting for object storage ends after this. */

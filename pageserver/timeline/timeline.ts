@@ -578,6 +578,12 @@ export class Timeline {
   }
 
   #readableLsn(lsn: Lsn): Lsn {
+    this.checkWithin(lsn)
+    return Math.min(lsn, this.#lastRecordLsn)
+  }
+
+  /** Throws `out_of_range` for an LSN before the timeline begins, or whose state may be gone. */
+  checkWithin(lsn: Lsn): void {
     if (lsn < this.startLsn) {
       throw new ZenithError(
         'out_of_range',
@@ -585,7 +591,6 @@ export class Timeline {
       )
     }
     this.retention.checkReadable(lsn)
-    return Math.min(lsn, this.#lastRecordLsn)
   }
 
   /** Follows the facts, so that it changes in the same step as the layer map. */

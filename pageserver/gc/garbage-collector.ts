@@ -1,0 +1,98 @@
+/**
+ * Collects the garbage of all timelines in turn, again and again. A tenant rests for a while after
+ * it was attached: leases above the cutoff are in memory only, and their holders must have had the
+ * time to ask for them again.
+ */
+import { errorMessage, ZenithError } from '#libs/errors.ts'
+import type { TimelineId } from '#libs/ids.ts'
+import type { Logger } from '#libs/log.ts'
+import type { Tenant } from '../tenants/tenant.ts'
+import type { Collected } from './collector.ts'
+import type { GcMetrics } from './gc-metrics.ts'
+import type { HistorySettings } from './settings.ts'
+
+export interface GarbageCollectorOptions {
+  tenants: () => readonly Tenant[]
+  periodMs: number
+  /** How long a tenant rests after it was attached; at least as long as a lease. */
+  restMs: number
+  log: Logger
+  metrics: GcMetrics
+}
+
+export class GarbageCollector {
+  readonly #options: GarbageCollectorOptions
+  readonly #timer: NodeJS.Timeout
+  #round: Promise<void> | null = null
+  #stopped = false
+
+  constructor(options: GarbageCollectorOptions) {
+    this.#options = options
+    this.#timer = setInterval(() => {
+      this.#round ??= this.#collectAll().finally(() => {
+        this.#round = null
+      })
+    }, options.periodMs)
+    this.#timer.unref()
+  }
+
+  /** Resolves when nothing is under way. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    clearInterval(this.#timer)
+    await this.#round
+  }
+
+  /**
+   * Collects one timeline now; what `asked` leaves out is as the tenant is set. Throws `unavailable`
+   * while the tenant rests, or while the control plane has not said how much history it keeps.
+   */
+  async collect(
+    tenant: Tenant,
+    timelineId: TimelineId,
+    asked: { pitrIntervalMs?: number | undefined; pitrBytes?: number | null | undefined } = {},
+  ): Promise<Collected> {
+    const obstacle = this.#obstacle(tenant)
+    if (obstacle !== null) {
+      throw new ZenithError(
+        'unavailable',
+        `no garbage of tenant ${tenant.tenantId} is collected yet: ${obstacle}`,
+        { hint: 'Try again later; it is done by itself, too.' },
+      )
+    }
+    const set = tenant.history as HistorySettings
+    const result = await tenant.collectGarbage(timelineId, {
+      pitrIntervalMs: asked.pitrIntervalMs ?? set.pitrIntervalMs,
+      pitrBytes: asked.pitrBytes === undefined ? set.pitrBytes : asked.pitrBytes,
+    })
+    this.#options.metrics.collected(result)
+    if (result.removedLayers > 0) {
+      const { removedLayers, removedBytes } = result
+      this.#options.log.info({ timelineId, removedLayers, removedBytes }, 'collected garbage')
+    }
+    return result
+  }
+
+  #obstacle(tenant: Tenant): string | null {
+    const restMs = tenant.attachedAtMs + this.#options.restMs - performance.now()
+    if (restMs > 0)
+      return `it was attached a moment ago and rests for ${Math.ceil(restMs / 1000)} s`
+    if (tenant.history === null) return 'the control plane has not said how much history it keeps'
+    return tenant.gcObstacle
+  }
+
+  async #collectAll(): Promise<void> {
+    for (const tenant of this.#options.tenants()) {
+      if (this.#obstacle(tenant) !== null) continue
+      for (const { timelineId } of tenant.timelines()) {
+        if (this.#stopped) return
+        await this.collect(tenant, timelineId).catch((error: unknown) => {
+          this.#options.metrics.failed()
+          const { tenantId } = tenant
+          const reason = errorMessage(error)
+          this.#options.log.warn({ tenantId, timelineId, reason }, 'garbage collection failed')
+        })
+      }
+    }
+  }
+}

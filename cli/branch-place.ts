@@ -3,6 +3,10 @@ import { parseTimestamp } from '#libs/pg/timestamp.ts'
 
 const LSN_TEXT = /^[0-9A-Fa-f]{1,8}\/[0-9A-Fa-f]{1,8}$/
 
+export function isLsnText(text: string): boolean {
+  return LSN_TEXT.test(text)
+}
+
 export interface BranchPlace {
   readonly branch: string
   readonly lsn?: string
@@ -15,7 +19,7 @@ export function parsePlace(text: string): BranchPlace {
   if (split < 0) return { branch: text }
   const branch = text.slice(0, split) || 'main'
   const where = text.slice(split + 1)
-  if (LSN_TEXT.test(where)) return { branch, lsn: where }
+  if (isLsnText(where)) return { branch, lsn: where }
   parseTimestamp(where)
   return { branch, at: where }
 }

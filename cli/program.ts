@@ -9,6 +9,7 @@ import type { CommonOptions } from './commands/command-context.ts'
 import type { InitOptions } from './commands/init.ts'
 import type { CreateOptions, PlaceOptions } from './commands/postgres.ts'
 import type { SetOptions } from './commands/settings.ts'
+import { addHistoryCommands } from './history-program.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
 import { addStorageCommands } from './storage-program.ts'
 import { addTransferCommands } from './transfer-program.ts'
@@ -46,6 +47,7 @@ Example:
   addPostgresCommands(program)
   addBranchCommands(program)
   addTransferCommands(program)
+  addHistoryCommands(program)
   addSafekeeperCommands(program)
   addStorageCommands(program)
   addAuthCommands(program)
@@ -214,14 +216,23 @@ function addBranchCommands(program: Command): void {
   withTenant(program.command('branch'))
     .description('Show the branches as a tree, or make a new one')
     .argument('[name]', 'the new branch')
-    .argument('[from]', 'where it starts: a branch, or branch@lsn for an earlier state', 'main')
+    .argument(
+      '[from]',
+      'where it starts: a branch, or branch@lsn or branch@time for an earlier state',
+      'main',
+    )
     .option(
       '--drop-subscriptions',
       'the new branch starts without the subscriptions of the old one',
     )
     .addHelpText(
       'after',
-      example('zenith branch', 'zenith branch dev', 'zenith branch before main@0/1609610'),
+      example(
+        'zenith branch',
+        'zenith branch dev',
+        'zenith branch before main@0/1609610',
+        'zenith branch noon main@2026-11-21T12:00:00Z',
+      ),
     )
     .action(async (name: string | undefined, from: string, _: unknown, command: Command) => {
       const { branch } = await import('./commands/branch.ts')
@@ -245,7 +256,7 @@ function withPlace(command: Command): Command {
     .option('--branch <name>', 'its branch (default: the branch of the same name)')
     .option('--port <port>', 'its port (default: the next free one from 55432 on)', parsePort)
     .option('--lsn <lsn>', 'read-only: the branch (default: main) as of an LSN, or its "end" now')
-    .option('--at <time>', 'read-only: the branch (default: main) as it was at that time')
+    .option('--at <time|lsn>', 'read-only: the branch (default: main) as it was at that time')
     .option('--replica', 'read-only: follow the branch (default: main) as a hot standby')
 }
 

@@ -4,6 +4,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
+import { checkKept } from './history.ts'
 import { withoutChange } from './membership/membership-record.ts'
 import { checkName } from './names.ts'
 import { firstPlaceOf } from './places.ts'
@@ -11,6 +12,7 @@ import { chooseSafekeepers } from './placement.ts'
 import { type BranchRecord, recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { pageserverApi, safekeeperApi } from './remote.ts'
+import { TimeSearch } from './time-search.ts'
 import { FIRST_BRANCH } from './tenants.ts'
 import type { Timelines } from './timelines.ts'
 import type { TipFinder } from './tip.ts'
@@ -19,6 +21,8 @@ export interface BranchRequest {
   name: string
   from?: string | undefined
   lsn?: string | undefined
+  /** Instead of an LSN: a moment. */
+  at?: string | undefined
   dropSubscriptions?: boolean | undefined
 }
 
@@ -26,12 +30,14 @@ export class Branches {
   readonly #registry: Registry
   readonly #timelines: Timelines
   readonly #tips: TipFinder
+  readonly #times: TimeSearch
   readonly #log: Logger
 
   constructor(options: { registry: Registry; timelines: Timelines; tips: TipFinder; log: Logger }) {
     this.#registry = options.registry
     this.#timelines = options.timelines
     this.#tips = options.tips
+    this.#times = new TimeSearch(options)
     this.#log = options.log
   }
 
@@ -61,7 +67,7 @@ export class Branches {
       })
     }
     const startedAt = performance.now()
-    const lsn = await this.#branchLsn(parentTimeline, request.lsn)
+    const lsn = await this.#branchLsn(parentTimeline, request)
     const foundAt = performance.now()
     const branch = await this.#intend(parentTimeline, {
       name,
@@ -112,9 +118,17 @@ export class Branches {
     })
   }
 
-  async #branchLsn(parent: TimelineRecord, lsnText: string | undefined): Promise<Lsn> {
-    if (lsnText === undefined) return this.#tips.find(parent)
-    return this.#tips.place(parent, parseLsn(lsnText))
+  async #branchLsn(parent: TimelineRecord, { lsn, at }: BranchRequest): Promise<Lsn> {
+    if (lsn !== undefined && at !== undefined) {
+      throw new ZenithError('invalid_argument', 'Both an LSN and a moment are given.', {
+        hint: 'Give one of them.',
+      })
+    }
+    if (at !== undefined) return await this.#times.find(parent, at)
+    if (lsn === undefined) return await this.#tips.find(parent)
+    const place = await this.#tips.place(parent, parseLsn(lsn))
+    await checkKept(this.#registry, parent, place)
+    return place
   }
 
   async #intend(

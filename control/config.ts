@@ -23,6 +23,8 @@ export const ControlConfig = Type.Object(
     pageserver_home_after: Type.Optional(Type.Integer({ minimum: 0 })),
     /** File with the authorities of safekeepers' certificates; with it they are reached by TLS. */
     safekeeper_ca: Type.Optional(Type.String({ minLength: 1 })),
+    /** How often leases of endpoints are renewed; default: every 20 s. */
+    lease_renewal_seconds: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
     /** Let everybody in from other machines too. */
     insecure: Type.Optional(Type.Boolean()),
     /** Where records are kept; default: a file in the data folder. */

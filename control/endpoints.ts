@@ -21,6 +21,8 @@ import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { isActive, modeOf, reported, startIsOverdue, started, vanished } from './endpoint-state.ts'
 import { portIsFree } from './free-port.ts'
+import { checkKept } from './history.ts'
+import { keepForStart } from './history-keeper.ts'
 import { checkName } from './names.ts'
 import { candidatePorts } from './placement.ts'
 import { servingPlacesIn } from './places.ts'
@@ -168,6 +170,7 @@ export class Endpoints {
       asked === undefined
         ? await this.#tips.find(timeline)
         : await this.#tips.place(timeline, parseLsn(asked))
+    await checkKept(this.#registry, timeline, lsn)
     return formatLsn(lsn)
   }
 
@@ -209,6 +212,7 @@ export class Endpoints {
         hint: 'Try again in a moment.',
       })
     }
+    await keepForStart(this.#registry, record)
     const newSafekeepers = await this.#registry.newMembers(timeline)
     const chosen = await this.#choosePort(record, port)
     const now = new Date()

@@ -7,6 +7,7 @@ import type { EndpointSettings } from './endpoint-settings.ts'
 import type { Endpoints } from './endpoints.ts'
 import type { Exports } from './exports.ts'
 import { validateGenerations } from './generations.ts'
+import type { History } from './history.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
 import type { Pageservers } from './moves/pageservers.ts'
@@ -34,6 +35,7 @@ export interface ControlParts {
   settings: EndpointSettings
   tokens: Tokens
   exports: Exports
+  history: History
 }
 
 /** Adds all routes. */
@@ -88,6 +90,10 @@ function handlersOf(parts: ControlParts): Handlers {
     validateGenerations: ({ params, body }) =>
       validateGenerations(registry, params.id, body.tenants),
     issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),
+    getHistory: ({ params }) => parts.history.get(params.tenantId),
+    setHistory: ({ params, body }) => parts.history.set(params.tenantId, body),
+    lsnAtTime: ({ params, query }) => parts.history.lsnAt(params.tenantId, params.name, query.time),
+    timeAtLsn: ({ params, query }) => parts.history.timeAt(params.tenantId, params.name, query.lsn),
     listTenants: () => tenants.list(),
     createTenant: ({ body }) => tenants.create(body.tenantId, body),
     getTenant: ({ params }) => tenants.get(params.tenantId),

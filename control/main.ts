@@ -12,6 +12,8 @@ import { addDiscoveryRoutes, guardDiscovery } from './discovery/http.ts'
 import { EndpointSettings } from './endpoint-settings.ts'
 import { Endpoints } from './endpoints.ts'
 import { Exports } from './exports.ts'
+import { History } from './history.ts'
+import { HistoryKeeper } from './history-keeper.ts'
 import { addRoutes } from './http.ts'
 import { countRecords } from './record-metrics.ts'
 import { Migrations } from './membership/migrations.ts'
@@ -21,6 +23,7 @@ import { Pageservers } from './moves/pageservers.ts'
 import { Registry } from './registry.ts'
 import { runResumer } from './resumer.ts'
 import { openStore } from './store/open-store.ts'
+import { TimeSearch } from './time-search.ts'
 import { Tenants } from './tenants.ts'
 import { Timelines } from './timelines.ts'
 import { TipFinder } from './tip.ts'
@@ -75,8 +78,18 @@ runProcess('control', async (self) => {
   countRecords(metrics, registry)
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
+  const times = new TimeSearch({ registry, tips, log })
+  const keeper = new HistoryKeeper({
+    registry,
+    log,
+    ...(config.lease_renewal_seconds === undefined
+      ? {}
+      : { roundMs: config.lease_renewal_seconds * 1000 }),
+  })
+  const history = new History({ registry, times, onSet: () => keeper.wake() })
   const exports = new Exports({ registry, tips, log })
   addRoutes(app, {
+    history,
     moves,
     pageservers,
     registry,
@@ -94,6 +107,8 @@ runProcess('control', async (self) => {
   self.onStop(() => app.close())
   port = (app.server.address() as { port: number }).port
   self.onStop(() => migrations.stop())
+  keeper.start()
+  self.onStop(() => keeper.stop())
   self.onStop(() => moves.stop())
   self.onStop(() => health.stop())
   health.start()

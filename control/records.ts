@@ -20,6 +20,8 @@ export interface TenantRecord {
   /** One per shard, in the order of the shards; just one when it is not sharded. */
   placements: PlacementRecord[]
   mainTimelineId: string
+  /** How much history it keeps; absent: the default. */
+  history?: { pitrIntervalMs: number; pitrBytes: number | null }
   createdAt: string
 }
 

@@ -4,7 +4,7 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn, readLsnLE } from '#libs/lsn.ts'
-import { parseTimestamp, timestampNow } from '#libs/pg/timestamp.ts'
+import { formatTimestamp, parseTimestamp, timestampNow } from '#libs/pg/timestamp.ts'
 import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
 import { decodeWalStreamMessage } from '#libs/protocol/wal-stream.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
@@ -15,6 +15,15 @@ import type { Registry } from './registry.ts'
 import { firstPlaceOf } from './places.ts'
 import { pageserverApi } from './remote.ts'
 import type { TipFinder } from './tip.ts'
+
+/** What a moment means on a branch. */
+export type FoundTime =
+  /** What is kept begins after it, at `oldestLsn`; `isCutOff`: there was more once. */
+  | { kind: 'before'; oldestLsn: Lsn; oldestTimeUs: number; isCutOff: boolean }
+  /** The state with every commit up to the first one that is later. */
+  | { kind: 'at'; lsn: Lsn }
+  /** No commit is later; `lsn` is the end. */
+  | { kind: 'after'; lsn: Lsn }
 
 export class TimeSearch {
   readonly #registry: Registry
@@ -31,7 +40,7 @@ export class TimeSearch {
    * The state at this LSN has every commit up to the first one that is later than the moment, like
    * Postgres' recovery_target_time. Commit times are those of the primary's clock, and commits that
    * overlap need not be in the order of their times. Throws `out_of_range` for a moment that is
-   * still to come, or before the branch began.
+   * still to come, or before what is kept of the branch.
    */
   async find(timeline: TimelineRecord, text: string): Promise<Lsn> {
     const timeUs = parseTimestamp(text)
@@ -40,6 +49,27 @@ export class TimeSearch {
         hint: 'Name a moment in the past. Without a time zone it is taken as UTC.',
       })
     }
+    const found = await this.search(timeline, timeUs)
+    if (found.kind !== 'before') return found.lsn
+    const oldest = `${formatLsn(found.oldestLsn)} of ${formatTimestamp(found.oldestTimeUs)}`
+    if (found.isCutOff) {
+      throw new ZenithError(
+        'out_of_range',
+        `The history of branch "${timeline.branch}" at ${text} is gone: it is kept from ${oldest} on.`,
+        {
+          hint: 'zenith tenant show tells how much is kept; zenith tenant set --history changes it.',
+        },
+      )
+    }
+    throw new ZenithError(
+      'out_of_range',
+      `Branch "${timeline.branch}" began after ${text}, at ${oldest}.`,
+      timeline.ancestorTimelineId === null ? {} : { hint: 'For an earlier state take its parent.' },
+    )
+  }
+
+  /** Where in the branch's history a moment is. `timeUs` counts from 2000. */
+  async search(timeline: TimelineRecord, timeUs: number): Promise<FoundTime> {
     // Commits from before that moment may still be on their way to the pageserver.
     const tipLsn = await this.#tips.find(timeline)
     const pageserver = await firstPlaceOf(this.#registry, timeline.tenantId)
@@ -48,16 +78,12 @@ export class TimeSearch {
     const window = await pageserverApi.commitWindow(pageserver, params, timeUs)
     switch (window.kind) {
       case 'before':
-        throw new ZenithError(
-          'out_of_range',
-          `Branch "${timeline.branch}" began after ${text}, at ${timeline.startLsn}.`,
-          { hint: 'For an earlier state take its parent.' },
-        )
+        return { ...window, oldestLsn: parseLsn(window.oldestLsn) }
       case 'after':
-        return tipLsn
+        return { kind: 'after', lsn: tipLsn }
       case 'within': {
         const place = { fromLsn: parseLsn(window.fromLsn), toLsn: parseLsn(window.toLsn) }
-        return await this.#scan(timeline, timeUs, place)
+        return { kind: 'at', lsn: await this.#scan(timeline, timeUs, place) }
       }
     }
   }

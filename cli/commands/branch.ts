@@ -1,6 +1,6 @@
 /** `zenith branch`: the branches as a tree, or a new one. */
 import { callControl } from '#libs/api/control-client.ts'
-import { parseBranchReference } from '../branch-reference.ts'
+import { parsePlace } from '../branch-place.ts'
 import { formatBranchTree } from '../output/branch-tree.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
 
@@ -11,14 +11,14 @@ export async function branch(
 ): Promise<void> {
   const context = new CommandContext(options)
   if (name === undefined) return await listBranches(context)
-  const start = parseBranchReference(from ?? 'main')
+  const { branch: parent, ...place } = parsePlace(from ?? 'main')
   const installation = context.openRunning()
   const created = await callControl(installation.controlUrl, 'createBranch', {
     params: { tenantId: context.tenantId(installation) },
     body: {
       name,
-      from: start.branch,
-      ...(start.lsn === null ? {} : { lsn: start.lsn }),
+      from: parent,
+      ...place,
       ...(options.dropSubscriptions === true ? { dropSubscriptions: true } : {}),
     },
   })

@@ -10,6 +10,7 @@ import {
   waitUntilRunning,
 } from '../installation/computes.ts'
 import { type Installation, shownPath } from '../installation/installation.ts'
+import { isLsnText } from '../branch-place.ts'
 import { formatTable } from '../output/table.ts'
 import { CommandContext, type CommonOptions, requireRunning } from './command-context.ts'
 
@@ -32,7 +33,12 @@ export async function pgStart(name: string, options: PlaceOptions): Promise<void
   const context = new CommandContext(options)
   await context.change(`zenith pg start ${name}`, async (installation, release) => {
     requireRunning(installation)
-    const info = await startPostgres(context, installation, name, { ...options, release })
+    const target = await stateOf(context, installation, name, options)
+    const info = await startPostgres(context, installation, target.name, {
+      ...options,
+      ...target.place,
+      release,
+    })
     context.show(endpointJson(info), `Starting postgres node at '${connectionString(info)}'\n`)
   })
 }
@@ -171,6 +177,25 @@ export async function pgList(options: CommonOptions): Promise<void> {
   if (!context.json) for (const reason of reasons) process.stderr.write(reason)
 }
 
+/**
+ * `pg start dev --at <time|lsn>` shows an earlier state of branch dev beside a Postgres of that name:
+ * it is named for both. A name that is no branch is the name of the server, as ever.
+ */
+async function stateOf(
+  context: CommandContext,
+  installation: Installation,
+  name: string,
+  { at, branch, replica }: PlaceOptions,
+): Promise<{ name: string; place: { branch?: string } }> {
+  if (at === undefined || branch !== undefined || replica === true) return { name, place: {} }
+  const branches = await callControl(installation.controlUrl, 'listBranches', {
+    params: { tenantId: context.tenantId(installation) },
+  })
+  if (!branches.some((one) => one.name === name)) return { name, place: {} }
+  const suffix = at.toLowerCase().replaceAll(/[^0-9a-z]+/g, '-')
+  return { name: `${name}-at-${suffix}`, place: { branch: name } }
+}
+
 /** Read-only servers are named for what they show, so they are on branch main unless told. */
 function isReadOnly({ lsn, at, replica }: Pick<PlaceOptions, 'lsn' | 'at' | 'replica'>): boolean {
   return lsn !== undefined || at !== undefined || replica === true
@@ -191,7 +216,7 @@ function requestOf({
   return {
     ...(port === undefined ? {} : { port }),
     ...(lsn === undefined && at === undefined ? {} : { mode: 'static' as const }),
-    ...(at === undefined ? {} : { at }),
+    ...(at === undefined ? {} : isLsnText(at) ? { lsn: formatLsn(parseLsn(at)) } : { at }),
     ...(lsn === undefined || lsn === 'end' ? {} : { lsn: formatLsn(parseLsn(lsn)) }),
     ...(replica === true ? { mode: 'replica' as const } : {}),
   }

@@ -1,3 +1,4 @@
+import { historyPaths } from './history-paths.ts'
 import { fleetPaths } from './fleet-paths.ts'
 import { transferPaths } from './transfer-paths.ts'
 import { generationPaths } from './generation-paths.ts'
@@ -44,5 +45,6 @@ export const controlPaths = {
     path: '/v1/tenant/:tenantId/endpoint/:name/system-settings',
   },
   deleteEndpoint: { method: 'DELETE', path: '/v1/tenant/:tenantId/endpoint/:name' },
+  ...historyPaths,
   ...transferPaths,
 } as const

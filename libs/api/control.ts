@@ -11,6 +11,7 @@ import { type Static, type TSchema, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
 import { controlPaths } from './control-paths.ts'
 import { fleetRoutes } from './fleet.ts'
+import { historyRoutes } from './history.ts'
 import { transferRoutes } from './transfer.ts'
 import { generationRoutes } from './generations.ts'
 
@@ -488,12 +489,14 @@ export const controlRoutes = routes({
   },
   createBranch: {
     ...controlPaths.createBranch,
-    summary: 'Branch from another branch (default main), at its end or at an LSN',
+    summary: 'Branch from another branch (default main), at its end, at an LSN or at a moment',
     params: TenantParams,
     body: Type.Object({
       name: Type.String(),
       from: Type.Optional(Type.String()),
       lsn: Type.Optional(LsnText),
+      /** Instead of an LSN: a moment, as ISO 8601 or psql write it. */
+      at: Type.Optional(Type.String()),
       /** The first compute of the branch drops its subscriptions before anybody gets in. */
       dropSubscriptions: Type.Optional(Type.Boolean()),
     }),
@@ -588,6 +591,7 @@ export const controlRoutes = routes({
     params: NameParams,
     response: EndpointInfo,
   },
+  ...historyRoutes,
   ...transferRoutes,
 })
 

@@ -71,7 +71,7 @@ export const pageserverRetentionRoutes = routes({
   lease: {
     method: 'POST',
     path: `${TIMELINE_PATH}/lease`,
-    summary: 'Keep the state at an LSN readable for a while; 422 when it may be gone',
+    summary: 'Keep the state at an LSN readable for a while; 400 when it may be gone',
     params: TimelineParams,
     body: Type.Object({ lsn: LsnText }),
     response: GrantedLease,

@@ -22,6 +22,13 @@ export function parseTimestamp(text: string): number {
   return (ms - EPOCH_MS) * 1000 + Number(fraction.padEnd(6, '0'))
 }
 
+/** The moment as ISO 8601 in UTC, to the microsecond; `parseTimestamp` reads it back. */
+export function formatTimestamp(timeUs: number): string {
+  const ms = Math.floor(timeUs / 1000)
+  const micros = String(timeUs - ms * 1000).padStart(3, '0')
+  return new Date(ms + EPOCH_MS).toISOString().replace('Z', `${micros}Z`)
+}
+
 /** Microseconds since 2000-01-01 UTC of now. */
 export function timestampNow(): number {
   return (Date.now() - EPOCH_MS) * 1000

@@ -1,0 +1,101 @@
+/**
+ * How much history is kept and what was when, in the control plane's HTTP API: one table of routes,
+ * part of `controlRoutes`.
+ */
+import { routes } from '#libs/http/route.ts'
+import { type Static, type TSchema, Type } from 'typebox'
+import { historyPaths } from './history-paths.ts'
+import { HistorySettings } from './pageserver-retention.ts'
+
+const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
+const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
+const Time = Type.String({ description: 'ISO 8601, UTC' })
+const TenantParams = Type.Object({ tenantId: IdText })
+const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
+
+/** What a branch has of its past; all null but the name while its pageserver does not answer. */
+export const BranchHistory = Type.Object({
+  name: Type.String(),
+  timelineId: IdText,
+  /** Every state from here on can be read. */
+  oldestLsn: Nullable(LsnText),
+  /** When the latest commit up to there was. */
+  oldestTime: Nullable(Time),
+  lastRecordLsn: Nullable(LsnText),
+  /** WAL from the oldest LSN on. */
+  historyBytes: Nullable(Type.Integer()),
+  /** States below the oldest LSN that are kept all the same: branch points and leases. */
+  keptLsns: Nullable(Type.Array(LsnText)),
+  layerBytes: Nullable(Type.Integer()),
+})
+export type BranchHistory = Static<typeof BranchHistory>
+
+export const TenantHistory = Type.Object({
+  tenantId: IdText,
+  settings: HistorySettings,
+  branches: Type.Array(BranchHistory),
+})
+export type TenantHistory = Static<typeof TenantHistory>
+
+/**
+ * `present`: the answer holds. `future`: it is after the last commit, or after the end. `past`: it is
+ * before what is kept. `nodata`: nothing has been committed on the branch, as far as is known.
+ */
+export const HistoryAnswer = Type.Union([
+  Type.Literal('present'),
+  Type.Literal('future'),
+  Type.Literal('past'),
+  Type.Literal('nodata'),
+])
+export type HistoryAnswer = Static<typeof HistoryAnswer>
+
+export const LsnAtTime = Type.Object({
+  answer: HistoryAnswer,
+  /** The state with all commits up to that time; `future`: the end; `past`: the oldest; else null. */
+  lsn: Nullable(LsnText),
+  oldestLsn: Nullable(LsnText),
+  oldestTime: Nullable(Time),
+})
+export type LsnAtTime = Static<typeof LsnAtTime>
+
+export const TimeAtLsn = Type.Object({
+  answer: HistoryAnswer,
+  /** Of the latest commit at or below; `future`: of the last one; `past`: up to the oldest LSN. */
+  time: Nullable(Time),
+  oldestLsn: LsnText,
+  lastLsn: LsnText,
+})
+export type TimeAtLsn = Static<typeof TimeAtLsn>
+
+export const historyRoutes = routes({
+  getHistory: {
+    ...historyPaths.getHistory,
+    summary: 'How much history the tenant keeps, and what each branch has',
+    params: TenantParams,
+    response: TenantHistory,
+  },
+  setHistory: {
+    ...historyPaths.setHistory,
+    summary: 'Set how much history the tenant keeps; what is left out stays as it is',
+    params: TenantParams,
+    body: Type.Partial(HistorySettings),
+    response: HistorySettings,
+  },
+  lsnAtTime: {
+    ...historyPaths.lsnAtTime,
+    summary: 'The LSN of a branch at a moment',
+    params: NameParams,
+    querystring: Type.Object({
+      time: Type.String({ description: 'as ISO 8601 or psql write it' }),
+    }),
+    response: LsnAtTime,
+  },
+  timeAtLsn: {
+    ...historyPaths.timeAtLsn,
+    summary: 'When the latest commit up to an LSN of a branch was',
+    params: NameParams,
+    querystring: Type.Object({ lsn: LsnText }),
+    response: TimeAtLsn,
+  },
+})

@@ -4,13 +4,12 @@
  * each replica is, as a horizon. Leases last many rounds, so that some may fail.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { NodeInfo } from '#libs/api/control.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { isActive, modeOf } from './endpoint-state.ts'
 import { historyOf } from './history.ts'
 import { pageserverHistory } from './pageserver-history.ts'
-import { holdersOf, onEach, servingPlacesIn } from './places.ts'
+import { holdersOf, onEach, type Place, servingPlacesIn } from './places.ts'
 import type { EndpointRecord, TenantRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
@@ -82,7 +81,7 @@ export class HistoryKeeper {
     // A pageserver that has it attached anew has a higher generation, and has forgotten.
     const telling = JSON.stringify([settings, placements.map(({ generation }) => generation)])
     for (const node of await holdersOf(this.#registry, tenantId)) {
-      const key = `${tenantId}/${node.id}`
+      const key = `${tenantId}/${node.shard}/${node.id}`
       if (this.#told.get(key) === telling) continue
       await pageserverHistory.configure(node, tenantId, settings)
       this.#told.set(key, telling)
@@ -125,7 +124,7 @@ export async function keepForStart(registry: Registry, endpoint: EndpointRecord)
 }
 
 async function keepFor(
-  node: NodeInfo,
+  node: Place,
   endpoint: EndpointRecord,
   lsn: string | null,
 ): Promise<void> {

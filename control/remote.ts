@@ -47,10 +47,10 @@ const HEALTH_TIMEOUT_MS = 2_000
 const LOCATION_TIMEOUT_MS = 60_000
 
 /** A pageserver, and which shard of a tenant is meant where it has some of a sharded one. */
-type MaybeShard = NodeInfo & Partial<Pick<Place, 'shard' | 'shardCount'>>
+export type MaybeShard = NodeInfo & Partial<Pick<Place, 'shard' | 'shardCount'>>
 
 /** As `callPageserver`; the tenant becomes the shard that the place has of it, if it has just one. */
-function askPageserver<N extends keyof PageserverRoutes>(
+export function askPageserver<N extends keyof PageserverRoutes>(
   node: MaybeShard,
   name: N,
   options: RouteCallOptions<PageserverRoutes[N]>,

@@ -8,8 +8,9 @@ import { type Static, type TSchema, Type } from 'typebox'
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
 const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
-const TenantParams = Type.Object({ tenantId: IdText })
-const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
+const TenantShardText = Type.String({ pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$' })
+const TenantParams = Type.Object({ tenantId: TenantShardText })
+const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 
 /** How much history a tenant keeps: what is younger than the interval, and of that so many bytes. */

@@ -3,6 +3,7 @@ import { NodeSettings } from '#libs/auth/auth-settings.ts'
 import { DiscoveryConfig } from '#libs/discovery/open-discovery.ts'
 import { ObjectStoreConfig } from '#libs/object-store/open-store.ts'
 import { type Static, Type } from 'typebox'
+import { StorageSettings } from './timeline/storage-settings.ts'
 
 const Port = Type.Integer({ minimum: 0, maximum: 65535 })
 
@@ -25,6 +26,8 @@ export const PageserverConfig = Type.Object(
     postgres_prefix: Type.Optional(Type.String({ minLength: 1 })),
     /** How safekeepers tell of new WAL; without it they are asked every few seconds. */
     discovery: Type.Optional(DiscoveryConfig),
+    /** Sizes and times that shape layers. */
+    storage: Type.Optional(StorageSettings),
     /** Redo processes at most; default: one per processor, at most 4. */
     redo_processes: Type.Optional(Type.Integer({ minimum: 1, maximum: 64 })),
     /** Garbage is collected so often; default: once an hour. */

@@ -28,6 +28,7 @@ import { createRedoMetrics } from './redo-metrics.ts'
 import { watchRemote } from './remote/metrics.ts'
 import { openRemoteStorage } from './remote/remote-storage.ts'
 import { TenantManager } from './tenants/tenant-manager.ts'
+import { limitsOf } from './timeline/storage-settings.ts'
 import { TimelineService } from './timeline-service.ts'
 
 const MAX_REDO_PROCESSES = 4
@@ -94,9 +95,10 @@ runProcess('pageserver', async (self) => {
     redo,
     applyNativeOp,
     log,
-    ...(config.lease_seconds === undefined
-      ? {}
-      : { limits: { leaseMs: config.lease_seconds * 1000 } }),
+    limits: {
+      ...limitsOf(config.storage ?? {}),
+      ...(config.lease_seconds === undefined ? {} : { leaseMs: config.lease_seconds * 1000 }),
+    },
   })
   self.onStop(() => tenants.shutdown())
   watchRemote(metrics, () => ({

@@ -4,6 +4,7 @@
  */
 import { Command, InvalidArgumentError } from 'commander'
 import { addAuthCommands } from './auth-program.ts'
+import { addBranchLifeCommands } from './branch-program.ts'
 import { example, optionsOf, withCommon, withTenant } from './command-options.ts'
 import type { CommonOptions } from './commands/command-context.ts'
 import type { InitOptions } from './commands/init.ts'
@@ -213,7 +214,7 @@ function addSettingCommands(pg: Command): void {
 }
 
 function addBranchCommands(program: Command): void {
-  withTenant(program.command('branch'))
+  const branches = withTenant(program.command('branch'))
     .description('Show the branches as a tree, or make a new one')
     .argument('[name]', 'the new branch')
     .argument(
@@ -238,6 +239,7 @@ function addBranchCommands(program: Command): void {
       const { branch } = await import('./commands/branch.ts')
       await branch(name, from, optionsOf(command))
     })
+  addBranchLifeCommands(branches)
   const timeline = program
     .command('timeline')
     .description('Timelines, the histories behind the branches: list')

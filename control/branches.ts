@@ -1,5 +1,6 @@
 /** Branches: names for timelines, and the making of new ones at an LSN of an old one. */
-import type { BranchInfo, TimelineInfo } from '#libs/api/control.ts'
+import type { BranchInfo } from '#libs/api/branch-info.ts'
+import type { TimelineInfo } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
@@ -9,12 +10,13 @@ import { withoutChange } from './membership/membership-record.ts'
 import { checkName } from './names.ts'
 import { firstPlaceOf } from './places.ts'
 import { chooseSafekeepers } from './placement.ts'
-import { type BranchRecord, recordKey, type TimelineRecord } from './records.ts'
+import { type BranchRecord, recordKey, type Replacement, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { pageserverApi, safekeeperApi } from './remote.ts'
 import { TimeSearch } from './time-search.ts'
 import { FIRST_BRANCH } from './tenants.ts'
 import type { Timelines } from './timelines.ts'
+import { checkActive } from './timeline-state.ts'
 import type { TipFinder } from './tip.ts'
 
 export interface BranchRequest {
@@ -45,10 +47,14 @@ export class Branches {
   async list(tenantId: string): Promise<BranchInfo[]> {
     await this.#registry.tenant(tenantId)
     const timelines = await this.#registry.timelines(tenantId)
-    const states = new Map(timelines.map(({ timelineId, state }) => [timelineId, state]))
-    return (await this.#registry.branches(tenantId)).map((branch) =>
-      infoOf(branch, states.get(branch.timelineId) ?? 'creating'),
-    )
+    const branches = await this.#registry.branches(tenantId)
+    const byId = new Map(timelines.map((timeline) => [timeline.timelineId, timeline]))
+    const names = new Map(branches.map(({ timelineId, name }) => [timelineId, name]))
+    return branches.flatMap((branch) => {
+      const timeline = byId.get(branch.timelineId)
+      if (timeline === undefined) return []
+      return [infoOf(branch, timeline, names.get(timeline.ancestorTimelineId ?? '') ?? null)]
+    })
   }
 
   /**
@@ -61,11 +67,7 @@ export class Branches {
     const parent = await this.#registry.branch(tenantId, from)
     const parentTimeline = await this.#registry.timeline(tenantId, parent.timelineId)
     await this.#checkFree(tenantId, name)
-    if (parentTimeline.state !== 'active') {
-      throw new ZenithError('conflict', `Branch "${from}" is still being created.`, {
-        hint: 'Try again in a moment.',
-      })
-    }
+    checkActive(parentTimeline)
     const startedAt = performance.now()
     const lsn = await this.#branchLsn(parentTimeline, request)
     const foundAt = performance.now()
@@ -89,13 +91,13 @@ export class Branches {
       },
       'branch created',
     )
-    return infoOf(branch, timeline.state)
+    return infoOf(branch, timeline, from)
   }
 
   /** Completes what a crash left behind. */
   async resume(): Promise<void> {
     for (const timeline of await this.#registry.timelines()) {
-      if (timeline.state === 'active' || timeline.ancestorTimelineId === null) continue
+      if (timeline.state !== 'creating' || timeline.ancestorTimelineId === null) continue
       if (this.#timelines.isRunning(timeline.timelineId)) continue
       this.#log.info({ timelineId: timeline.timelineId }, 'completing the creation of a branch')
       await this.#timelines.complete(timeline.tenantId, timeline.timelineId)
@@ -136,22 +138,8 @@ export class Branches {
     options: { name: string; parent: string; lsn: Lsn; dropSubscriptions: boolean },
   ): Promise<BranchRecord> {
     const { tenantId } = parent
-    const branchLsn = formatLsn(options.lsn)
-    const timelineId = newTimelineId()
-    const createdAt = new Date().toISOString()
-    const timeline: TimelineRecord = {
-      ...withoutChange(parent),
-      safekeepers: await this.#safekeepersFor(parent),
-      timelineId,
-      branch: options.name,
-      state: 'creating',
-      ancestorTimelineId: parent.timelineId,
-      ancestorLsn: branchLsn,
-      startLsn: branchLsn,
-      pendingSafekeepers: [],
-      membershipGeneration: 1,
-      createdAt,
-    }
+    const timeline = await this.#childOf(parent, options.name, options.lsn)
+    const { timelineId, startLsn: branchLsn, createdAt } = timeline
     const branch: BranchRecord = {
       name: options.name,
       timelineId,
@@ -169,11 +157,49 @@ export class Branches {
   }
 
   /**
+   * Stores the intent to make a timeline that is to replace another one; it has no name of its own.
+   */
+  async prepare(
+    parent: TimelineRecord,
+    options: { branch: string; lsn: Lsn; replaces: Replacement },
+  ): Promise<TimelineRecord> {
+    const child = await this.#childOf(parent, options.branch, options.lsn)
+    const timeline: TimelineRecord = { ...child, replaces: options.replaces }
+    await this.#registry.update(
+      recordKey.timeline(parent.tenantId, child.timelineId),
+      () => timeline,
+    )
+    return timeline
+  }
+
+  async #childOf(parent: TimelineRecord, branch: string, lsn: Lsn): Promise<TimelineRecord> {
+    const branchLsn = formatLsn(lsn)
+    return {
+      ...withoutChange(parent),
+      safekeepers: await this.#safekeepersFor(parent),
+      timelineId: newTimelineId(),
+      branch,
+      state: 'creating',
+      ancestorTimelineId: parent.timelineId,
+      ancestorLsn: branchLsn,
+      startLsn: branchLsn,
+      pendingSafekeepers: [],
+      membershipGeneration: 1,
+      createdAt: new Date().toISOString(),
+    }
+  }
+
+  /**
    * Completes the branch. A refusal takes the name back; when a service just did not answer, the
    * branch stays `creating` and is completed as soon as it does.
    */
   async #finish(tenantId: string, branch: BranchRecord): Promise<TimelineRecord> {
     try {
+      const { ancestorTimelineId } = await this.#registry.timeline(tenantId, branch.timelineId)
+      // The parent may have got another intent since it was looked at; it looks for us after that.
+      if (ancestorTimelineId !== null) {
+        checkActive(await this.#registry.timeline(tenantId, ancestorTimelineId))
+      }
       return await this.#timelines.complete(tenantId, branch.timelineId)
     } catch (error) {
       const code = error instanceof ZenithError ? error.code : 'internal'
@@ -224,7 +250,13 @@ export class Branches {
   }
 }
 
-function infoOf(branch: BranchRecord, state: 'creating' | 'active'): BranchInfo {
-  const { name, timelineId, parent, branchLsn, createdAt } = branch
-  return { name, timelineId, state, parent, branchLsn, createdAt }
+export function infoOf(
+  branch: BranchRecord,
+  timeline: TimelineRecord,
+  parent: string | null,
+): BranchInfo {
+  const { name, timelineId, createdAt } = branch
+  const { state, ancestorLsn: branchLsn } = timeline
+  const isProtected = branch.protected === true
+  return { name, timelineId, state, parent, branchLsn, protected: isProtected, createdAt }
 }

@@ -36,6 +36,7 @@ import { addressOf, type Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
 import { checkSettings } from './setting-check.ts'
 import { TimeSearch } from './time-search.ts'
+import { checkActive } from './timeline-state.ts'
 import type { TipFinder } from './tip.ts'
 import type { Tokens } from './tokens.ts'
 
@@ -92,6 +93,12 @@ export class Endpoints {
     await this.#registry.tenant(tenantId)
     const records = await this.#registry.endpoints(tenantId)
     return Promise.all(records.map(async (record) => infoOf(await this.#checked(record))))
+  }
+
+  /** The records of a tenant, each checked with its compute. */
+  async records(tenantId: string): Promise<EndpointRecord[]> {
+    const records = await this.#registry.endpoints(tenantId)
+    return Promise.all(records.map((record) => this.#checked(record)))
   }
 
   async get(tenantId: string, name: string): Promise<EndpointInfo> {
@@ -155,11 +162,7 @@ export class Endpoints {
       })
     }
     const timeline = await this.#registry.timeline(tenantId, timelineId)
-    if (timeline.state !== 'active') {
-      throw new ZenithError('conflict', `Branch "${timeline.branch}" is still being created.`, {
-        hint: 'Try again in a moment.',
-      })
-    }
+    checkActive(timeline)
     if (at !== undefined) {
       if (asked === undefined) return formatLsn(await this.#times.find(timeline, at))
       throw new ZenithError('invalid_argument', 'Both an LSN and a moment are given.', {
@@ -207,11 +210,7 @@ export class Endpoints {
     }
     if (modeOf(record) === 'primary') await this.#checkOnlyWriter(record)
     const timeline = await this.#registry.timeline(tenantId, record.timelineId)
-    if (timeline.state !== 'active') {
-      throw new ZenithError('conflict', `Branch "${record.branch}" is still being created.`, {
-        hint: 'Try again in a moment.',
-      })
-    }
+    checkActive(timeline)
     await keepForStart(this.#registry, record)
     const newSafekeepers = await this.#registry.newMembers(timeline)
     const chosen = await this.#choosePort(record, port)
@@ -221,6 +220,7 @@ export class Endpoints {
       ...started(current, chosen, now),
       requestedPort: port ?? current.requestedPort,
     }))
+    await this.#checkStillActive(next)
     this.#log.info({ endpoint: name, port: chosen, attempt: next.attempt }, 'endpoint starting')
     return {
       tenantId,
@@ -255,6 +255,26 @@ export class Endpoints {
       pageserver: addressOf(first),
       shards: { stripeBlocks: first.stripeBlocks, pageservers },
     }
+  }
+
+  /**
+   * Whoever archives, deletes or replaces the branch looks for computes after storing that; so this
+   * start looks for that after storing itself, and takes itself back.
+   */
+  async #checkStillActive(record: EndpointRecord): Promise<void> {
+    const { tenantId, timelineId, name, attempt, branch } = record
+    const key = recordKey.timeline(tenantId, timelineId)
+    const timeline = (await this.#registry.read<TimelineRecord>(key))?.value
+    const current = await this.#registry.endpoint(tenantId, name)
+    if (timeline?.state === 'active' && current.timelineId === timelineId) return
+    await this.#registry.update<EndpointRecord>(recordKey.endpoint(tenantId, name), (endpoint) =>
+      endpoint === null || endpoint.attempt !== attempt || !isActive(endpoint.status)
+        ? endpoint
+        : { ...endpoint, status: 'stopped' },
+    )
+    throw new ZenithError('conflict', `Branch "${branch}" has just been changed.`, {
+      hint: `zenith branch shows what there is; then try again: zenith pg start ${name}.`,
+    })
   }
 
   async #dropSubscriptions(record: EndpointRecord): Promise<{ dropSubscriptions?: true }> {

@@ -123,11 +123,7 @@ export async function keepForStart(registry: Registry, endpoint: EndpointRecord)
   }
 }
 
-async function keepFor(
-  node: Place,
-  endpoint: EndpointRecord,
-  lsn: string | null,
-): Promise<void> {
+async function keepFor(node: Place, endpoint: EndpointRecord, lsn: string | null): Promise<void> {
   const { tenantId, timelineId, name } = endpoint
   const params = { tenantId, timelineId }
   if (modeOf(endpoint) === 'replica') {

@@ -8,6 +8,8 @@ import type { Endpoints } from './endpoints.ts'
 import type { Exports } from './exports.ts'
 import { validateGenerations } from './generations.ts'
 import type { History } from './history.ts'
+import type { Lifecycle } from './lifecycle/lifecycle.ts'
+import { lifecycleHandlers } from './lifecycle/http.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
 import type { Pageservers } from './moves/pageservers.ts'
@@ -28,6 +30,7 @@ export interface ControlParts {
   registry: Registry
   tenants: Tenants
   branches: Branches
+  lifecycle: Lifecycle
   migrations: Migrations
   moves: Moves
   pageservers: Pageservers
@@ -100,6 +103,7 @@ function handlersOf(parts: ControlParts): Handlers {
     listTimelines: ({ params }) => branches.timelines(params.tenantId),
     listBranches: ({ params }) => branches.list(params.tenantId),
     createBranch: ({ params, body }) => branches.create(params.tenantId, body),
+    ...lifecycleHandlers(parts.lifecycle),
     listEndpoints: ({ params }) => endpoints.list(params.tenantId),
     createEndpoint: ({ params, body }) => endpoints.create(params.tenantId, body),
     getEndpoint: ({ params }) => endpoints.get(params.tenantId, params.name),

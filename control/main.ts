@@ -16,6 +16,7 @@ import { History } from './history.ts'
 import { HistoryKeeper } from './history-keeper.ts'
 import { addRoutes } from './http.ts'
 import { countRecords } from './record-metrics.ts'
+import { Lifecycle } from './lifecycle/lifecycle.ts'
 import { Migrations } from './membership/migrations.ts'
 import { Moves } from './moves/moves.ts'
 import { PageserverHealth } from './moves/pageserver-health.ts'
@@ -74,6 +75,8 @@ runProcess('control', async (self) => {
     firstPort: config.first_endpoint_port ?? DEFAULT_FIRST_ENDPOINT_PORT,
   })
 
+  const lifecycle = new Lifecycle({ registry, timelines, branches, endpoints, tips, log })
+
   const metrics = createMetrics('control')
   countRecords(metrics, registry)
   const app = await createHttp({ service: 'control', log, metrics })
@@ -95,6 +98,7 @@ runProcess('control', async (self) => {
     registry,
     tenants,
     branches,
+    lifecycle,
     migrations,
     endpoints,
     settings,
@@ -112,6 +116,6 @@ runProcess('control', async (self) => {
   self.onStop(() => moves.stop())
   self.onStop(() => health.stop())
   health.start()
-  self.onStop(runResumer({ tenants, branches, timelines, migrations, moves, log }))
+  self.onStop(runResumer({ tenants, branches, lifecycle, timelines, migrations, moves, log }))
   log.info({ host, port }, 'listening')
 })

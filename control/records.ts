@@ -55,11 +55,20 @@ export interface MoveRecord {
   startedAt: string
 }
 
+/** `archiving`, `unarchiving` and `deleting` are intents: whoever finds them goes on. */
+export type TimelineRecordState =
+  | 'creating'
+  | 'active'
+  | 'archiving'
+  | 'archived'
+  | 'unarchiving'
+  | 'deleting'
+
 export interface TimelineRecord {
   tenantId: string
   timelineId: string
   branch: string
-  state: 'creating' | 'active'
+  state: TimelineRecordState
   ancestorTimelineId: string | null
   ancestorLsn: string | null
   /** Known once the pageserver has made the timeline. */
@@ -79,7 +88,23 @@ export interface TimelineRecord {
   unannounced?: true
   /** Copies on safekeepers that are out, which have yet to be deleted. */
   deletions?: { node: number; generation: number }[]
+  /** It is being detached from this place of its ancestor; see lifecycle/. */
+  detaching?: { ancestorTimelineId: string; ancestorLsn: string }
+  /** It is to take the name of another timeline, and its computes; see lifecycle/replacing.ts. */
+  replaces?: Replacement
+  /** Beside `deleting`: what to go back to if that is taken back. */
+  wasArchived?: true
+  /** Of one that was detached: the oldest LSN of the history that it took over. */
+  historyStartLsn?: string
   createdAt: string
+}
+
+export interface Replacement {
+  timelineId: string
+  /** The name that the old one keeps; null: it is deleted. */
+  keepAs: string | null
+  /** Detach the new one from the old one afterwards. */
+  detach: boolean
 }
 
 export interface BranchRecord {
@@ -89,6 +114,8 @@ export interface BranchRecord {
   branchLsn: string | null
   /** There until a compute has dropped the subscriptions that the branch has from its parent. */
   dropSubscriptions?: true
+  /** Not to be deleted, reset or restored. */
+  protected?: true
   createdAt: string
 }
 

@@ -26,6 +26,11 @@ export class Registry {
     this.#store = store
   }
 
+  /** A record with its version, for a `swap` of several. */
+  read<T>(key: string): Promise<Versioned<T> | null> {
+    return this.#store.get<T>(key)
+  }
+
   swap(changes: readonly Change[]): Promise<boolean> {
     return this.#store.compareAndSwap(changes)
   }

@@ -16,6 +16,11 @@ import {
   type PageserverTimeline,
 } from '#libs/api/pageserver.ts'
 import type { LocationInfo, LocationRequest } from '#libs/api/pageserver-location.ts'
+import type {
+  BranchPlaceText,
+  DetachedTimeline,
+  TimelineSizes,
+} from '#libs/api/pageserver-lifecycle.ts'
 import {
   callSafekeeper,
   type CreateSafekeeperTimeline,
@@ -35,6 +40,8 @@ const BOOTSTRAP_TIMEOUT_MS = 120_000
 /** The pageserver waits until it has the WAL up to the branch LSN. */
 const BRANCH_TIMEOUT_MS = 90_000
 const STATUS_TIMEOUT_MS = 2_000
+/** Archiving takes in the last WAL and flushes; detaching flushes ancestors. */
+const LIFECYCLE_TIMEOUT_MS = 120_000
 const WAIT_LSN_MS = 30_000
 /** A compute reloads its settings and asks its Postgres what that did. */
 const SETTINGS_TIMEOUT_MS = 20_000
@@ -141,6 +148,46 @@ export const pageserverApi = {
     timeUs: number,
   ): Promise<CommitWindow> =>
     askPageserver(node, 'commitWindow', { params, query: { timeUs: String(timeUs) } }),
+
+  deleteTimeline: (
+    node: MaybeShard,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<unknown> =>
+    askPageserver(node, 'deleteTimeline', { params, timeoutMs: LIFECYCLE_TIMEOUT_MS }),
+
+  archiveTimeline: (
+    node: MaybeShard,
+    params: { tenantId: string; timelineId: string },
+    lsn: string,
+  ): Promise<unknown> =>
+    askPageserver(node, 'archiveTimeline', {
+      params,
+      body: { lsn },
+      timeoutMs: LIFECYCLE_TIMEOUT_MS,
+    }),
+
+  unarchiveTimeline: (
+    node: MaybeShard,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<unknown> =>
+    askPageserver(node, 'unarchiveTimeline', { params, timeoutMs: LIFECYCLE_TIMEOUT_MS }),
+
+  detachTimeline: (
+    node: MaybeShard,
+    params: { tenantId: string; timelineId: string },
+    from: BranchPlaceText,
+  ): Promise<DetachedTimeline> =>
+    askPageserver(node, 'detachTimeline', {
+      params,
+      body: from,
+      timeoutMs: LIFECYCLE_TIMEOUT_MS,
+    }),
+
+  timelineSizes: (
+    node: MaybeShard,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<TimelineSizes> =>
+    askPageserver(node, 'getTimelineSizes', { params, timeoutMs: STATUS_TIMEOUT_MS }),
 
   timelines: (node: MaybeShard, tenantId: string): Promise<PageserverTimeline[]> =>
     askPageserver(node, 'listTimelines', {

@@ -1,11 +1,12 @@
 /**
  * Goes back, at start and every few seconds, to what is not finished: tenants and branches whose
- * creation was cut off, timelines that a safekeeper still lacks, changes of their members.
+ * creation or change was cut off, timelines that a safekeeper still lacks, changes of their members.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import type { Branches } from './branches.ts'
+import type { Lifecycle } from './lifecycle/lifecycle.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
 import type { Tenants } from './tenants.ts'
@@ -17,16 +18,18 @@ const PAUSE_MS = 3_000
 export function runResumer(options: {
   tenants: Tenants
   branches: Branches
+  lifecycle: Lifecycle
   timelines: Timelines
   migrations: Migrations
   moves: Moves
   log: Logger
 }): () => Promise<void> {
-  const { tenants, branches, timelines, migrations, moves, log } = options
+  const { tenants, branches, lifecycle, timelines, migrations, moves, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
     () => branches.resume(),
+    () => lifecycle.resume(),
     () => timelines.fillPending(),
     () => migrations.resume(),
     () => moves.resume(),

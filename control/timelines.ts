@@ -46,7 +46,7 @@ export class Timelines {
   async #complete(tenantId: string, timelineId: string): Promise<TimelineRecord> {
     const key = recordKey.timeline(tenantId, timelineId)
     let timeline = await this.#registry.timeline(tenantId, timelineId)
-    if (timeline.state === 'active') return timeline
+    if (timeline.state !== 'creating') return timeline
     const members = await this.#registry.members(timeline)
 
     // Read late: a pageserver that restarted in between has raised the generation.
@@ -134,7 +134,7 @@ export class Timelines {
   #activate(key: string, pendingSafekeepers: number[]): Promise<TimelineRecord> {
     return this.#registry.change<TimelineRecord>(key, (current) => ({
       ...current,
-      state: 'active',
+      state: current.state === 'creating' ? 'active' : current.state,
       pendingSafekeepers,
     }))
   }

@@ -67,7 +67,7 @@ export class TipFinder {
    * start, and committed. Throws `out_of_range`, naming the range, when the timeline has none.
    */
   async place(timeline: TimelineRecord, asked: Lsn): Promise<Lsn> {
-    const startLsn = parseLsn(timeline.startLsn as string)
+    const startLsn = parseLsn(timeline.historyStartLsn ?? (timeline.startLsn as string))
     const lsn = asked >= startLsn ? Math.max(startLsn, alignBranchLsn(asked)) : asked
     const tipLsn = await this.find(timeline, lsn)
     checkBranchLsn({ parent: timeline.branch, lsn, startLsn, tipLsn })

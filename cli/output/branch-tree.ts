@@ -10,6 +10,8 @@ export interface TreeBranch {
   readonly name: string
   readonly parent: string | null
   readonly branchLsn: string | null
+  readonly state?: string
+  readonly protected?: boolean
 }
 
 export function formatBranchTree(branches: readonly TreeBranch[]): string {
@@ -20,17 +22,23 @@ export function formatBranchTree(branches: readonly TreeBranch[]): string {
     const children = childrenOf(branch.name)
     for (const [index, child] of children.entries()) {
       const last = index === children.length - 1
-      lines.push(`${indent}${last ? '┗━' : '┣━'} @${child.branchLsn ?? '?'}: ${child.name}`)
+      lines.push(`${indent}${last ? '┗━' : '┣━'} @${child.branchLsn ?? '?'}: ${titleOf(child)}`)
       draw(child, `${indent}${last ? '   ' : '┃  '}`)
     }
   }
   const known = new Set(branches.map(({ name }) => name))
   for (const branch of branches) {
     if (branch.parent !== null && known.has(branch.parent)) continue
-    lines.push(` ${branch.name}`)
+    lines.push(` ${titleOf(branch)}`)
     draw(branch, ' ')
   }
   return lines.length === 0 ? '' : `${lines.join('\n')}\n`
+}
+
+/** The name, with what is not usual about it: `dev (archived)`. */
+function titleOf({ name, state = 'active', protected: isProtected }: TreeBranch): string {
+  const marks = [...(state === 'active' ? [] : [state]), ...(isProtected ? ['protected'] : [])]
+  return marks.length === 0 ? name : `${name} (${marks.join(', ')})`
 }
 
 function byLsn(a: TreeBranch, b: TreeBranch): number {

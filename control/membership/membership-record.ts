@@ -36,6 +36,9 @@ export function withoutChange(record: TimelineRecord): TimelineRecord {
     rebuildSafekeepers: __,
     unannounced: ___,
     deletions: ____,
+    detaching: _____,
+    replaces: ______,
+    historyStartLsn: _______,
     ...rest
   } = record
   return rest

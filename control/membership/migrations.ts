@@ -8,6 +8,7 @@ import type { Logger } from '#libs/log.ts'
 import { formatLsn } from '#libs/lsn.ts'
 import { recordKey, type TimelineRecord } from '../records.ts'
 import type { Registry } from '../registry.ts'
+import { checkActive } from '../timeline-state.ts'
 import { safekeeperApi } from '../remote.ts'
 import type { SyncContext } from '../safekeeper-sync.ts'
 import { abortChange, beginChange, type Membership } from './membership.ts'
@@ -47,11 +48,7 @@ export class Migrations {
     request: { safekeepers: number[]; rebuild?: number[] | undefined },
   ): Promise<MembershipInfo> {
     const timeline = await this.#registry.timeline(tenantId, timelineId)
-    if (timeline.state !== 'active') {
-      throw new ZenithError('conflict', `Branch "${timeline.branch}" is still being created.`, {
-        hint: 'Try again in a moment.',
-      })
-    }
+    checkActive(timeline)
     await this.#checkNodes(timeline, request.safekeepers)
     const key = recordKey.timeline(tenantId, timelineId)
     const next = await this.#registry.change<TimelineRecord>(key, (current) => {

@@ -198,7 +198,8 @@ export async function sourcesOf(registry: Registry, tenantId: string) {
   const timelines = await registry.timelines(tenantId)
   return Promise.all(
     timelines
-      .filter(({ state }) => state === 'active')
+      // One that is to be archived takes in the rest of its WAL first.
+      .filter(({ state }) => state === 'active' || state === 'archiving')
       .map(async (timeline) => ({
         timelineId: timeline.timelineId,
         safekeepers: await registry.members(timeline),

@@ -1,5 +1,6 @@
 import { historyPaths } from './history-paths.ts'
 import { fleetPaths } from './fleet-paths.ts'
+import { lifecyclePaths } from './lifecycle-paths.ts'
 import { transferPaths } from './transfer-paths.ts'
 import { generationPaths } from './generation-paths.ts'
 
@@ -46,5 +47,6 @@ export const controlPaths = {
   },
   deleteEndpoint: { method: 'DELETE', path: '/v1/tenant/:tenantId/endpoint/:name' },
   ...historyPaths,
+  ...lifecyclePaths,
   ...transferPaths,
 } as const

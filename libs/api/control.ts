@@ -9,9 +9,11 @@ import { routes } from '#libs/http/route.ts'
 import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
 import { type Static, type TSchema, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
+import { BranchInfo } from './branch-info.ts'
 import { controlPaths } from './control-paths.ts'
 import { fleetRoutes } from './fleet.ts'
 import { historyRoutes } from './history.ts'
+import { lifecycleRoutes } from './lifecycle.ts'
 import { transferRoutes } from './transfer.ts'
 import { generationRoutes } from './generations.ts'
 
@@ -91,18 +93,6 @@ export const TenantInfo = Type.Object({
   createdAt: Time,
 })
 export type TenantInfo = Static<typeof TenantInfo>
-
-export const BranchInfo = Type.Object({
-  name: Type.String(),
-  timelineId: IdText,
-  state: Type.Union([Type.Literal('creating'), Type.Literal('active')]),
-  /** Name of the branch this one was made from; null for `main`. */
-  parent: Nullable(Type.String()),
-  /** The parent's LSN at which this branch starts; null for `main`. */
-  branchLsn: Nullable(LsnText),
-  createdAt: Time,
-})
-export type BranchInfo = Static<typeof BranchInfo>
 
 export const TimelineInfo = Type.Object({
   timelineId: IdText,
@@ -592,6 +582,7 @@ export const controlRoutes = routes({
     response: EndpointInfo,
   },
   ...historyRoutes,
+  ...lifecycleRoutes,
   ...transferRoutes,
 })
 

@@ -1,0 +1,30 @@
+/** What the control plane tells of a branch. */
+import { type Static, Type } from 'typebox'
+
+const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
+const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
+
+/** `archiving`, `unarchiving` and `deleting` go on by themselves. */
+export const BranchState = Type.Union([
+  Type.Literal('creating'),
+  Type.Literal('active'),
+  Type.Literal('archiving'),
+  Type.Literal('archived'),
+  Type.Literal('unarchiving'),
+  Type.Literal('deleting'),
+])
+export type BranchState = Static<typeof BranchState>
+
+export const BranchInfo = Type.Object({
+  name: Type.String(),
+  timelineId: IdText,
+  state: BranchState,
+  /** Name of the branch that it reads its history from; null when all of that is its own. */
+  parent: Type.Union([Type.String(), Type.Null()]),
+  /** The parent's LSN at which this branch starts; null exactly when there is no parent. */
+  branchLsn: Type.Union([LsnText, Type.Null()]),
+  /** Not to be deleted, reset or restored. */
+  protected: Type.Boolean(),
+  createdAt: Type.String({ description: 'ISO 8601, UTC' }),
+})
+export type BranchInfo = Static<typeof BranchInfo>

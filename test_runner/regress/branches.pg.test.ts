@@ -65,7 +65,7 @@ describe('branches', () => {
     )
 
   test('a branch is detached under writes, and its parent deleted', async () => {
-    const slot = `SELECT count(*) FROM pg_replication_slots`
+    const slot = `SELECT count(*) FROM pg_replication_slots WHERE slot_name = 's'`
     await main.query(`SELECT pg_create_logical_replication_slot('s', 'pgoutput')`)
     const earlyLsn = await lsnNow(main)
     const earlySum = await main.value(SUM)
@@ -175,7 +175,7 @@ describe('branches', () => {
     const good = await lsnNow(dev)
     const goodSum = await dev.value(SUM)
     await dev.query('TRUNCATE t')
-    await zenith.createBranch('after_mistake')
+    await zenith.createBranch('after_mistake', { from: 'dev' })
     const restored = await change('restoreBranch', 'dev', { lsn: good })
     const kept = String(restored['kept'])
     expect(kept).toMatch(/^dev_old_\d{8}t\d{6}$/)

@@ -23,6 +23,7 @@ import { Locations } from './locations.ts'
 import { createPageServiceMetrics } from './page-service/metrics.ts'
 import { servePages } from './page-service/page-service.ts'
 import { reAttach } from './re-attach.ts'
+import { watchReads } from './read-metrics.ts'
 import { RedoPool } from './redo/redo-pool.ts'
 import { createRedoMetrics } from './redo-metrics.ts'
 import { watchRemote } from './remote/metrics.ts'
@@ -106,6 +107,7 @@ runProcess('pageserver', async (self) => {
     deletions: remote.deletions.stats,
   }))
   watchCompaction(metrics, tenants.compactor)
+  watchReads(metrics, tenants.readStats, tenants.residency)
   const token = () => ownCredentials().token({ for: 'http', target: null })
   const discovery = config.discovery ? openDiscovery(config.discovery, { log, token }) : null
   self.onStop(() => discovery?.close())

@@ -14,6 +14,8 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { Downloads } from '../remote/downloads.ts'
 import { retry } from '../remote/retry.ts'
+import type { Residency } from './residency.ts'
+import type { Evictable } from './second-chance.ts'
 import { decodeFooter, FOOTER_SIZE, type Footer, footerCrc } from './layer-format.ts'
 
 const openFile = promisify(open)
@@ -41,6 +43,8 @@ export interface BytesContext {
   store: ObjectStore
   /** Brings whole files; without it they stay in object storage. */
   downloads?: Downloads
+  /** Bounds open files and indexes. */
+  residency?: Residency
   /** Aborted when the timeline closes. */
   signal?: AbortSignal
 }
@@ -83,7 +87,9 @@ class OpenFile {
   }
 }
 
-export class LayerBytes {
+export class LayerBytes implements Evictable {
+  /** The file was read since somebody looked. */
+  wasUsed = false
   readonly #owner: BytesOwner
   readonly #context: BytesContext
   #file: OpenFile | null = null
@@ -142,6 +148,7 @@ export class LayerBytes {
       const file = this.#file ?? (await this.#localFile())
       if (!file) return null
       if (file.isClosed) continue
+      this.wasUsed = true
       try {
         return await file.read(offset, length)
       } catch (error) {
@@ -172,8 +179,7 @@ export class LayerBytes {
   /** Takes the file from local disk, if it is there. */
   async drop(): Promise<void> {
     await this.#opening
-    const file = this.#file
-    this.#file = null
+    const file = this.#takeFile()
     this.#isLocal = false
     await rm(this.#owner.path, { force: true })
     await file?.close()
@@ -182,8 +188,7 @@ export class LayerBytes {
   /** Closes the file; it is opened again when it is read. */
   async closeFile(): Promise<void> {
     await this.#opening
-    const file = this.#file
-    this.#file = null
+    const file = this.#takeFile()
     await file?.close()
   }
 
@@ -194,6 +199,13 @@ export class LayerBytes {
     await this.closeFile()
     // A layer that leaves the map may never have been uploaded.
     if (options.remove) await this.drop()
+  }
+
+  #takeFile(): OpenFile | null {
+    const file = this.#file
+    this.#file = null
+    this.#context.residency?.files.remove(this)
+    return file
   }
 
   #localFile(): Promise<OpenFile | null> {
@@ -222,6 +234,7 @@ export class LayerBytes {
     }
     this.#isLocal = true
     this.#file = file
+    this.#context.residency?.files.add(this, 1)
     return file
   }
 

@@ -111,6 +111,11 @@ export class LayerIndex {
     }
   }
 
+  /** Memory held. */
+  get sizeBytes(): number {
+    return this.columns.rowBlk.buffer.byteLength + this.groupSlot.byteLength
+  }
+
   /** Group of a slot, or -1. */
   findGroup(slot: number): number {
     if (slot !== this.#foundSlot) {

@@ -15,7 +15,8 @@ import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { ChunkCache } from './chunk-cache.ts'
 import { type BytesContext, LayerBytes } from './layer-bytes.ts'
 import { type Codec, unpack } from './layer-format.ts'
-import { LayerIndex } from './layer-index.ts'
+import { type IndexColumns, LayerIndex } from './layer-index.ts'
+import type { Evictable } from './second-chance.ts'
 import { isL0, type LayerId, layerName } from './layer-name.ts'
 
 /** What the manifest says of a layer. */
@@ -49,7 +50,7 @@ const OBJECT_GAP_BYTES = 128 * 1024
 
 let lastLayerNumber = 0
 
-export class Layer {
+export class Layer implements Evictable {
   readonly id: LayerId
   readonly name: string
   /** Tells layers of one timeline apart, whoever made them. */
@@ -64,10 +65,12 @@ export class Layer {
   readonly isL0: boolean
   /** Number within the process, for caches. */
   readonly number: number
+  /** The index was used since somebody looked. */
+  wasUsed = false
   readonly #context: LayerContext
   readonly #bytes: LayerBytes
   #index: LayerIndex | null = null
-  #loading: Promise<void> | null = null
+  #loading: Promise<LayerIndex> | null = null
   #lastAccessMs = 0
   /** Reads under way; the file stays open for them. */
   #reading = 0
@@ -120,14 +123,30 @@ export class Layer {
     return this.#index !== null
   }
 
+  /** For who has loaded it and waited for nothing since. */
   get index(): LayerIndex {
     assert(this.#index !== null, 'a layer is loaded before it is searched')
+    this.wasUsed = true
     return this.#index
   }
 
-  /** Makes the index resident. Callers at once share the work. */
-  load(): Promise<void> {
-    if (this.#index) return Promise.resolve()
+  /** The index if it is at hand. */
+  get residentIndex(): LayerIndex | null {
+    this.wasUsed = true
+    return this.#index
+  }
+
+  /** Lets go of the index; who holds it may go on using it. */
+  dropIndex(): void {
+    this.#index = null
+  }
+
+  /**
+   * Makes the index resident and returns it, to be held by who needs it for longer: it may be let go
+   * at any time. Callers at once share the work.
+   */
+  load(): Promise<LayerIndex> {
+    if (this.#index) return Promise.resolve(this.index)
     this.#loading ??= this.#load().finally(() => {
       this.#loading = null
     })
@@ -135,7 +154,11 @@ export class Layer {
   }
 
   /** Expanded chunks, in the order asked for. Throws `corrupt` naming layer and chunk. */
-  async readChunks(wanted: readonly number[]): Promise<Map<number, Buffer>> {
+  async readChunks(
+    wanted: readonly number[],
+    index: LayerIndex = this.index,
+  ): Promise<Map<number, Buffer>> {
+    const { columns } = index
     const found = new Map<number, Buffer>()
     const missing: number[] = []
     for (const chunk of wanted) {
@@ -148,7 +171,9 @@ export class Layer {
     this.#lastAccessMs = Date.now()
     this.#reading++
     try {
-      await Promise.all(this.#runs(missing).map((run) => this.#readRun(run, found)))
+      await Promise.all(
+        this.#runs(missing, columns).map((run) => this.#readRun(run, columns, found)),
+      )
     } finally {
       this.#reading--
       if (this.#reading === 0) this.#onIdle?.()
@@ -166,11 +191,12 @@ export class Layer {
         this.#onIdle = resolve
       })
     }
+    this.#forgetIndex()
     await this.#bytes.close({ remove: true })
   }
 
   async close(): Promise<void> {
-    this.#index = null
+    this.#forgetIndex()
     await this.#bytes.close({ remove: false })
   }
 
@@ -200,7 +226,12 @@ export class Layer {
     await this.#bytes.drop()
   }
 
-  async #load(): Promise<void> {
+  #forgetIndex(): void {
+    this.#index = null
+    this.#context.residency?.indexes.remove(this)
+  }
+
+  async #load(): Promise<LayerIndex> {
     const { footer, index } = await this.#bytes.readIndex()
     if (crc32(index) !== footer.indexCrc) {
       // The footer was right, so this copy of the index is not.
@@ -212,17 +243,15 @@ export class Layer {
     }
     const section = unpack(index, footer.indexCodec, footer.indexRawBytes)
     const { groups, rows, chunks } = footer
-    this.#index = new LayerIndex(
-      this.id.kind,
-      { groups, rows, chunks },
-      section,
-      this.#context.slots,
-    )
+    const counts = { groups, rows, chunks }
+    const loaded = new LayerIndex(this.id.kind, counts, section, this.#context.slots)
+    this.#index = loaded
+    this.#context.residency?.indexes.add(this, loaded.sizeBytes)
+    return loaded
   }
 
   /** Neighbouring chunks, grouped so that each group is one read. */
-  #runs(chunks: readonly number[]): number[][] {
-    const { chunkOffset, chunkStored } = this.index.columns
+  #runs(chunks: readonly number[], { chunkOffset, chunkStored }: IndexColumns): number[][] {
     const [maxBytes, maxGap] = this.isResident
       ? [MERGED_READ_BYTES, 0]
       : [MERGED_OBJECT_BYTES, OBJECT_GAP_BYTES]
@@ -245,8 +274,12 @@ export class Layer {
     return runs
   }
 
-  async #readRun(run: readonly number[], into: Map<number, Buffer>): Promise<void> {
-    const { chunkOffset, chunkStored } = this.index.columns
+  async #readRun(
+    run: readonly number[],
+    columns: IndexColumns,
+    into: Map<number, Buffer>,
+  ): Promise<void> {
+    const { chunkOffset, chunkStored } = columns
     const first = run[0] as number
     const last = run[run.length - 1] as number
     const start = chunkOffset[first] as number
@@ -255,28 +288,28 @@ export class Layer {
     for (const chunk of run) {
       const at = (chunkOffset[chunk] as number) - start
       const stored = bytes.subarray(at, at + (chunkStored[chunk] as number))
-      const raw = this.#expand(chunk, stored) ?? (await this.#repair(chunk))
+      const raw = this.#expand(chunk, columns, stored) ?? (await this.#repair(chunk, columns))
       this.#context.cache.add(this.number, chunk, raw)
       into.set(chunk, raw)
     }
   }
 
   /** Null when the checksum is wrong. */
-  #expand(chunk: number, stored: Buffer): Buffer | null {
-    const { chunkCrc, chunkCodec, chunkRaw } = this.index.columns
+  #expand(chunk: number, columns: IndexColumns, stored: Buffer): Buffer | null {
+    const { chunkCrc, chunkCodec, chunkRaw } = columns
     if (crc32(stored) !== chunkCrc[chunk]) return null
     return unpack(stored, chunkCodec[chunk] as Codec, chunkRaw[chunk] as number)
   }
 
   /** Reads a damaged chunk from object storage; the bad local file goes. */
-  async #repair(chunk: number): Promise<Buffer> {
-    const { chunkOffset, chunkStored } = this.index.columns
+  async #repair(chunk: number, columns: IndexColumns): Promise<Buffer> {
+    const { chunkOffset, chunkStored } = columns
     const start = chunkOffset[chunk] as number
     const length = chunkStored[chunk] as number
     let raw: Buffer | null = null
     let reason = 'its copy in object storage is damaged too'
     try {
-      raw = this.#expand(chunk, await this.#bytes.readObject(start, length))
+      raw = this.#expand(chunk, columns, await this.#bytes.readObject(start, length))
     } catch (error) {
       reason = errorMessage(error)
     }

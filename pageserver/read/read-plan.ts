@@ -15,9 +15,10 @@ import { isBaseKind, isInheritedClass } from '../keyspace/key-class.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { Layer } from '../layers/layer.ts'
 import { chunkEntryKind, chunkEntryLsn, chunkEntryValue } from '../layers/layer-format.ts'
-import { visitDeltaRows } from '../layers/layer-index.ts'
+import { type LayerIndex, visitDeltaRows } from '../layers/layer-index.ts'
 import { compareToKey, type LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
+import type { ReadStats } from './read-stats.ts'
 import type { OpenLayer, VersionSink } from '../layers/open-layer.ts'
 
 export interface Version {
@@ -28,6 +29,7 @@ export interface Version {
 
 interface StoredRow {
   layer: Layer
+  index: LayerIndex
   row: number
   /** Only versions from here on count, */
   floorLsn: Lsn
@@ -43,6 +45,8 @@ export interface ReadSource {
   /** Open layer, then frozen ones, newest first. */
   readonly memory: readonly OpenLayer[]
   readonly layers: LayerMap
+  /** Counts what reads that begin here visit. */
+  readonly stats?: ReadStats
   readonly parent: { source: ReadSource; lsn: Lsn } | null
 }
 
@@ -62,6 +66,7 @@ class KeyPlan implements VersionSink {
   /** Layers whose index was searched. */
   searched = 0
   #layer: Layer | null = null
+  #index: LayerIndex | null = null
   #floorLsn: Lsn = 0
 
   constructor(slot: number, blk: number, ceilingLsn: Lsn) {
@@ -80,19 +85,25 @@ class KeyPlan implements VersionSink {
     this.steps.push({ kind, lsn, value })
   }
 
-  from(layer: Layer, floorLsn: Lsn): this {
+  from(layer: Layer, index: LayerIndex, floorLsn: Lsn): this {
     this.#layer = layer
+    this.#index = index
     this.#floorLsn = floorLsn
     return this
   }
 
   visit(row: number): void {
-    const { ceilingLsn } = this
-    this.steps.push({ layer: this.#layer as Layer, row, floorLsn: this.#floorLsn, ceilingLsn })
+    this.steps.push({
+      layer: this.#layer as Layer,
+      index: this.#index as LayerIndex,
+      row,
+      floorLsn: this.#floorLsn,
+      ceilingLsn: this.ceilingLsn,
+    })
   }
 
-  visitImage(layer: Layer, row: number): void {
-    this.steps.push({ layer, row, floorLsn: 0, ceilingLsn: this.imageCeilingLsn })
+  visitImage(layer: Layer, index: LayerIndex, row: number): void {
+    this.steps.push({ layer, index, row, floorLsn: 0, ceilingLsn: this.imageCeilingLsn })
   }
 }
 
@@ -110,16 +121,48 @@ export async function readVersions(
   keys: readonly KeyRef[],
   ceilingLsn: Lsn,
 ): Promise<Version[][]> {
+  const indexes = new Indexes()
   for (;;) {
     const plans = keys.map((key) => new KeyPlan(key.slot, key.blk, ceilingLsn))
-    const unloaded = new Set<Layer>()
-    planSource(source, plans, unloaded)
-    if (unloaded.size === 0) return await expand(plans)
-    await Promise.all([...unloaded].map((layer) => layer.load()))
+    planSource(source, plans, indexes)
+    if (indexes.isComplete) return await expand(plans, source.stats)
+    await indexes.load()
   }
 }
 
-function planSource(source: ReadSource, plans: readonly KeyPlan[], unloaded: Set<Layer>): void {
+/** The indexes that a read uses. Those it had to load it holds to its end. */
+class Indexes {
+  /** Mostly all are at hand, so these are made when needed. */
+  #held: Map<Layer, LayerIndex> | null = null
+  #missing: Set<Layer> | null = null
+
+  get isComplete(): boolean {
+    return this.#missing === null
+  }
+
+  /** Null when it is to be loaded first. */
+  of(layer: Layer): LayerIndex | null {
+    const index = layer.residentIndex ?? this.#held?.get(layer) ?? null
+    if (index === null) {
+      this.#missing ??= new Set()
+      this.#missing.add(layer)
+    }
+    return index
+  }
+
+  async load(): Promise<void> {
+    const missing = [...(this.#missing ?? [])]
+    const held = (this.#held ??= new Map())
+    this.#missing = null
+    await Promise.all(
+      missing.map(async (layer) => {
+        held.set(layer, await layer.load())
+      }),
+    )
+  }
+}
+
+function planSource(source: ReadSource, plans: readonly KeyPlan[], indexes: Indexes): void {
   let at: ReadSource = source
   let open = plans
   for (;;) {
@@ -128,7 +171,7 @@ function planSource(source: ReadSource, plans: readonly KeyPlan[], unloaded: Set
     for (const plan of open) {
       if (plan.done) continue
       column = at.layers.columnOf(at.slots, plan.slot, plan.blk, column)
-      planLayers(at.layers, column, at.slots, plan, unloaded)
+      planLayers(at.layers, column, at.slots, plan, indexes)
     }
     const { parent, slots } = at
     if (parent === null) return
@@ -160,24 +203,24 @@ function planLayers(
   column: number,
   slots: SlotTable,
   plan: KeyPlan,
-  unloaded: Set<Layer>,
+  indexes: Indexes,
 ): void {
   const { images, deltas } = map.column(column)
   for (let next = 0; ; next++) {
     while (next < images.length && !isBelow(images[next] as Layer, slots, plan)) next++
     const image = images[next]
     const floorLsn = image ? image.id.startLsn + 1 : 0
-    const isComplete = planDeltas(map.l0, deltas, floorLsn, slots, plan, unloaded)
+    const isComplete = planDeltas(map.l0, deltas, floorLsn, slots, plan, indexes)
     if (plan.done || !image) return
-    if (!image.isLoaded) unloaded.add(image)
+    const index = indexes.of(image)
     // The rest is planned when these are loaded, and then perhaps not needed.
-    if (!isComplete || !image.isLoaded) return
+    if (!isComplete || index === null) return
     if (image.ceilingLsn !== null) plan.lowerTo(image.ceilingLsn)
-    const group = image.index.findGroup(plan.slot)
-    const row = group < 0 ? -1 : image.index.findLastRow(group, plan.blk)
+    const group = index.findGroup(plan.slot)
+    const row = group < 0 ? -1 : index.findLastRow(group, plan.blk)
     plan.searched++
     if (row >= 0) {
-      plan.visitImage(image, row)
+      plan.visitImage(image, index, row)
       plan.done = true
       return
     }
@@ -192,7 +235,7 @@ function planDeltas(
   floorLsn: Lsn,
   slots: SlotTable,
   plan: KeyPlan,
-  unloaded: Set<Layer>,
+  indexes: Indexes,
 ): boolean {
   let isComplete = true
   let nextL0 = 0
@@ -206,18 +249,17 @@ function planDeltas(
     if (takesL0) nextL0++
     else nextDelta++
     if (!isBelow(layer, slots, plan)) continue
-    if (!layer.isLoaded) {
-      unloaded.add(layer)
+    const index = indexes.of(layer)
+    if (index === null) {
       isComplete = false
       continue
     }
     // Layers come by the end of what counts in them, so nothing further down lies above this.
     if (layer.ceilingLsn !== null) plan.lowerTo(layer.ceilingLsn)
     plan.searched++
-    const { index } = layer
     const group = index.findGroup(plan.slot)
     if (group < 0) continue
-    const visitor = plan.from(layer, floorLsn)
+    const visitor = plan.from(layer, index, floorLsn)
     plan.done = visitDeltaRows(index, group, plan.blk, floorLsn, plan.ceilingLsn, visitor)
   }
   return isComplete
@@ -238,22 +280,31 @@ function isBelow(layer: Layer, slots: SlotTable, plan: KeyPlan): boolean {
 }
 
 /** Reads the chunks that the plans name, all at once, and turns rows into versions. */
-async function expand(plans: readonly KeyPlan[]): Promise<Version[][]> {
-  const wanted = new Map<Layer, Set<number>>()
+async function expand(
+  plans: readonly KeyPlan[],
+  stats: ReadStats | undefined,
+): Promise<Version[][]> {
+  const wanted = new Map<Layer, { index: LayerIndex; chunks: Set<number> }>()
   for (const plan of plans) {
+    let last: Layer | null = null
+    let visited = 0
     for (const step of plan.steps) {
       if (!('row' in step)) continue
-      const chunk = step.layer.index.columns.rowChunk[step.row] as number
-      const chunks = wanted.get(step.layer)
-      if (chunks) chunks.add(chunk)
-      else wanted.set(step.layer, new Set([chunk]))
+      const { layer, index } = step
+      const chunk = index.columns.rowChunk[step.row] as number
+      const already = wanted.get(layer)
+      if (already) already.chunks.add(chunk)
+      else wanted.set(layer, { index, chunks: new Set([chunk]) })
+      if (layer !== last) visited++
+      last = layer
     }
+    stats?.count(visited, plan.searched)
   }
   if (wanted.size === 0) return plans.map((plan) => plan.steps as Version[])
   const chunks = new Map<Layer, Map<number, Buffer>>()
   await Promise.all(
-    [...wanted].map(async ([layer, numbers]) => {
-      chunks.set(layer, await layer.readChunks([...numbers]))
+    [...wanted].map(async ([layer, { index, chunks: numbers }]) => {
+      chunks.set(layer, await layer.readChunks([...numbers], index))
     }),
   )
   return plans.map((plan) => expandPlan(plan, chunks))
@@ -266,8 +317,8 @@ function expandPlan(plan: KeyPlan, chunks: Map<Layer, Map<number, Buffer>>): Ver
       versions.push(step)
       continue
     }
-    const { layer, row, floorLsn, ceilingLsn } = step
-    const { rowChunk, rowEntry, rowCount } = layer.index.columns
+    const { layer, index, row, floorLsn, ceilingLsn } = step
+    const { rowChunk, rowEntry, rowCount } = index.columns
     const chunk = chunks.get(layer)?.get(rowChunk[row] as number) as Buffer
     const first = rowEntry[row] as number
     for (let entry = first + (rowCount[row] as number) - 1; entry >= first; entry--) {

@@ -4,6 +4,7 @@ import { isInheritedClass } from '../keyspace/key-class.ts'
 import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { Layer } from '../layers/layer.ts'
+import type { LayerIndex } from '../layers/layer-index.ts'
 import type { KeyRef, ReadSource } from './read-plan.ts'
 
 export interface ScanFilter {
@@ -40,8 +41,8 @@ export async function scanKeys(
         ({ id, origin }) => id.startLsn < ceiling && (origin === null || isInheritedClass(cls)),
       )
     const { parent }: ReadSource = at
-    await Promise.all(layers.map((layer) => layer.load()))
-    for (const layer of layers) addLayerKeys(layer, slots, cls, filter, add)
+    const indexes = await Promise.all(layers.map((layer) => layer.load()))
+    for (const index of indexes) addLayerKeys(index, slots, cls, filter, add)
     if (parent === null || !isInheritedClass(cls)) break
     ceiling = Math.min(ceiling, parent.lsn + 1)
     at = parent.source
@@ -55,13 +56,12 @@ export async function scanKeys(
 }
 
 function addLayerKeys(
-  layer: Layer,
+  index: LayerIndex,
   slots: SlotTable,
   cls: number,
   filter: ScanFilter,
   add: (slot: number, blk: number) => void,
 ): void {
-  const { index } = layer
   const { groupCls, groupFirstRow, rowBlk } = index.columns
   for (let group = index.firstGroupOfClass(cls); groupCls[group] === cls; group++) {
     const slot = index.groupSlot[group] as number

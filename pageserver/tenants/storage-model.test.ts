@@ -276,6 +276,8 @@ describe('storage against the model', () => {
       l0CompactCount: 2,
       l0CompactMax: 4,
       l1LayerBytes: 20_000,
+      indexBytes: 2_000,
+      openFiles: 2,
       chunkCacheBytes: 100_000,
       l0DelayMs: 0,
     },

@@ -7,6 +7,8 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { type CompactionTarget, Compactor } from '../compaction/compactor.ts'
 import type { CompactionRunner } from '../compaction/job.ts'
 import { LocalRunner } from '../compaction/runner.ts'
+import { Residency } from '../layers/residency.ts'
+import { ReadStats } from '../read/read-stats.ts'
 import { ChunkCache } from '../layers/chunk-cache.ts'
 import type { ApplyNativeOp, PageRedo } from '../read/reconstruct.ts'
 import {
@@ -59,6 +61,8 @@ export class TenantManager {
       folder: join(options.dataDir),
       store: options.objectStore,
       cache: new ChunkCache(limits.chunkCacheBytes),
+      residency: new Residency(limits.indexBytes, limits.openFiles),
+      readStats: new ReadStats(),
       deletions: options.deletions ?? NO_DELETIONS,
       appliers,
       generations: options.generations ?? ONLY_ONE,
@@ -173,6 +177,14 @@ export class TenantManager {
       totalBytes -= timeline.memoryBytes
       timeline.relieve()
     }
+  }
+
+  get readStats(): ReadStats {
+    return this.#context.readStats
+  }
+
+  get residency(): Residency {
+    return this.#context.residency
   }
 
   get compactor(): Compactor {

@@ -137,6 +137,7 @@ export class LayerStore {
       store: context.store,
       slots: options.slots,
       cache: context.cache,
+      residency: context.residency,
       downloads: context.downloads,
       signal: this.#closing.signal,
     }

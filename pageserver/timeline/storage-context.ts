@@ -3,6 +3,8 @@ import type { Logger } from '#libs/log.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { Compactor } from '../compaction/compactor.ts'
 import type { ChunkCache } from '../layers/chunk-cache.ts'
+import type { Residency } from '../layers/residency.ts'
+import type { ReadStats } from '../read/read-stats.ts'
 import type { Appliers } from '../read/reconstruct.ts'
 import type { Deletions } from '../remote/deletions.ts'
 import type { Downloads } from '../remote/downloads.ts'
@@ -41,6 +43,9 @@ export const DEFAULT_LIMITS = {
   imageLayerBytes: 128 * MIB,
   /** All open layers of the process together. */
   openBytes: 1024 * MIB,
+  /** Indexes of layers at hand, and open layer files, of the process together. */
+  indexBytes: 256 * MIB,
+  openFiles: 800,
   chunkCacheBytes: 64 * MIB,
   /** A lease lasts so long; its holder renews it in time. */
   leaseMs: 600_000,
@@ -73,6 +78,8 @@ export interface StorageContext {
   folder: string
   store: ObjectStore
   cache: ChunkCache
+  residency: Residency
+  readStats: ReadStats
   appliers: Appliers
   deletions: Deletions
   compactor: Compactor

@@ -135,6 +135,7 @@ export class Timeline {
     this.#lastPutLsn = this.#lastRecordLsn
     const lineage = () => this.#lineageNow()
     this.#source = {
+      stats: options.context.readStats,
       slots: options.slots,
       get memory(): readonly OpenLayer[] {
         return store.memory

@@ -11,6 +11,7 @@ import type { InitOptions } from './commands/init.ts'
 import type { CreateOptions, PlaceOptions } from './commands/postgres.ts'
 import type { SetOptions } from './commands/settings.ts'
 import { addHistoryCommands } from './history-program.ts'
+import { addPageserverCommands } from './pageserver-program.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
 import { addStorageCommands } from './storage-program.ts'
 import { addTransferCommands } from './transfer-program.ts'
@@ -21,6 +22,7 @@ Exit codes:
   4 refused as things are, 5 timeout`
 
 const MAX_SAFEKEEPERS = 9
+const MAX_PAGESERVERS = 64
 const HELP_WIDTH = 96
 
 export function buildProgram(version: string): Command {
@@ -51,6 +53,7 @@ Example:
   addHistoryCommands(program)
   addSafekeeperCommands(program)
   addStorageCommands(program)
+  addPageserverCommands(program)
   addAuthCommands(program)
   return program
 }
@@ -71,7 +74,7 @@ function addServiceCommands(program: Command): void {
       await init(optionsOf<InitOptions>(command))
     })
   withCommon(program.command('start'))
-    .description('Start control plane, safekeepers and pageserver')
+    .description('Start control plane, safekeepers and pageservers')
     .addHelpText('after', example('zenith start'))
     .action(async (_: unknown, command: Command) => {
       const { start } = await import('./commands/services.ts')
@@ -265,8 +268,9 @@ function withPlace(command: Command): Command {
 function withPorts(command: Command): Command {
   return command
     .option('--safekeepers <n>', 'how many safekeepers keep the WAL', parseSafekeepers, 1)
-    .option('--pageserver-port <port>', 'pages (default: 64000)', parsePort)
-    .option('--pageserver-http-port <port>', 'pageserver HTTP (default: 9898)', parsePort)
+    .option('--pageservers <n>', 'how many pageservers serve tenants', parsePageservers, 1)
+    .option('--pageserver-port <port>', 'pages, of the first one (default: 64000)', parsePort)
+    .option('--pageserver-http-port <port>', 'HTTP, of the first one (default: 9898)', parsePort)
     .option('--safekeeper-port <port>', 'WAL, of the first one (default: 5454)', parsePort)
     .option('--safekeeper-http-port <port>', 'HTTP, of the first one (default: 7676)', parsePort)
     .option(
@@ -314,6 +318,12 @@ function parseEtcd(text: string, before: readonly string[] = []): string[] {
   const url = URL.parse(text)
   if (url?.protocol === 'http:') return [...before, url.origin]
   throw new InvalidArgumentError('An address of etcd looks like http://127.0.0.1:2379.')
+}
+
+function parsePageservers(text: string): number {
+  const count = Number(text)
+  if (/^\d+$/.test(text) && count >= 1 && count <= MAX_PAGESERVERS) return count
+  throw new InvalidArgumentError(`Between 1 and ${MAX_PAGESERVERS} pageservers are possible.`)
 }
 
 function parseSafekeepers(text: string): number {

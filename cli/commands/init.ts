@@ -9,7 +9,7 @@ import { newTenantId } from '#libs/ids.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
 import { Installation, lockInstallation, shownPath } from '../installation/installation.ts'
 import { applyMove, DEFAULT_PORTS, movePorts, portSlots } from '../installation/ports.ts'
-import type { Settings } from '../installation/settings.ts'
+import { FIRST_PAGESERVER, type Settings } from '../installation/settings.ts'
 import { startServices } from '../installation/start-services.ts'
 import { stopServices } from '../installation/stop-services.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
@@ -20,6 +20,7 @@ const CREATE_TIMEOUT_MS = 180_000
 
 export interface InitOptions extends CommonOptions {
   readonly safekeepers: number
+  readonly pageservers: number
   readonly controlPort?: number
   readonly pageserverPort?: number
   readonly pageserverHttpPort?: number
@@ -108,11 +109,12 @@ function settingsOf(options: InitOptions): Settings {
     s3: s3ConfigOf(options),
     firstEndpointPort: options.postgresPort ?? DEFAULT_PORTS.firstEndpoint,
     control: { httpPort: options.controlPort ?? DEFAULT_PORTS.controlHttp },
-    pageserver: {
-      id: 1,
-      pgPort: options.pageserverPort ?? DEFAULT_PORTS.pageserverPg,
-      httpPort: options.pageserverHttpPort ?? DEFAULT_PORTS.pageserverHttp,
-    },
+    pageservers: Array.from({ length: options.pageservers }, (_, index) => ({
+      id: index + 1,
+      name: index === 0 ? FIRST_PAGESERVER : `ps${index + 1}`,
+      pgPort: (options.pageserverPort ?? DEFAULT_PORTS.pageserverPg) + index,
+      httpPort: (options.pageserverHttpPort ?? DEFAULT_PORTS.pageserverHttp) + index,
+    })),
     safekeepers: numbers.map((index) => ({
       id: index + 1,
       name: `sk${index + 1}`,

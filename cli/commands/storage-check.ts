@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { ZenithError } from '#libs/errors.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
 
 const PROGRAM = fileURLToPath(new URL('../../pageserver/check-main.ts', import.meta.url))
@@ -39,7 +39,9 @@ interface Progress {
 export async function storageCheck(options: StorageCheckOptions): Promise<void> {
   const context = new CommandContext(options)
   const installation = context.open()
-  const config = join(installation.pageserver.dir, 'pageserver.toml')
+  const [pageserver] = installation.pageservers
+  assert(pageserver !== undefined, 'an installation has a pageserver')
+  const config = join(pageserver.dir, 'pageserver.toml')
   const args = [PROGRAM, '--config', config]
   if (options.quick === true) args.push('--quick')
   if (options.removeOrphans === true) args.push('--remove-orphans')

@@ -4,7 +4,7 @@
  *   config.toml          settings, with the format's number
  *   auth/                keys, secrets and certificates (trust.ts)
  *   lock                 held by a command that changes something
- *   control/ pageserver/ safekeepers/<name>/
+ *   control/ pageserver/ pageservers/<name>/ safekeepers/<name>/
  *                        data of each service, its settings, log and pid
  *   object-store/        layers and WAL segments, as an object store would hold them
  *   pgdatadirs/tenants/<tenant>/<endpoint>/
@@ -16,7 +16,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { type FileLock, lockFile } from '#libs/file-lock.ts'
 import { HOST } from './ports.ts'
 import { authorityFile } from './trust.ts'
-import { type Settings, readSettings, writeSettings } from './settings.ts'
+import { FIRST_PAGESERVER, type Settings, readSettings, writeSettings } from './settings.ts'
 
 const LOCK_TIMEOUT_MS = 120_000
 const DEFAULT_DIR = '.zenith'
@@ -101,14 +101,18 @@ export class Installation {
     })
   }
 
-  get pageserver(): Service {
-    const { httpPort, pgPort } = this.settings.pageserver
-    return this.#service('pageserver', 'pageserver', 'pageserver', 'pageserver', httpPort, pgPort)
+  get pageservers(): Service[] {
+    return this.settings.pageservers.map(({ name, httpPort, pgPort }) => {
+      const isFirst = name === FIRST_PAGESERVER
+      const title = isFirst ? name : `pageserver ${name}`
+      const dir = isFirst ? name : join('pageservers', name)
+      return this.#service('pageserver', name, title, dir, httpPort, pgPort)
+    })
   }
 
   /** In the order in which they start; they stop the other way round. */
   get services(): Service[] {
-    return [this.control, ...this.safekeepers, this.pageserver]
+    return [this.control, ...this.safekeepers, ...this.pageservers]
   }
 
   get computesDir(): string {

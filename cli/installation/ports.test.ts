@@ -43,13 +43,16 @@ test('moves are stored', () => {
     s3: null,
     firstEndpointPort: 55432,
     control: { httpPort: 9090 },
-    pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },
+    pageservers: [
+      { id: 1, name: 'pageserver', pgPort: 64000, httpPort: 9898 },
+      { id: 2, name: 'ps2', pgPort: 64001, httpPort: 9899 },
+    ],
     safekeepers: [{ id: 1, name: 'sk1', pgPort: 5454, httpPort: 7676 }],
   }
   const slots = portSlots(settings)
   expect(slots.filter(({ asked }) => asked).map(({ key }) => key)).toEqual(['sk1.http'])
   for (const [index, one] of slots.entries()) applyMove(settings, { slot: one, port: 100 + index })
-  expect(portSlots(settings).map(({ port }) => port)).toEqual([100, 101, 102, 103, 104])
+  expect(portSlots(settings).map(({ port }) => port)).toEqual([100, 101, 102, 103, 104, 105, 106])
 })
 
 test('a listening port is not free', async () => {

@@ -4,7 +4,7 @@
  */
 import { createServer } from 'node:net'
 import { ZenithError } from '#libs/errors.ts'
-import type { Settings } from './settings.ts'
+import { FIRST_PAGESERVER, type Settings } from './settings.ts'
 
 export const HOST = '127.0.0.1'
 
@@ -80,15 +80,20 @@ export function portSlots(settings: Settings): PortSlot[] {
     asked: asked(key),
     option,
   })
-  const { control, pageserver, safekeepers } = settings
+  const { control, pageservers, safekeepers } = settings
   return [
     slot('control.http', 'control plane, HTTP', control.httpPort, '--control-port'),
     ...safekeepers.flatMap(({ name, pgPort, httpPort }) => [
       slot(`${name}.pg`, `safekeeper ${name}, WAL`, pgPort, '--safekeeper-port'),
       slot(`${name}.http`, `safekeeper ${name}, HTTP`, httpPort, '--safekeeper-http-port'),
     ]),
-    slot('pageserver.pg', 'pageserver, pages', pageserver.pgPort, '--pageserver-port'),
-    slot('pageserver.http', 'pageserver, HTTP', pageserver.httpPort, '--pageserver-http-port'),
+    ...pageservers.flatMap(({ name, pgPort, httpPort }) => {
+      const label = name === FIRST_PAGESERVER ? name : `pageserver ${name}`
+      return [
+        slot(`${name}.pg`, `${label}, pages`, pgPort, '--pageserver-port'),
+        slot(`${name}.http`, `${label}, HTTP`, httpPort, '--pageserver-http-port'),
+      ]
+    }),
   ]
 }
 
@@ -97,10 +102,10 @@ export function applyMove(settings: Settings, { slot, port }: PortMove): void {
   const [service = '', kind = ''] = slot.key.split('.')
   const field = kind === 'pg' ? 'pgPort' : 'httpPort'
   if (service === 'control') settings.control.httpPort = port
-  else if (service === 'pageserver') settings.pageserver[field] = port
   else {
-    const safekeeper = settings.safekeepers.find(({ name }) => name === service)
-    if (safekeeper !== undefined) safekeeper[field] = port
+    const nodes = [...settings.pageservers, ...settings.safekeepers]
+    const node = nodes.find(({ name }) => name === service)
+    if (node !== undefined) node[field] = port
   }
 }
 

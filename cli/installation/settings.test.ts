@@ -29,7 +29,10 @@ const settings: Settings = {
   },
   firstEndpointPort: 55432,
   control: { httpPort: 9090 },
-  pageserver: { id: 1, pgPort: 64000, httpPort: 9898 },
+  pageservers: [
+    { id: 1, name: 'pageserver', pgPort: 64000, httpPort: 9898 },
+    { id: 2, name: 'ps2', pgPort: 64001, httpPort: 9899 },
+  ],
   safekeepers: [
     { id: 1, name: 'sk1', pgPort: 5454, httpPort: 7676 },
     { id: 2, name: 'sk2', pgPort: 5455, httpPort: 7677 },

@@ -12,7 +12,17 @@ import type { S3Config } from '#libs/object-store/s3-config.ts'
 /** Raised when files under `.zenith/` change so that an earlier Zenith would misread them. */
 export const FORMAT = 1
 
+/** The name of the first one; others are called ps2, ps3 and so on. */
+export const FIRST_PAGESERVER = 'pageserver'
+
 export interface SafekeeperSettings {
+  readonly id: number
+  readonly name: string
+  pgPort: number
+  httpPort: number
+}
+
+export interface PageserverSettings {
   readonly id: number
   readonly name: string
   pgPort: number
@@ -25,7 +35,7 @@ export interface Settings {
   /** Used by commands that are given no `--tenant`. */
   defaultTenant: string
   readonly control: { httpPort: number }
-  readonly pageserver: { readonly id: number; pgPort: number; httpPort: number }
+  readonly pageservers: PageserverSettings[]
   readonly safekeepers: SafekeeperSettings[]
   /** The first port tried for a Postgres whose owner named none. */
   readonly firstEndpointPort: number
@@ -70,11 +80,12 @@ export function writeSettings(file: string, settings: Settings): void {
     ...(settings.s3 === null ? {} : { s3: settings.s3 }),
     endpoints: { first_port: settings.firstEndpointPort },
     control: { http_port: settings.control.httpPort },
-    pageserver: {
-      id: settings.pageserver.id,
-      pg_port: settings.pageserver.pgPort,
-      http_port: settings.pageserver.httpPort,
-    },
+    pageservers: settings.pageservers.map(({ id, name, pgPort, httpPort }) => ({
+      id,
+      name,
+      pg_port: pgPort,
+      http_port: httpPort,
+    })),
     safekeepers: settings.safekeepers.map(({ id, name, pgPort, httpPort }) => ({
       id,
       name,
@@ -118,7 +129,6 @@ function checkFormat(format: unknown, folder: string): void {
 
 function settingsOf(table: Table): Settings {
   const control = table.table('control')
-  const pageserver = table.table('pageserver')
   return {
     initialized: table.boolean('initialized'),
     defaultTenant: table.string('default_tenant'),
@@ -128,11 +138,7 @@ function settingsOf(table: Table): Settings {
     s3: table.has('s3') ? s3ConfigOf(table.table('s3')) : null,
     firstEndpointPort: table.table('endpoints').port('first_port'),
     control: { httpPort: control.port('http_port') },
-    pageserver: {
-      id: pageserver.integer('id'),
-      pgPort: pageserver.port('pg_port'),
-      httpPort: pageserver.port('http_port'),
-    },
+    pageservers: pageserversOf(table),
     safekeepers: table.tables('safekeepers').map((one) => ({
       id: one.integer('id'),
       name: one.string('name'),
@@ -151,6 +157,18 @@ function s3ConfigOf(table: Table): S3Config {
     ...Object.fromEntries(given),
     ...(table.has('path_style') ? { path_style: table.boolean('path_style') } : {}),
   }
+}
+
+/** Installations of before there could be several have one, without a name. */
+function pageserversOf(table: Table): PageserverSettings[] {
+  const of = (one: Table, name: string): PageserverSettings => ({
+    id: one.integer('id'),
+    name,
+    pgPort: one.port('pg_port'),
+    httpPort: one.port('http_port'),
+  })
+  if (table.has('pageserver')) return [of(table.table('pageserver'), FIRST_PAGESERVER)]
+  return table.tables('pageservers').map((one) => of(one, one.string('name')))
 }
 
 /** Reads keys of one type each; an error names the file and the key. */

@@ -1,9 +1,9 @@
 /**
  * Starts the services of an installation, in the order in which they need each other: the control
- * plane and the safekeepers at once, then the pageserver, which asks the control plane for its
+ * plane and the safekeepers at once, then the pageservers, which ask the control plane for their
  * tenants. Addresses are registered each time, since ports may have changed.
  */
-import { ZenithError } from '#libs/errors.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import type { S3Config } from '#libs/object-store/s3-config.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
@@ -64,7 +64,11 @@ export async function startServices(
     ])
     for (const result of results) if (result.status === 'rejected') throw result.reason
     await registerNodes(installation)
-    await start(installation.pageserver, { ...shared, postgres_prefix: postgresPrefix })
+    const pageserver = { ...shared, postgres_prefix: postgresPrefix }
+    const last = await Promise.allSettled(
+      installation.pageservers.map((one) => start(one, pageserver)),
+    )
+    for (const result of last) if (result.status === 'rejected') throw result.reason
   } catch (error) {
     for (const service of started.reverse()) await stopProcess(service).catch(() => undefined)
     throw error
@@ -89,14 +93,14 @@ function etcdSettings({ settings }: Installation): Record<string, unknown> {
 }
 
 function trustOf(installation: Installation): TrustOptions {
-  const { dir, settings, control, pageserver, safekeepers } = installation
-  const nodes: TrustedNode[] = [
-    { kind: 'pageserver', id: settings.pageserver.id, ...placeOf(pageserver) },
-  ]
-  for (const [index, { id }] of settings.safekeepers.entries()) {
-    const service = safekeepers[index]
-    if (service !== undefined) nodes.push({ kind: 'safekeeper', id, ...placeOf(service) })
-  }
+  const { dir, settings, control } = installation
+  const nodes = [...installation.pageservers, ...installation.safekeepers].map(
+    (service): TrustedNode => ({
+      kind: service.kind === 'pageserver' ? 'pageserver' : 'safekeeper',
+      id: idOf(installation, service),
+      ...placeOf(service),
+    }),
+  )
   return { dir, controlDir: control.dir, nodes, tls: settings.tls }
 }
 
@@ -130,29 +134,30 @@ async function checkRunning(service: Service, report: StartReport): Promise<void
 }
 
 function commonSettings(installation: Installation, service: Service): Record<string, unknown> {
-  const { settings } = installation
-  const id =
-    service.kind === 'safekeeper'
-      ? settings.safekeepers.find(({ name }) => name === service.name)?.id
-      : service.kind === 'pageserver'
-        ? settings.pageserver.id
-        : 1
+  const id = idOf(installation, service)
   const pg = service.pgPort === null ? {} : { listen_pg_host: HOST, listen_pg_port: service.pgPort }
   return { id, ...pg, listen_http_host: HOST, listen_http_port: service.httpPort }
 }
 
+function idOf({ settings }: Installation, { kind, name }: Service): number {
+  if (kind === 'control') return 1
+  const nodes = kind === 'safekeeper' ? settings.safekeepers : settings.pageservers
+  const node = nodes.find((one) => one.name === name)
+  assert(node !== undefined, `${name} is in the settings`)
+  return node.id
+}
+
 async function registerNodes(installation: Installation): Promise<void> {
-  const { pageserver, safekeepers } = installation.settings
+  const { pageservers, safekeepers } = installation.settings
   const url = installation.controlUrl
   const body = ({ pgPort, httpPort }: { pgPort: number; httpPort: number }) => ({
     host: HOST,
     pgPort,
     httpPort,
   })
-  await callControl(url, 'registerPageserver', {
-    params: { id: pageserver.id },
-    body: body(pageserver),
-  })
+  for (const one of pageservers) {
+    await callControl(url, 'registerPageserver', { params: { id: one.id }, body: body(one) })
+  }
   for (const one of safekeepers) {
     await callControl(url, 'registerSafekeeper', { params: { id: one.id }, body: body(one) })
   }

@@ -1,6 +1,6 @@
 /**
  * Stops everything in order: computes first, as a clean stop of Postgres still needs safekeepers;
- * then the pageserver, the safekeepers and the control plane.
+ * then the pageservers, the safekeepers and the control plane.
  */
 import { ZenithError } from '#libs/errors.ts'
 import { type ComputeProcess, liveComputes, stopCompute } from './computes.ts'
@@ -48,8 +48,8 @@ export async function stopServices(
     })
   }
 
-  const { pageserver, safekeepers, control } = installation
-  for (const group of [[pageserver], safekeepers, [control]]) {
+  const { pageservers, safekeepers, control } = installation
+  for (const group of [pageservers, safekeepers, [control]]) {
     await Promise.all(
       group.map((one) => stop(capitalized(one.title), () => stopProcess(one, { immediate }))),
     )

@@ -40,7 +40,8 @@ export class TimelineCompaction implements CompactionTarget {
   }
 
   due(kind: JobKind): number {
-    if (this.#closing.signal.aborted) return 0
+    // A stale holder replaces nothing.
+    if (this.#closing.signal.aborted || !this.#store.mayWrite) return 0
     if (kind === 'l0') {
       const { l0CompactCount } = this.#context.limits
       return this.#planL0(l0CompactCount) ? this.#store.layers.l0.length : 0

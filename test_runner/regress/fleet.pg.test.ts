@@ -121,21 +121,21 @@ test('a tenant moves under load: no query fails, and nothing is left behind', as
   const fleet = new Fleet(zenith)
   expect((await fleet.settled(1)).generation).toBe(1)
   const compute = await zenith.startCompute('main', { settings: SETTINGS })
-  await compute.pgbench(['-i', '-s', '2', '-q'])
+  await compute.pgbench(['-i', '-s', '1', '-q'])
   const replica = await zenith.startCompute('main', { name: 'reports', mode: 'replica' })
   const ledger = new Ledger(() => compute.connect(), 2)
   await ledger.createTables()
   ledger.start()
   const query = 'SELECT count(*) FROM pgbench_accounts'
-  const reader = new Reader(compute, query, '200000')
-  const onReplica = new Reader(replica, query, '200000')
+  const reader = new Reader(compute, query, '100000')
+  const onReplica = new Reader(replica, query, '100000')
   // One query that goes on over the move: it cannot read its settings anew.
   const long = compute.value(
     `SELECT count(*) FROM (SELECT pg_sleep(0.002), (SELECT count(*) FROM pgbench_accounts
-       WHERE aid = (g * 797) % 200000 + 1) AS found FROM generate_series(1, 3000) g) x
+       WHERE aid = (g * 797) % 100000 + 1) AS found FROM generate_series(1, 2000) g) x
      WHERE found = 1`,
   )
-  const pgbench = compute.pgbench(['-c', '3', '-T', '12', '-n'])
+  const pgbench = compute.pgbench(['-c', '3', '-T', '8', '-n'])
 
   await fleet.move(2)
   const there = await fleet.settled(2)
@@ -157,14 +157,14 @@ test('a tenant moves under load: no query fails, and nothing is left behind', as
 
   const { stdout } = await pgbench
   expect(stdout).toContain('number of failed transactions: 0 (0.000%)')
-  expect(await long).toBe('3000')
+  expect(await long).toBe('2000')
   expect(await reader.stop()).toBeGreaterThan(0)
   expect(await onReplica.stop()).toBeGreaterThan(0)
   await ledger.progress(20, PATIENCE_MS)
   await ledger.stop()
   expect(await ledger.violations()).toEqual([])
   const side = await zenith.startCompute('side', { settings: SETTINGS })
-  expect(await side.value(query)).toBe('200000')
+  expect(await side.value(query)).toBe('100000')
 })
 
 test('a lost pageserver is taken over; it can neither delete nor advance anything, and gets its tenant back', async () => {

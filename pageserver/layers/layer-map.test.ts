@@ -76,7 +76,7 @@ test('finds for each key just the layers that cover it', { timeout: 60_000 }, ()
         const gone = layers.filter((_, index) => step[index % 7]?.goes)
         const before = map
         const count = layers.length
-        map = map.with(added, new Set(gone.map(({ key }) => key)))
+        map = map.with(added, gone)
         // Layers of one name go together.
         const goneKeys = new Set(gone.map(({ key }) => key))
         layers = [...layers.filter(({ key }) => !goneKeys.has(key)), ...added]

@@ -53,13 +53,16 @@ export class LayerMap {
     }
   }
 
-  /** `removed` holds keys of layers (`Layer.key`). */
-  with(added: readonly Layer[], removed: ReadonlySet<string> = new Set()): LayerMap {
+  /** Layers leave by their key (`Layer.key`). */
+  with(added: readonly Layer[], removed: readonly Layer[] = []): LayerMap {
     const gone: Layer[] = []
     let kept = this.newestFirst
-    if (removed.size > 0) {
+    if (removed.length > 0) {
+      const keys = new Set(removed.map(({ key }) => key))
+      // Keys are long; most layers are told apart without.
+      const startLsns = new Set(removed.map(({ id }) => id.startLsn))
       kept = kept.filter((layer) => {
-        const stays = !removed.has(layer.key)
+        const stays = !startLsns.has(layer.id.startLsn) || !keys.has(layer.key)
         if (!stays) gone.push(layer)
         return stays
       })

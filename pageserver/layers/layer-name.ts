@@ -9,7 +9,7 @@
 import { randomInt } from 'node:crypto'
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { compareKeys, encodeKey, type Key, MAX_KEY, MIN_KEY, readKey } from '../keyspace/key.ts'
+import { compareKeys, type Key, MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 
 export const LayerKind = { Delta: 0, Image: 1 } as const
 export type LayerKind = (typeof LayerKind)[keyof typeof LayerKind]
@@ -52,13 +52,20 @@ export function newSerial(): number {
   return randomInt(SERIALS)
 }
 
+/** Each manifest asks for the names of all layers; an identity never changes. */
+const names = new WeakMap<LayerId, string>()
+
 export function layerName(id: LayerId): string {
+  const known = names.get(id)
+  if (known !== undefined) return known
   const kind = id.kind === LayerKind.Delta ? 'delta' : 'image'
   const second = id.kind === LayerKind.Delta ? id.endLsn : id.floorLsn
-  const first = encodeKey(id.firstKey).toString('hex')
-  const last = encodeKey(id.lastKey).toString('hex')
-  const name = `${kind}_${first}-${last}__${lsnHex(id.startLsn)}-${lsnHex(second)}-${hex8(id.generation)}`
-  return id.serial === undefined ? name : `${name}-${hex8(id.serial)}`
+  const keys = `${keyHex(id.firstKey)}-${keyHex(id.lastKey)}`
+  const serial = id.serial === undefined ? '' : `-${hex8(id.serial)}`
+  const lsns = `${lsnHex(id.startLsn)}-${lsnHex(second)}`
+  const name = `${kind}_${keys}__${lsns}-${hex8(id.generation)}${serial}`
+  names.set(id, name)
+  return name
 }
 
 /** Throws `corrupt` when the text is not a layer's name. */
@@ -71,14 +78,35 @@ export function parseLayerName(name: string): LayerId {
   const kind = kindText === 'delta' ? LayerKind.Delta : LayerKind.Image
   return {
     kind,
-    firstKey: readKey(Buffer.from(first as string, 'hex'), 0),
-    lastKey: readKey(Buffer.from(last as string, 'hex'), 0),
+    firstKey: parseKeyHex(first as string),
+    lastKey: parseKeyHex(last as string),
     startLsn,
     endLsn: kind === LayerKind.Delta ? second : startLsn + 1,
     floorLsn: kind === LayerKind.Delta ? startLsn : second,
     generation: Number.parseInt(generation as string, 16),
     ...(serial === undefined ? {} : { serial: Number.parseInt(serial, 16) }),
   }
+}
+
+/** As `encodeKey` and hex digits would give, at a fraction of the time. */
+function keyHex({ cls, spc, db, rel, fork, blk }: Key): string {
+  return `${hex2(cls)}${hex8(spc)}${hex8(db)}${hex8(rel)}${hex2(fork)}${hex8(blk)}`
+}
+
+function parseKeyHex(text: string): Key {
+  const part = (from: number, to: number) => Number.parseInt(text.slice(from, to), 16)
+  return {
+    cls: part(0, 2),
+    spc: part(2, 10),
+    db: part(10, 18),
+    rel: part(18, 26),
+    fork: part(26, 28),
+    blk: part(28, 36),
+  }
+}
+
+function hex2(value: number): string {
+  return value.toString(16).padStart(2, '0')
 }
 
 function hex8(value: number): string {

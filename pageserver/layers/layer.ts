@@ -52,9 +52,6 @@ let lastLayerNumber = 0
 
 export class Layer implements Evictable {
   readonly id: LayerId
-  readonly name: string
-  /** Tells layers of one timeline apart, whoever made them. */
-  readonly key: string
   readonly origin: TimelineId | null
   readonly ceilingLsn: Lsn | null
   /** Exclusive end of the versions that count. */
@@ -78,10 +75,8 @@ export class Layer implements Evictable {
 
   constructor(entry: LayerEntry, context: LayerContext) {
     this.id = entry.id
-    this.name = layerName(entry.id)
     this.origin = entry.origin
     this.ceilingLsn = entry.ceilingLsn
-    this.key = layerKey(entry)
     this.endLsn = Math.min(entry.id.endLsn, entry.ceilingLsn ?? entry.id.endLsn)
     this.sizeBytes = entry.sizeBytes
     this.crc = entry.crc
@@ -89,6 +84,15 @@ export class Layer implements Evictable {
     this.number = ++lastLayerNumber
     this.#context = context
     this.#bytes = new LayerBytes(this, context)
+  }
+
+  get name(): string {
+    return layerName(this.id)
+  }
+
+  /** Tells layers of one timeline apart, whoever made them. */
+  get key(): string {
+    return layerKey(this)
   }
 
   get entry(): LayerEntry {
@@ -330,7 +334,7 @@ export class Layer implements Evictable {
 }
 
 /** What tells layers of one timeline apart: the name, behind the origin's id when it has one. */
-export function layerKey(entry: LayerEntry): string {
+export function layerKey(entry: Pick<LayerEntry, 'id' | 'origin'>): string {
   const name = layerName(entry.id)
   return entry.origin === null ? name : `${entry.origin}/${name}`
 }

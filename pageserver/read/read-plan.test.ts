@@ -243,7 +243,7 @@ function layMap(layers: readonly Layer[], order: Iterable<number>): LayerMap {
     map = map.with(shuffled.slice(at, at + count))
     at += count
     const again = shuffled[next() % at] as Layer
-    if (map.newestFirst.includes(again)) map = map.with([], new Set([again.key])).with([again])
+    if (map.newestFirst.includes(again)) map = map.with([], [again]).with([again])
   }
   expect(map.newestFirst.length).toBe(layers.length)
   return map

@@ -184,7 +184,9 @@ export function manifestOf(snapshot: ManifestBody, edit: ManifestBody | null): M
     leasedLsns: (newest.leasedLsns ?? []).map(parseLsn),
     diskConsistentLsn: parseLsn(newest.diskConsistentLsn),
     prevRecordLsn: lsnOrNull(newest.prevRecordLsn),
-    layers: layers.map(layerEntry).filter((layer) => !removed.has(layerKey(layer))),
+    layers: layers
+      .map(layerEntry)
+      .filter((layer) => removed.size === 0 || !removed.has(layerKey(layer))),
   }
 }
 

@@ -391,15 +391,14 @@ export class LayerStore {
     await this.#putAll(uploaded)
     this.#context.onStep?.('layers-uploaded')
     const added = [...uploaded, ...adopt.map((entry) => new Layer(entry, this.#layerContext))]
-    const removed = new Set(remove.map((layer) => layer.key))
     await this.#exclusively(async () => {
       assert(
         (change.gcCutoffLsn ?? Number.MAX_SAFE_INTEGER) >= (this.#gcCutoffLsn ?? 0),
         'the cutoff never goes down',
       )
-      await this.#writeManifest(this.#layers.with(added, removed), change)
+      await this.#writeManifest(this.#layers.with(added, remove), change)
       // A flush may have added a layer meanwhile.
-      this.#layers = this.#layers.with(added, removed)
+      this.#layers = this.#layers.with(added, remove)
       this.#facts = change.facts ?? this.#facts
       this.#state = change.state ?? this.#state
       this.#gcCutoffLsn = change.gcCutoffLsn ?? this.#gcCutoffLsn

@@ -3,6 +3,7 @@ import { NodeSettings } from '#libs/auth/auth-settings.ts'
 import { DiscoveryConfig } from '#libs/discovery/open-discovery.ts'
 import { ObjectStoreConfig } from '#libs/object-store/open-store.ts'
 import { type Static, Type } from 'typebox'
+import { DiskConfig } from './remote/disk-settings.ts'
 import { StorageSettings } from './timeline/storage-settings.ts'
 
 const Port = Type.Integer({ minimum: 0, maximum: 65535 })
@@ -28,6 +29,8 @@ export const PageserverConfig = Type.Object(
     discovery: Type.Optional(DiscoveryConfig),
     /** Sizes and times that shape layers. */
     storage: Type.Optional(StorageSettings),
+    /** How much of the disk layer files may take. */
+    disk: Type.Optional(DiskConfig),
     /** Redo processes at most; default: one per processor, at most 4. */
     redo_processes: Type.Optional(Type.Integer({ minimum: 1, maximum: 64 })),
     /** Garbage is collected so often; default: once an hour. */

@@ -26,6 +26,7 @@ import { reAttach } from './re-attach.ts'
 import { watchReads } from './read-metrics.ts'
 import { RedoPool } from './redo/redo-pool.ts'
 import { createRedoMetrics } from './redo-metrics.ts'
+import { diskSettings, storageLimits } from './remote/disk-settings.ts'
 import { watchRemote } from './remote/metrics.ts'
 import { openRemoteStorage } from './remote/remote-storage.ts'
 import { TenantManager } from './tenants/tenant-manager.ts'
@@ -93,17 +94,20 @@ runProcess('pageserver', async (self) => {
     objectStore: store,
     deletions: remote.deletions,
     generations: remote.generations,
+    accesses: remote.accesses,
+    disk: diskSettings(config.disk),
     redo,
     applyNativeOp,
     log,
     limits: {
       ...limitsOf(config.storage ?? {}),
+      ...storageLimits(config.disk),
       ...(config.lease_seconds === undefined ? {} : { leaseMs: config.lease_seconds * 1000 }),
     },
   })
   self.onStop(() => tenants.shutdown())
   watchRemote(metrics, () => ({
-    uploads: tenants.uploadStats,
+    ...tenants.remoteStats,
     deletions: remote.deletions.stats,
   }))
   watchCompaction(metrics, tenants.compactor)

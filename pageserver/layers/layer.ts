@@ -64,11 +64,12 @@ export class Layer implements Evictable {
   readonly number: number
   /** The index was used since somebody looked. */
   wasUsed = false
+  /** When its data was read last, as `Date.now()`; 0 = not known. */
+  lastAccessMs = 0
   readonly #context: LayerContext
   readonly #bytes: LayerBytes
   #index: LayerIndex | null = null
   #loading: Promise<LayerIndex> | null = null
-  #lastAccessMs = 0
   /** Reads under way; the file stays open for them. */
   #reading = 0
   #onIdle: (() => void) | null = null
@@ -116,11 +117,6 @@ export class Layer implements Evictable {
   /** True when its file is on local disk, as far as known. */
   get isResident(): boolean {
     return this.#bytes.isLocal
-  }
-
-  /** When its data was read last, as `Date.now()`; 0 = not since the start. */
-  get lastAccessMs(): number {
-    return this.#lastAccessMs
   }
 
   get isLoaded(): boolean {
@@ -172,7 +168,7 @@ export class Layer implements Evictable {
     }
     if (missing.length === 0) return found
     missing.sort((a, b) => a - b)
-    this.#lastAccessMs = Date.now()
+    this.lastAccessMs = Date.now()
     this.#reading++
     try {
       await Promise.all(

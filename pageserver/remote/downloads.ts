@@ -23,13 +23,16 @@ export interface DownloadStats {
 
 export interface DownloadsOptions {
   log: Logger
-  /** False when the disk is too full for so many bytes more. */
-  hasRoom: (bytes: number) => boolean
+  disk: {
+    /** False when the disk is too full for so many bytes more. */
+    hasRoom: (bytes: number) => boolean
+    took: (bytes: number) => void
+  }
 }
 
 export class Downloads {
   readonly #log: Logger
-  readonly #hasRoom: (bytes: number) => boolean
+  readonly #disk: DownloadsOptions['disk']
   readonly #slots = new Semaphore(AT_ONCE)
   /** When those that failed may be tried again. */
   readonly #resting = new Map<string, number>()
@@ -40,7 +43,7 @@ export class Downloads {
 
   constructor(options: DownloadsOptions) {
     this.#log = options.log
-    this.#hasRoom = options.hasRoom
+    this.#disk = options.disk
   }
 
   get stats(): DownloadStats {
@@ -59,12 +62,13 @@ export class Downloads {
       if (performance.now() < untilMs) return false
       this.#resting.delete(name)
     }
-    return this.#hasRoom(sizeBytes)
+    return this.#disk.hasRoom(sizeBytes)
   }
 
   /** Runs one download in its turn. */
   async run({ sizeBytes }: Download, work: () => Promise<void>): Promise<void> {
     this.#pending++
+    this.#disk.took(sizeBytes)
     try {
       await this.#slots.run(work)
       this.#files++

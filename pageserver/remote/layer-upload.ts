@@ -35,6 +35,7 @@ export class LayerUpload {
       if (this.#expected.has(layer)) continue
       this.#expected.add(layer)
       layer.isOnlyCopy = true
+      layer.lastAccessMs = Date.now()
       this.#context.uploads.expect(layer.sizeBytes)
     }
   }

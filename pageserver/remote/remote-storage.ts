@@ -1,6 +1,7 @@
 /** The page server's side of object storage that all tenants share, as one thing to build and stop. */
 import type { Logger } from '#libs/log.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import { AccessTimes } from './access-times.ts'
 import { DeletionQueue } from './deletion-queue.ts'
 import { ControlGenerations, type Generations } from './generations.ts'
 import { LocalState } from './local-state.ts'
@@ -14,9 +15,9 @@ export interface RemoteStorageOptions {
 }
 
 export interface RemoteStorage {
-  state: LocalState
   generations: Generations
   deletions: DeletionQueue
+  accesses: AccessTimes
   close: () => Promise<void>
 }
 
@@ -30,5 +31,5 @@ export function openRemoteStorage(options: RemoteStorageOptions): RemoteStorage 
     await deletions.close()
     await state.close()
   }
-  return { state, generations, deletions, close }
+  return { generations, deletions, accesses: new AccessTimes(state, log), close }
 }

@@ -18,7 +18,15 @@ import {
   type StorageStep,
 } from '../timeline/storage-context.ts'
 import { type Deletions, NO_DELETIONS } from '../remote/deletions.ts'
-import { Downloads } from '../remote/downloads.ts'
+import type { AccessTimes } from '../remote/access-times.ts'
+import {
+  DEFAULT_DISK,
+  DiskKeeper,
+  type DiskSettings,
+  type DiskStats,
+  type KeptTimeline,
+} from '../remote/disk-keeper.ts'
+import { Downloads, type DownloadStats } from '../remote/downloads.ts'
 import { type Generations, ONLY_ONE } from '../remote/generations.ts'
 import { UploadQueue, type UploadStats } from '../remote/upload-queue.ts'
 import type { HistorySettings } from '../gc/settings.ts'
@@ -37,6 +45,9 @@ export interface TenantManagerOptions {
   /** Runs compaction jobs; in this thread unless given. */
   compaction?: CompactionRunner
   generations?: Generations
+  /** When layers were last used, kept over restarts. */
+  accesses?: AccessTimes
+  disk?: Partial<DiskSettings>
   log: Logger
   limits?: Partial<StorageLimits>
   /** Tests stop here to act out a crash. */
@@ -56,6 +67,13 @@ export class TenantManager {
     const appliers = { redo, applyNativeOp }
     const runner = options.compaction ?? new LocalRunner(options.objectStore, appliers)
     this.#compactor = new Compactor(runner, () => this.#compactionTargets(), options.log)
+    const disk = new DiskKeeper({
+      folder: options.dataDir,
+      settings: { ...DEFAULT_DISK, ...options.disk },
+      timelines: () => this.#keptTimelines(),
+      accesses: options.accesses ?? null,
+      log: options.log,
+    })
     this.#context = {
       compactor: this.#compactor,
       folder: join(options.dataDir),
@@ -66,7 +84,9 @@ export class TenantManager {
       deletions: options.deletions ?? NO_DELETIONS,
       appliers,
       generations: options.generations ?? ONLY_ONE,
-      downloads: new Downloads({ log: options.log, hasRoom: () => true }),
+      downloads: new Downloads({ log: options.log, disk }),
+      disk,
+      accesses: options.accesses ?? null,
       uploads: new UploadQueue({
         store: options.objectStore,
         log: options.log,
@@ -112,8 +132,15 @@ export class TenantManager {
     return await attaching
   }
 
-  get uploadStats(): UploadStats {
-    return this.#context.uploads.stats
+  /** What goes to and comes from object storage, and what of it is on local disk. */
+  get remoteStats(): { uploads: UploadStats; downloads: DownloadStats; disk: DiskStats } {
+    const { uploads, downloads, disk } = this.#context
+    return { uploads: uploads.stats, downloads: downloads.stats, disk: disk.stats }
+  }
+
+  /** Makes room on local disk when there is too little. Done at each tick, too. */
+  keepDisk(): Promise<void> {
+    return this.#context.disk.run()
   }
 
   get objectStore(): ObjectStore {
@@ -167,6 +194,7 @@ export class TenantManager {
 
   /** Freezes what is old, retries what failed, and frees memory. The timer calls it. */
   tick(nowMs: number): void {
+    void this.keepDisk()
     this.#compactor.wake()
     for (const tenant of this.#tenants.values()) tenant.tick(nowMs)
     const timelines = this.tenants().flatMap((tenant) => tenant.timelines())
@@ -220,6 +248,19 @@ export class TenantManager {
   *#compactionTargets(): Generator<CompactionTarget> {
     for (const tenant of this.#tenants.values()) {
       for (const timeline of tenant.timelines()) yield timeline.compaction
+    }
+  }
+
+  *#keptTimelines(): Generator<KeptTimeline> {
+    for (const tenant of this.tenants()) {
+      for (const timeline of tenant.timelines()) {
+        yield {
+          tenantId: tenant.tenantId,
+          timelineId: timeline.timelineId,
+          layers: timeline.layers.newestFirst,
+          retainedPoints: timeline.retainedPoints(),
+        }
+      }
     }
   }
 

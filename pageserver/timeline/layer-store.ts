@@ -14,7 +14,8 @@
  */
 import { mkdir, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { assert, ZenithError } from '#libs/errors.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { FlushDelay, flushDelayMs } from '../compaction/flush-delay.ts'
@@ -31,7 +32,11 @@ import { ManifestStore } from '../remote/manifest-store.ts'
 import { manifestFolder, layerFolder, localFolder } from '../remote/paths.ts'
 import type { Attachment } from '../tenants/attachment.ts'
 import { writeDelta } from './delta-writer.ts'
+import { FlushWaiters } from './flush-waiters.ts'
 import type { StorageContext } from './storage-context.ts'
+
+/** Between attempts to write while the disk is full. */
+const DISK_FULL_REST_MS = 1000
 
 interface FrozenLayer {
   memory: OpenLayer
@@ -109,7 +114,7 @@ export class LayerStore {
   readonly #delay = new FlushDelay()
   #writing: Promise<void> | null = null
   #publishing: Promise<void> | null = null
-  #flushWaiters: { lsn: Lsn; resolve: () => void; reject: (error: unknown) => void }[] = []
+  readonly #flushWaiters = new FlushWaiters()
   readonly #onFlushed: () => void
   readonly #onFlushFailed: (error: unknown) => void
   #manifestWritten: Promise<void> = Promise.resolve()
@@ -236,6 +241,10 @@ export class LayerStore {
     return this.#delay.waitedMs
   }
 
+  get #accessFolder(): string {
+    return `${this.owner.tenantId}/${this.owner.timelineId}`
+  }
+
   get frozenCount(): number {
     return this.#frozen.length
   }
@@ -247,6 +256,8 @@ export class LayerStore {
     for (const layer of this.#layers.newestFirst) {
       layer.noteFile(present.delete(layer.fileName))
     }
+    const resident = this.#layers.newestFirst.filter((layer) => layer.isResident)
+    this.#context.accesses?.load(this.#accessFolder, resident)
     for (const name of present) await rm(join(this.folder, name), { force: true })
   }
 
@@ -274,9 +285,7 @@ export class LayerStore {
   flushTo(lsn: Lsn): Promise<void> {
     if (lsn <= this.durableLsn) return this.confirm()
     if (!this.#attachment.mayWrite) return this.#flushLocally()
-    const reached = new Promise<void>((resolve, reject) => {
-      this.#flushWaiters.push({ lsn, resolve, reject })
-    })
+    const reached = this.#flushWaiters.wait(lsn)
     this.#delay.cut()
     this.startFlush()
     return reached
@@ -298,9 +307,9 @@ export class LayerStore {
 
   #startPublishing(): void {
     if (!this.#needsPublishing || this.#publishing) return
-    if (!this.#attachment.mayWrite && this.#flushWaiters.length === 0) return
+    if (!this.#attachment.mayWrite && this.#flushWaiters.isEmpty) return
     // Nobody is told again and again of what does not change.
-    if (this.#fenced && this.#flushWaiters.length === 0) return
+    if (this.#fenced && this.#flushWaiters.isEmpty) return
     this.#publishing = this.#background(
       () => this.#publishAll(),
       () => {
@@ -319,7 +328,7 @@ export class LayerStore {
       .finally(() => {
         ended()
         // What came between the end of the work and here would otherwise be left behind.
-        if (!failed || this.#flushWaiters.length > 0) this.startFlush()
+        if (!failed || !this.#flushWaiters.isEmpty) this.startFlush()
       })
   }
 
@@ -331,19 +340,14 @@ export class LayerStore {
   }
 
   #failWaiters(error: unknown): void {
-    const waiters = this.#flushWaiters.splice(0)
-    for (const { reject } of waiters) reject(error)
     const isMeant = this.#closing.signal.aborted || !this.#attachment.mayWrite
-    if (waiters.length === 0 && !isMeant) this.#onFlushFailed(error)
+    if (!this.#flushWaiters.fail(error) && !isMeant) this.#onFlushFailed(error)
   }
 
   /** Asks whether what is durable counts for everybody; never rejects. */
   async confirm(): Promise<void> {
     await this.#confirmation.run()
-    const isReached = ({ lsn }: { lsn: Lsn }) => lsn <= this.durableLsn
-    const reached = this.#flushWaiters.filter(isReached)
-    this.#flushWaiters = this.#flushWaiters.filter((waiter) => !isReached(waiter))
-    for (const { resolve } of reached) resolve()
+    this.#flushWaiters.reached(this.durableLsn)
   }
 
   /** Resolves when no flush runs. */
@@ -430,7 +434,12 @@ export class LayerStore {
   async #writeAll(): Promise<void> {
     while (this.#frozen.length > 0 && !this.#closing.signal.aborted) {
       await this.#delayFlush()
-      await this.#writeFrozen(this.#frozen[0] as FrozenLayer)
+      try {
+        await this.#writeFrozen(this.#frozen[0] as FrozenLayer)
+      } catch (error) {
+        if (!isDiskFull(error)) throw error
+        await this.#relieveDisk(error)
+      }
       this.#startPublishing()
     }
   }
@@ -438,9 +447,18 @@ export class LayerStore {
   /** Nobody who waits for a flush is kept waiting. */
   async #delayFlush(): Promise<void> {
     const delayMs = flushDelayMs(this.#layers.l0.length, this.#context.limits)
-    if (delayMs > 0 && this.#flushWaiters.length === 0 && !this.#closing.signal.aborted) {
+    if (delayMs > 0 && this.#flushWaiters.isEmpty && !this.#closing.signal.aborted) {
       await this.#delay.wait(delayMs)
     }
+  }
+
+  /** What can be read from object storage makes way for what is nowhere else. */
+  async #relieveDisk(error: unknown): Promise<void> {
+    const { tenantId, timelineId } = this.owner
+    const { disk, limits, log } = this.#context
+    log.warn({ tenantId, timelineId }, `the disk is full: ${errorMessage(error)}`)
+    await disk.relieve(2 * limits.rollSizeBytes)
+    await sleep(DISK_FULL_REST_MS, undefined, { signal: this.#closing.signal }).catch(() => {})
   }
 
   async #writeFrozen(frozen: FrozenLayer): Promise<void> {
@@ -565,6 +583,10 @@ export function manifestStoreOf(
   return new ManifestStore(context.store, folder, generation, (name, bytes, signal) =>
     context.uploads.put(name, bytes, signal),
   )
+}
+
+function isDiskFull(error: unknown): boolean {
+  return error instanceof Error && (error as NodeJS.ErrnoException).code === 'ENOSPC'
 }
 
 function closed(): ZenithError {

@@ -6,7 +6,9 @@ import type { ChunkCache } from '../layers/chunk-cache.ts'
 import type { Residency } from '../layers/residency.ts'
 import type { ReadStats } from '../read/read-stats.ts'
 import type { Appliers } from '../read/reconstruct.ts'
+import type { AccessTimes } from '../remote/access-times.ts'
 import type { Deletions } from '../remote/deletions.ts'
+import type { DiskKeeper } from '../remote/disk-keeper.ts'
 import type { Downloads } from '../remote/downloads.ts'
 import type { Generations } from '../remote/generations.ts'
 import type { UploadQueue } from '../remote/upload-queue.ts'
@@ -86,6 +88,8 @@ export interface StorageContext {
   generations: Generations
   uploads: UploadQueue
   downloads: Downloads
+  disk: DiskKeeper
+  accesses: AccessTimes | null
   log: Logger
   limits: StorageLimits
   onStep?: (step: StorageStep) => void

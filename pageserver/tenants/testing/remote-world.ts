@@ -10,6 +10,7 @@ import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../../keyspace/key-class.ts'
+import { AccessTimes } from '../../remote/access-times.ts'
 import { DeletionQueue, type DeletionQueueOptions } from '../../remote/deletion-queue.ts'
 import type { Generations } from '../../remote/generations.ts'
 import { LocalState } from '../../remote/local-state.ts'
@@ -124,10 +125,12 @@ export class RemoteServer {
       objectStore: store,
       deletions: this.deletions,
       generations,
+      accesses: new AccessTimes(this.#state, log),
       ...toyRedo(),
       log,
       ...options,
       limits: { shutdownFlushMs: 1000, ...options.limits },
+      disk: { maxUsagePercent: 100, minFreeBytes: 0, ...options.disk },
       onStep: (step) => this.onStep(step),
     })
     await this.manager.attach(tenantId, generation)

@@ -8,23 +8,22 @@ import {
   RemoteWorld,
 } from '../tenants/testing/remote-world.ts'
 
-/** Writes rounds 1 to `last`, flushing each, then makes images of the last. */
+/** Writes rounds 1 to `last`, flushing each. */
 async function churn(server: RemoteServer, last: number): Promise<void> {
-  const { timeline } = server
   for (let round = 1; round <= last; round++) {
-    putRound(timeline, round)
-    await timeline.flush()
+    putRound(server.timeline, round)
+    await server.timeline.flush()
   }
-  await timeline.createImageLayers()
 }
 
-/** Takes the layers that lie wholly below the newest images out of the timeline. */
+/** Merges layers; returns the objects that are of no use then. */
 async function collect(server: RemoteServer): Promise<string[]> {
   const { timeline } = server
-  const { newestImageLsn, newestFirst } = timeline.layers
-  const old = newestFirst.filter(({ id }) => id.endLsn <= newestImageLsn)
-  await timeline.change({ remove: old })
-  return old.map(({ objectName }) => objectName)
+  const names = () => timeline.layers.newestFirst.map(({ objectName }) => objectName)
+  const before = names()
+  await timeline.compaction.compactL0()
+  const after = new Set(names())
+  return before.filter((name) => !after.has(name))
 }
 
 const present = async (world: RemoteWorld, names: readonly string[]) => {
@@ -93,7 +92,6 @@ test('a stale page server deletes nothing and lets no WAL go', async () => {
   const next = await world.server('new')
   putRound(old.timeline, 3)
   await old.timeline.flush()
-  await old.timeline.createImageLayers()
   const gone = await collect(old)
   expect(gone.length).toBeGreaterThan(1)
   expect(await old.deletions.drain()).toBe(true)
@@ -210,7 +208,6 @@ test('an object that another timeline refers to stays', async () => {
     })),
   })
   putRound(parent, 3)
-  await parent.createImageLayers()
   const gone = await collect(server)
   expect(gone.length).toBeGreaterThan(1)
   expect(await server.deletions.drain()).toBe(true)

@@ -52,10 +52,11 @@ test('a read waits for ranges, never for a whole file', async () => {
     ({ id }) => id.endLsn <= lsnOf(2) + 1 && id.startLsn > lsnOf(0),
   )
   expect(wanted).toHaveLength(2)
-  // One for each layer that was read, whoever asks.
-  expect(world.store.count('getFile')).toBe(2)
+  expect(wanted.some((layer) => layer.isResident)).toBe(false)
   file.resolve()
   await vi.waitFor(() => expect(wanted.every((layer) => layer.isResident)).toBe(true))
+  // One for each layer that was read, whoever asks.
+  expect(world.store.count('getFile')).toBe(2)
   const ranges = world.store.count('getRange')
   await checkRound(timeline, 2)
   expect(world.store.count('getRange')).toBe(ranges)

@@ -128,6 +128,7 @@ runProcess('pageserver', async (self) => {
     tenants: () => tenants.tenants(),
     periodMs: (config.gc_period_seconds ?? DEFAULT_GC_PERIOD_SECONDS) * 1000,
     restMs: (config.lease_seconds ?? DEFAULT_LEASE_SECONDS) * 1000,
+    confirm: ({ tenantId, generation }) => remote.generations.validate(tenantId, generation),
     log,
     metrics: createGcMetrics(metrics),
   })

@@ -46,7 +46,7 @@ async function collect(
   const cutoffLsn = nextCutoff({
     ...bounds,
     currentLsn: retention.cutoffLsn,
-    horizonLsn: retention.leases.horizonLsn(retention.nowMs),
+    horizonLsn: retention.leases.horizonLsn,
   })
   if (cutoffLsn !== null) retention.raiseCutoff(cutoffLsn)
   await persistCutoff(timeline, store)
@@ -67,7 +67,7 @@ async function collect(
 async function persistCutoff({ retention }: Timeline, store: LayerStore): Promise<void> {
   const { cutoffLsn } = retention
   if (cutoffLsn === null) return
-  const leasedLsns = retention.leases.points(retention.nowMs).filter((lsn) => lsn < cutoffLsn)
+  const leasedLsns = retention.leases.points.filter((lsn) => lsn < cutoffLsn)
   const same =
     cutoffLsn === store.gcCutoffLsn &&
     leasedLsns.length === store.leasedLsns.length &&

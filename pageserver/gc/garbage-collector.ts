@@ -16,6 +16,11 @@ export interface GarbageCollectorOptions {
   periodMs: number
   /** How long a tenant rests after it was attached; at least as long as a lease. */
   restMs: number
+  /**
+   * Asks the control plane whether the tenant is still ours. While it does not answer nobody renews
+   * leases either, so nothing is removed then, nor for the time of a rest after that.
+   */
+  confirm: (tenant: Tenant) => Promise<boolean>
   log: Logger
   metrics: GcMetrics
 }
@@ -25,6 +30,8 @@ export class GarbageCollector {
   readonly #timer: NodeJS.Timeout
   #round: Promise<void> | null = null
   #stopped = false
+  /** Monotonic; nothing is removed before. */
+  #restUntilMs = 0
 
   constructor(options: GarbageCollectorOptions) {
     this.#options = options
@@ -52,7 +59,7 @@ export class GarbageCollector {
     timelineId: TimelineId,
     asked: { pitrIntervalMs?: number | undefined; pitrBytes?: number | null | undefined } = {},
   ): Promise<Collected> {
-    const obstacle = this.#obstacle(tenant)
+    const obstacle = this.#obstacle(tenant) ?? (await this.#unconfirmed(tenant))
     if (obstacle !== null) {
       throw new ZenithError(
         'unavailable',
@@ -74,11 +81,22 @@ export class GarbageCollector {
   }
 
   #obstacle(tenant: Tenant): string | null {
-    const restMs = tenant.attachedAtMs + this.#options.restMs - performance.now()
+    const nowMs = performance.now()
+    const restMs = tenant.attachedAtMs + this.#options.restMs - nowMs
     if (restMs > 0)
       return `it was attached a moment ago and rests for ${Math.ceil(restMs / 1000)} s`
+    if (this.#restUntilMs > nowMs) return 'the control plane did not answer a moment ago'
     if (tenant.history === null) return 'the control plane has not said how much history it keeps'
     return tenant.gcObstacle
+  }
+
+  async #unconfirmed(tenant: Tenant): Promise<string | null> {
+    try {
+      return (await this.#options.confirm(tenant)) ? null : 'another page server has it now'
+    } catch (error) {
+      this.#restUntilMs = performance.now() + this.#options.restMs
+      return `the control plane does not answer (${errorMessage(error)})`
+    }
   }
 
   async #collectAll(): Promise<void> {

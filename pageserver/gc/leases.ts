@@ -1,7 +1,10 @@
 /**
- * Promises to readers outside: a leased LSN stays readable until its lease lapses, and while a
- * standby's horizon is held the cutoff does not pass it. Holders renew in time. Time is a
- * monotonic clock, so that setting the machine's clock lapses nothing.
+ * Promises to readers outside: a leased LSN stays readable until its lease has lapsed, and while a
+ * standby's horizon is held the cutoff does not pass it. Holders renew in time.
+ *
+ * A lease that has lapsed counts until it is swept, which only garbage collection does: as long as
+ * nothing was removed, its holder may come back. Time is a monotonic clock, so that setting the
+ * machine's clock lapses nothing.
  */
 import type { Lsn } from '#libs/lsn.ts'
 
@@ -24,24 +27,24 @@ export class Leases {
     this.#horizons.set(holder, { lsn: Math.min(before, lsn), nextLsn: lsn, untilMs })
   }
 
-  isLive(lsn: Lsn, nowMs: number): boolean {
-    return (this.#points.get(lsn) ?? 0) > nowMs
+  has(lsn: Lsn): boolean {
+    return this.#points.has(lsn)
   }
 
   /** Leased LSNs, ascending. */
-  points(nowMs: number): Lsn[] {
-    return [...this.#points.keys()].filter((lsn) => this.isLive(lsn, nowMs)).sort((a, b) => a - b)
+  get points(): Lsn[] {
+    return [...this.#points.keys()].sort((a, b) => a - b)
   }
 
   /** The lowest horizon that is held; null when there is none. */
-  horizonLsn(nowMs: number): Lsn | null {
-    const live = [...this.#horizons.values()].filter(({ untilMs }) => untilMs > nowMs)
-    return live.length === 0 ? null : Math.min(...live.map(({ lsn }) => lsn))
+  get horizonLsn(): Lsn | null {
+    const lsns = [...this.#horizons.values()].map(({ lsn }) => lsn)
+    return lsns.length === 0 ? null : Math.min(...lsns)
   }
 
   /** Forgets what has lapsed. */
   sweep(nowMs: number): void {
-    for (const lsn of this.#points.keys()) if (!this.isLive(lsn, nowMs)) this.#points.delete(lsn)
+    for (const [lsn, untilMs] of this.#points) if (untilMs <= nowMs) this.#points.delete(lsn)
     for (const [holder, { untilMs }] of this.#horizons) {
       if (untilMs <= nowMs) this.#horizons.delete(holder)
     }

@@ -49,16 +49,12 @@ export class Retention {
     return this.#cutoffLsn
   }
 
-  get nowMs(): number {
-    return this.#now()
-  }
-
   /** See `retained-points.ts`. While there is no cutoff, the start of the timeline stands for it. */
   retainedPoints(): Lsn[] {
     return retainedPoints({
       cutoffLsn: this.#cutoffLsn ?? this.#options.startLsn(),
       branchPoints: this.#options.branchPoints(),
-      leases: this.leases.points(this.#now()),
+      leases: this.leases.points,
       holds: [...this.#holds.keys()],
     })
   }
@@ -71,7 +67,7 @@ export class Retention {
   /** Throws `out_of_range` for an LSN whose state may be gone. */
   checkReadable(lsn: Lsn): void {
     if (this.#cutoffLsn === null || lsn >= this.#cutoffLsn) return
-    if (this.leases.isLive(lsn, this.#now()) || this.#holds.has(lsn)) return
+    if (this.leases.has(lsn) || this.#holds.has(lsn)) return
     throw new ZenithError(
       'out_of_range',
       `the history of timeline ${this.#options.timelineId} at ${formatLsn(lsn)} is gone: the oldest LSN that is kept is ${formatLsn(this.#cutoffLsn)}`,
@@ -101,7 +97,7 @@ export class Retention {
     }
   }
 
-  /** Grants or renews a lease. Throws as `checkReadable`: what has lapsed below cannot come back. */
+  /** Grants or renews a lease. Throws as `checkReadable`: what was swept below cannot come back. */
   lease(lsn: Lsn): void {
     this.checkReadable(lsn)
     this.leases.grant(lsn, this.#now() + this.#options.leaseMs)
@@ -117,7 +113,7 @@ export class Retention {
     return this.#options.leaseMs
   }
 
-  /** Forgets leases that have lapsed. */
+  /** Forgets leases that have lapsed; what they kept may go from then on. */
   sweep(): void {
     this.leases.sweep(this.#now())
   }

@@ -59,7 +59,7 @@ export function retentionHandlers(parts: {
 async function describe(timeline: Timeline) {
   const { retention, startLsn, lastRecordLsn, layers } = timeline
   const oldestLsn = Math.max(startLsn, retention.cutoffLsn ?? 0)
-  const { nowMs, leases } = retention
+  const { leases } = retention
   return {
     cutoffLsn: textOrNull(retention.cutoffLsn),
     startLsn: formatLsn(startLsn),
@@ -67,8 +67,8 @@ async function describe(timeline: Timeline) {
     oldestTimeUs: await commitTimeAt(timeline, oldestLsn),
     historyBytes: lastRecordLsn - oldestLsn,
     points: retention.retainedPoints().map(formatLsn),
-    leasedLsns: leases.points(nowMs).map(formatLsn),
-    horizonLsn: textOrNull(leases.horizonLsn(nowMs)),
+    leasedLsns: leases.points.map(formatLsn),
+    horizonLsn: textOrNull(leases.horizonLsn),
     layers: layers.newestFirst.length,
     layerBytes: layers.newestFirst.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
   }

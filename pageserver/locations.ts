@@ -131,7 +131,9 @@ export class Locations {
         await this.#service.detach(tenantId)
         await this.#stopWarm(tenantId)
         return rm(this.#tenantFolder(tenantId), { recursive: true, force: true })
-      default: {
+      case 'attached':
+      case 'multi':
+      case 'stale': {
         const generation = needed(request.generation, request.mode, 'a generation')
         await this.#stopWarm(tenantId)
         await this.#service.attachAs(tenantId, {

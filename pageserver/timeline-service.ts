@@ -120,7 +120,7 @@ export class TimelineService {
       timelines: readonly TimelineSources[]
     },
   ): Promise<void> {
-    await this.attach(tenantId, how.generation, how.stripeBlocks)
+    await this.attach(tenantId, how.generation, how.stripeBlocks, how.mode)
     await this.#tenants.tenant(tenantId).become(how.mode)
     for (const { timelineId, safekeepers } of how.timelines) {
       const ids = { tenantId, timelineId: parseTimelineId(timelineId) }
@@ -168,6 +168,7 @@ export class TimelineService {
     tenantId: TenantId,
     generation: number,
     stripeBlocks?: number,
+    mode?: AttachMode,
   ): Promise<AttachedTenant> {
     const attached = this.#tenants.tenants().find((tenant) => tenant.tenantId === tenantId)
     const reopened = attached && attached.generation < generation ? attached.timelines() : []
@@ -179,7 +180,7 @@ export class TimelineService {
       await receiver?.stop()
       if (receiver) interrupted.push([{ tenantId, timelineId }, receiver.safekeepers])
     }
-    await this.#tenants.attach(tenantId, generation, undefined, stripeBlocks)
+    await this.#tenants.attach(tenantId, generation, undefined, stripeBlocks, mode)
     for (const { timelineId } of reopened) this.#broken.delete(keyOf({ tenantId, timelineId }))
     for (const [ids, safekeepers] of interrupted) this.#receive(ids, safekeepers)
     return { tenantId, generation }

@@ -152,6 +152,10 @@ export class Move {
         break
       case 'release':
         this.#isReleased = true
+        break
+      case 'swap':
+        // Its answer is a record.
+        break
     }
   }
 

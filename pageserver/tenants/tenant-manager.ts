@@ -1,5 +1,6 @@
 /** The tenants attached to this page server, and what their timelines share. */
 import { join } from 'node:path'
+import type { AttachMode } from '#libs/api/attach-mode.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
@@ -104,13 +105,14 @@ export class TenantManager {
    * Loads the tenant's timelines under a generation. The same generation again is the same tenant;
    * a higher one closes what was attached and loads anew; a lower one is `fenced`. Without `history`
    * what was attached keeps its own, and what was not gets the default. The first time that a shard
-   * is attached, `stripeBlocks` must be given (`invalid_argument`).
+   * is attached, `stripeBlocks` must be given (`invalid_argument`). What is loaded begins in `mode`.
    */
   async attach(
     tenantId: TenantId,
     generation: number,
     history?: HistorySettings,
     stripeBlocks?: number,
+    mode: AttachMode = 'attached',
   ): Promise<Tenant> {
     const running = this.#attaching.get(tenantId)
     if (running) await running.catch(() => undefined)
@@ -125,7 +127,8 @@ export class TenantManager {
         `tenant ${tenantId} is attached with generation ${attached.generation}, above ${generation}`,
       )
     }
-    const attaching = this.#attach(tenantId, generation, history, stripeBlocks).finally(() => {
+    const how = { mode, ...(history ? { history } : {}), ...(stripeBlocks ? { stripeBlocks } : {}) }
+    const attaching = this.#attach(tenantId, generation, how).finally(() => {
       this.#attaching.delete(tenantId)
     })
     this.#attaching.set(tenantId, attaching)
@@ -267,8 +270,7 @@ export class TenantManager {
   async #attach(
     tenantId: TenantId,
     generation: number,
-    history?: HistorySettings,
-    stripeBlocks?: number,
+    how: { mode: AttachMode; history?: HistorySettings; stripeBlocks?: number },
   ): Promise<Tenant> {
     const old = this.#tenants.get(tenantId)
     if (old) {
@@ -279,9 +281,10 @@ export class TenantManager {
       tenantId,
       generation,
       this.#context,
-      history ?? old?.history,
-      stripeBlocks ?? old?.shard?.identity.stripeBlocks,
+      how.history ?? old?.history,
+      how.stripeBlocks ?? old?.shard?.identity.stripeBlocks,
     )
+    await tenant.become(how.mode)
     await tenant.load()
     this.#tenants.set(tenantId, tenant)
     this.#compactor.wake()

@@ -111,11 +111,9 @@ export class Tenant {
   async become(mode: AttachMode): Promise<void> {
     const free = this.attachment.become(mode)
     if (free.length > 0) this.#context.deletions.push(this.tenantId, this.generation, free)
-    await Promise.all(
-      this.timelines().map((timeline) =>
-        mode === 'stale' ? timeline.stopWriting() : timeline.resumeWriting(),
-      ),
-    )
+    const timelines = this.timelines()
+    if (mode === 'stale') await Promise.all(timelines.map((timeline) => timeline.stopWriting()))
+    else for (const timeline of timelines) timeline.resumeWriting()
   }
 
   /** Opens every timeline that has a manifest; a damaged one is reported and does not stop others. */

@@ -221,9 +221,8 @@ test('a holder that does not know that it is stale lets no WAL go, and the new o
   const last = third.manager.tenant(tenantId).timeline(id)
   expect(last.lastRecordLsn).toBe(lsnOf(3))
   await expectReads(last, 3)
-  expect(last.layers.newestFirst.map(({ id: { generation } }) => generation).sort()).toEqual([
-    1, 1, 2,
-  ])
+  const generations = last.layers.newestFirst.map(({ id: { generation } }) => generation)
+  expect(generations.toSorted((a, b) => a - b)).toEqual([1, 1, 2])
   await old.manager.detach(tenantId)
   expect(old.manager.find(tenantId)).toBeNull()
 })

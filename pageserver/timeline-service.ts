@@ -31,7 +31,7 @@ import type { Tenant } from './tenants/tenant.ts'
 import { walStartOf } from './remote/manifest.ts'
 import type { TenantManager } from './tenants/tenant-manager.ts'
 import type { Timeline } from './timeline/timeline.ts'
-import type { BranchPlace } from './tenants/tenant.ts'
+import type { BranchPlace } from './tenants/detach.ts'
 import { layerBytesOf, type WatchedTimeline, watchTimelines } from './timeline-metrics.ts'
 import { createWalReceiverMetrics } from './wal-receiver/metrics.ts'
 import { WalReceiver } from './wal-receiver/wal-receiver.ts'
@@ -124,7 +124,7 @@ export class TimelineService {
     await this.#tenants.tenant(tenantId).become(how.mode)
     for (const { timelineId, safekeepers } of how.timelines) {
       const ids = { tenantId, timelineId: parseTimelineId(timelineId) }
-      if (this.#tenants.tenant(tenantId).archived(ids.timelineId)) continue
+      if (this.#tenants.tenant(tenantId).lives.archived(ids.timelineId)) continue
       if (this.#find(ids)) this.#receive(ids, safekeepers)
       else this.#options.log.warn(ids, 'a timeline of the control plane is not in storage')
     }
@@ -323,42 +323,42 @@ export class TimelineService {
     }
   }
 
-  /** See `Tenant.deleteTimeline`. */
+  /** See `TimelineLives.delete`. */
   async deleteTimeline(ids: TimelineIds): Promise<void> {
     const { tenantId, timelineId } = ids
     const tenant = this.#tenants.tenant(tenantId)
-    await this.#withoutReceiver(ids, () => tenant.deleteTimeline(timelineId))
+    await this.#withoutReceiver(ids, () => tenant.lives.delete(timelineId))
     this.#broken.delete(keyOf(ids))
   }
 
-  /** Takes in WAL up to the LSN and puts the timeline away; see `Tenant.archiveTimeline`. */
+  /** Takes in WAL up to the LSN and puts the timeline away; see `TimelineLives.archive`. */
   async archiveTimeline(ids: TimelineIds, lsn: Lsn): Promise<void> {
     const tenant = this.#tenants.tenant(ids.tenantId)
-    if (tenant.archived(ids.timelineId)) return
+    if (tenant.lives.archived(ids.timelineId)) return
     await this.useTimeline(ids).waitForLsn(lsn, ARCHIVE_WAIT_MS)
-    await this.#withoutReceiver(ids, () => tenant.archiveTimeline(ids.timelineId))
+    await this.#withoutReceiver(ids, () => tenant.lives.archive(ids.timelineId))
   }
 
-  /** See `Tenant.unarchiveTimeline`; WAL is received again once safekeepers are named. */
+  /** See `TimelineLives.unarchive`; WAL is received again once safekeepers are named. */
   async unarchiveTimeline({ tenantId, timelineId }: TimelineIds): Promise<void> {
-    await this.#tenants.tenant(tenantId).unarchiveTimeline(timelineId)
+    await this.#tenants.tenant(tenantId).lives.unarchive(timelineId)
   }
 
-  /** See `Tenant.detachTimeline`. */
+  /** See `TimelineLives.detach`. */
   async detachTimeline(ids: TimelineIds, from: BranchPlace): Promise<DetachedTimeline> {
     // The ancestor may have to take in WAL up to the branch point first.
     this.nudge({ ...ids, timelineId: from.ancestorTimelineId })
     const tenant = this.#tenants.tenant(ids.tenantId)
-    const timeline = await tenant.detachTimeline(ids.timelineId, from)
+    const timeline = await tenant.lives.detach(ids.timelineId, from)
     return {
       startLsn: formatLsn(timeline.startLsn),
-      children: tenant.childrenOf(ids.timelineId).map(({ timelineId }) => timelineId),
+      children: tenant.lives.childrenOf(ids.timelineId).map(({ timelineId }) => timelineId),
     }
   }
 
   /** Sizes as they are now; the logical one of an archived timeline is not known. */
   async sizes(ids: TimelineIds): Promise<TimelineSizes> {
-    const archived = this.#tenants.tenant(ids.tenantId).archived(ids.timelineId)
+    const archived = this.#tenants.tenant(ids.tenantId).lives.archived(ids.timelineId)
     if (archived) {
       const bytes = (own: boolean) =>
         archived.layers

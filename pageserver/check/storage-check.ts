@@ -129,11 +129,14 @@ function newestManifest(store: ObjectStore, timeline: FoundTimeline): Promise<Ma
 
 function layersOf(tenant: string, timelines: readonly FoundTimeline[]): NamedLayer[] {
   return timelines.flatMap((timeline) =>
-    (timeline.manifest?.layers ?? []).map((entry) => ({
-      object: objectOf(tenant, timeline, entry),
-      entry,
-      timeline,
-    })),
+    // One that is being deleted needs nothing any more.
+    (timeline.manifest?.state === 'deleted' ? [] : (timeline.manifest?.layers ?? [])).map(
+      (entry) => ({
+        object: objectOf(tenant, timeline, entry),
+        entry,
+        timeline,
+      }),
+    ),
   )
 }
 

@@ -152,7 +152,7 @@ describe('a merge of L0 layers', () => {
     await server.tenant.branchTimeline(child, { ancestorTimelineId: id, ancestorLsn })
     const lsns = [ancestorLsn]
     const before = await readAll(server.tenant.timeline(child), lsns)
-    await server.tenant.detachTimeline(child, { ancestorTimelineId: id, ancestorLsn })
+    await server.tenant.lives.detach(child, { ancestorTimelineId: id, ancestorLsn })
     const detached = server.tenant.timeline(child)
     expect(detached.layers.l0.length).toBe(3)
     expect(await detached.compaction.compactL0()).toBe(true)

@@ -17,21 +17,15 @@ import { shardIdentity } from '#libs/sharding.ts'
 import { ShardFilter } from '../ingest/shard-filter.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { parseLayerName } from '../layers/layer-name.ts'
-import {
-  type Manifest,
-  type TimelineFacts,
-  type TimelineState,
-  walStartOf,
-} from '../remote/manifest.ts'
+import type { Manifest, TimelineFacts } from '../remote/manifest.ts'
 import type { ManifestStore } from '../remote/manifest-store.ts'
 import { layerFolder, localFolder, timelinesFolder } from '../remote/paths.ts'
 import { manifestStoreOf } from '../timeline/layer-store.ts'
-import type { StorageContext, StorageStep } from '../timeline/storage-context.ts'
+import type { StorageContext } from '../timeline/storage-context.ts'
 import { Timeline } from '../timeline/timeline.ts'
 import { Attachment } from './attachment.ts'
-import { DeletedTimelines } from './deleted-timelines.ts'
-import { type Ancestry, planDetach } from './detach-plan.ts'
-import { type FoundTimeline, layerObject, layerObjects } from './found-timeline.ts'
+import type { FoundTimeline } from './found-timeline.ts'
+import { TimelineLives } from './timeline-lives.ts'
 
 /** Timelines whose manifests are read at once. */
 const LOADS_AT_ONCE = 16
@@ -49,12 +43,6 @@ export interface BranchOptions {
   ancestorTimelineId: TimelineId
   ancestorLsn: Lsn
   timeoutMs?: number
-}
-
-/** Where a timeline leaves its ancestor. */
-export interface BranchPlace {
-  ancestorTimelineId: TimelineId
-  ancestorLsn: Lsn
 }
 
 export class Tenant {
@@ -75,11 +63,8 @@ export class Tenant {
   /** Timelines in storage that cannot be opened, with the reason. */
   readonly #broken = new Map<TimelineId, ZenithError>()
   readonly #creating = new Map<TimelineId, Promise<Timeline>>()
-  /** Known and kept in storage, not open. */
-  readonly #archived = new Map<TimelineId, FoundTimeline>()
-  readonly #deleted: DeletedTimelines
-  /** Objects that a timeline is just taking over. */
-  #adopting: ReadonlySet<string> = new Set()
+  /** How timelines are archived, detached and deleted, and those that are not open. */
+  readonly lives: TimelineLives
 
   constructor(
     tenantId: TenantId,
@@ -95,12 +80,17 @@ export class Tenant {
     this.history = history
     this.#context = context
     this.attachment = new Attachment(tenantId)
-    this.#deleted = new DeletedTimelines({
+    this.lives = new TimelineLives({
       tenantId,
       generation,
       context,
       attachment: this.attachment,
-      unused: (names) => this.#unused(names),
+      lock: this.gcLock,
+      timelines: this.#timelines,
+      broken: this.#broken,
+      creating: this.#creating,
+      load: (timelineId) => this.#loadManifest(timelineId),
+      open: (found) => this.#open(found),
     })
   }
 
@@ -112,8 +102,13 @@ export class Tenant {
     const free = this.attachment.become(mode)
     if (free.length > 0) this.#context.deletions.push(this.tenantId, this.generation, free)
     const timelines = this.timelines()
-    if (mode === 'stale') await Promise.all(timelines.map((timeline) => timeline.stopWriting()))
-    else for (const timeline of timelines) timeline.resumeWriting()
+    if (mode !== 'stale') {
+      for (const timeline of timelines) timeline.resumeWriting()
+      return
+    }
+    await Promise.all(timelines.map((timeline) => timeline.stopWriting()))
+    // What was begun before, such as a detach, has ended.
+    await this.gcLock.run(async () => undefined)
   }
 
   /** Opens every timeline that has a manifest; a damaged one is reported and does not stop others. */
@@ -129,13 +124,12 @@ export class Tenant {
       }
     }
     await Promise.all(Array.from({ length: LOADS_AT_ONCE }, work))
-    const having = (state: TimelineState) => found.filter((one) => one.manifest.state === state)
-    for (const one of having('archived')) this.#archived.set(one.timelineId, one)
-    for (const one of having('deleted')) this.#deleted.add(one)
-    await this.#openInOrder(having('active'))
+    await this.#openInOrder(this.lives.takeIn(found))
     await this.#tidyLocalFolder()
-    this.#context.deletions.adopt(this.tenantId, this.generation, (names) => this.#unused(names))
-    void this.#deleted.sweepAll()
+    this.#context.deletions.adopt(this.tenantId, this.generation, (names) =>
+      this.lives.unused(names),
+    )
+    void this.lives.sweepDeleted()
     await Promise.all(this.timelines().map((timeline) => timeline.confirm()))
   }
 
@@ -143,11 +137,7 @@ export class Tenant {
   timeline(timelineId: TimelineId): Timeline {
     const timeline = this.#timelines.get(timelineId)
     if (timeline) return timeline
-    if (this.#archived.has(timelineId)) {
-      throw new ZenithError('conflict', `timeline ${timelineId} is archived`, {
-        hint: 'Bring it back first: zenith branch unarchive <branch>.',
-      })
-    }
+    this.lives.checkOpen(timelineId)
     throw (
       this.#broken.get(timelineId) ??
       new ZenithError('not_found', `tenant ${this.tenantId} has no timeline ${timelineId}`)
@@ -158,9 +148,9 @@ export class Tenant {
     return [...this.#timelines.values()]
   }
 
-  /** Null unless it is archived. */
-  archived(timelineId: TimelineId): Manifest | null {
-    return this.#archived.get(timelineId)?.manifest ?? null
+  /** Where children leave the timeline. */
+  branchPointsOf(timelineId: TimelineId): Lsn[] {
+    return this.lives.branchPointsOf(timelineId)
   }
 
   /**
@@ -268,229 +258,15 @@ export class Tenant {
     )
   }
 
-  /** Where children leave the timeline, and where children of theirs reach down into it. */
-  branchPointsOf(timelineId: TimelineId): Lsn[] {
-    return this.childrenOf(timelineId).flatMap((child) => [
-      child.lsn,
-      ...this.branchPointsOf(child.timelineId).filter((lsn) => lsn < child.lsn),
-    ])
-  }
-
-  /**
-   * Puts a timeline away: flushed, its local files gone, its memory freed; nobody reads it until it
-   * is brought back. No WAL may come in meanwhile. Throws `conflict` while it has children that are
-   * not archived. One that is archived is fine.
-   */
-  async archiveTimeline(timelineId: TimelineId): Promise<void> {
-    if (this.#archived.has(timelineId)) return
-    await this.timeline(timelineId).flush()
-    await this.gcLock.run(async () => {
-      if (this.#archived.has(timelineId)) return
-      const timeline = this.timeline(timelineId)
-      const child = this.childrenOf(timelineId).find((one) => !this.#archived.has(one.timelineId))
-      if (child) {
-        throw new ZenithError(
-          'conflict',
-          `timeline ${timelineId} has a child that is not archived: ${child.timelineId}`,
-          { hint: 'Archive its children first, or detach them.' },
-        )
-      }
-      await timeline.flush()
-      await timeline.change({ state: 'archived' })
-      this.#step('archive-written')
-      const found = await this.#loadManifest(timelineId)
-      if (found) this.#archived.set(timelineId, found)
-      this.#timelines.delete(timelineId)
-      await timeline.close({ flush: false })
-      await this.#removeLocalFiles(timelineId)
-    })
-  }
-
-  /** Opens an archived timeline as it was. One that is open is fine. */
-  async unarchiveTimeline(timelineId: TimelineId): Promise<Timeline> {
-    return await this.gcLock.run(async () => {
-      const found = this.#archived.get(timelineId)
-      if (!found) return this.timeline(timelineId)
-      const { ancestorTimelineId } = found.manifest.facts
-      if (ancestorTimelineId !== null) this.timeline(ancestorTimelineId)
-      const manifest: Manifest = { ...found.manifest, state: 'active' }
-      this.attachment.checkMayWrite()
-      await found.manifests.write(manifest)
-      this.#step('unarchive-written')
-      const timeline = this.#makeTimeline({ ...found, manifest, facts: manifest.facts })
-      await timeline.open()
-      this.#timelines.set(timelineId, timeline)
-      this.#archived.delete(timelineId)
-      return timeline
-    })
-  }
-
-  /**
-   * Deletes a timeline for good. When it resolves, that is durable and nobody sees the timeline any
-   * more; its objects go in their own time, those that other timelines refer to when these let go.
-   * Throws `conflict` while it has children. One that is not there is fine.
-   */
-  async deleteTimeline(timelineId: TimelineId): Promise<void> {
-    await this.#creating.get(timelineId)?.catch(() => undefined)
-    await this.gcLock.run(() => this.#delete(timelineId))
-    await this.#deleted.sweep(timelineId)
-  }
-
-  /** Goes on with what deleted timelines still have in storage; a timer does it too. */
-  async sweepDeleted(): Promise<void> {
-    await this.#deleted.sweepAll()
-  }
-
-  async #delete(timelineId: TimelineId): Promise<void> {
-    if (this.#deleted.isDurable(timelineId)) return
-    this.#checkNoChildren(timelineId)
-    // From here on it is not there for anybody, nor made again under the same id.
-    this.#deleted.begin(timelineId)
-    const open = this.#timelines.get(timelineId)
-    this.#timelines.delete(timelineId)
-    await open?.close({ flush: false })
-    this.#step('delete-closed')
-    await this.#deleted.mark(timelineId)
-    this.#step('delete-written')
-    this.#archived.delete(timelineId)
-    this.#broken.delete(timelineId)
-    await this.#removeLocalFiles(timelineId)
-    this.#step('delete-local-gone')
-  }
-
-  /**
-   * Makes a timeline independent of its ancestors: it takes over their layers up to where it left
-   * them, and copies nothing. Siblings that left the ancestor at or before the same LSN become its
-   * children. Reads and writes go on. Again after a crash it goes on where it was; when all is done
-   * it does nothing. Throws `conflict` when the timeline branches from somewhere else.
-   */
-  async detachTimeline(timelineId: TimelineId, from: BranchPlace): Promise<Timeline> {
-    await this.#flushChain(this.timeline(timelineId))
-    return await this.gcLock.run(async () => {
-      const timeline = this.timeline(timelineId)
-      const { ancestor } = timeline
-      if (ancestor === null) return timeline
-      if (
-        ancestor.timeline.timelineId !== from.ancestorTimelineId ||
-        ancestor.lsn !== from.ancestorLsn
-      ) {
-        throw new ZenithError(
-          'conflict',
-          `timeline ${timelineId} does not branch from ${from.ancestorTimelineId} at ${formatLsn(from.ancestorLsn)}`,
-        )
-      }
-      await this.#flushChain(timeline)
-      // Siblings first: through us they read what they read before, and from then on their branch
-      // points are ours. Were they to follow later, we might have let go of what they need.
-      await this.#moveSiblings(timelineId, from)
-      this.#step('siblings-moved')
-      await keepStatistics(timeline)
-      await this.#adoptHistory(timeline)
-      return timeline
-    })
-  }
-
-  /** Everything of the ancestors that the timeline reads becomes durable layers. */
-  async #flushChain(timeline: Timeline): Promise<void> {
-    await timeline.awaitAncestorWal()
-    for (let at = timeline.ancestor; at !== null; at = at.timeline.ancestor) {
-      if (at.timeline.remoteConsistentLsn < at.lsn) await at.timeline.flush()
-    }
-  }
-
-  async #moveSiblings(timelineId: TimelineId, from: BranchPlace): Promise<void> {
-    for (const sibling of this.childrenOf(from.ancestorTimelineId)) {
-      if (sibling.timelineId === timelineId || sibling.lsn > from.ancestorLsn) continue
-      const open = this.#timelines.get(sibling.timelineId)
-      if (open) await open.change({ facts: { ...open.facts, ancestorTimelineId: timelineId } })
-      else {
-        const found = this.#archived.get(sibling.timelineId) as FoundTimeline
-        const facts = { ...found.manifest.facts, ancestorTimelineId: timelineId }
-        const manifest = { ...found.manifest, facts }
-        this.attachment.checkMayWrite()
-        await found.manifests.write(manifest)
-        found.manifest = manifest
-      }
-      this.#step('sibling-moved')
-    }
-  }
-
-  async #adoptHistory(timeline: Timeline): Promise<void> {
-    const chain: Ancestry[] = []
-    for (let at = timeline.ancestor; at !== null; at = at.timeline.ancestor) {
-      const { timelineId, startLsn, gcCutoffLsn, layers } = at.timeline
-      const entries = layers.newestFirst.map((layer) => layer.entry)
-      chain.push({ timelineId, branchLsn: at.lsn, startLsn, gcCutoffLsn, layers: entries })
-    }
-    const { adopt, startLsn, gcCutoffLsn } = planDetach(timeline.gcCutoffLsn, chain)
-    this.#adopting = new Set(
-      adopt.map(({ id, origin }) => layerObject(this.tenantId, origin as TimelineId, id)),
-    )
-    try {
-      if (gcCutoffLsn !== null) timeline.retention.raiseCutoff(gcCutoffLsn)
-      await timeline.change({
-        adopt,
-        facts: {
-          ...timeline.facts,
-          ancestorTimelineId: null,
-          ancestorLsn: null,
-          startLsn,
-          walStartLsn: walStartOf(timeline.facts),
-        },
-        ...(gcCutoffLsn === null ? {} : { gcCutoffLsn }),
-      })
-    } finally {
-      this.#adopting = new Set()
-    }
-  }
-
-  /** Timelines that branch from it, archived ones included, and where. */
-  childrenOf(timelineId: TimelineId): { timelineId: TimelineId; lsn: Lsn }[] {
-    const children: { timelineId: TimelineId; lsn: Lsn }[] = []
-    const look = (id: TimelineId, { ancestorTimelineId, ancestorLsn }: TimelineFacts) => {
-      if (ancestorTimelineId !== timelineId || ancestorLsn === null) return
-      children.push({ timelineId: id, lsn: ancestorLsn })
-    }
-    for (const [id, timeline] of this.#timelines) look(id, timeline.facts)
-    for (const [id, found] of this.#archived) look(id, found.manifest.facts)
-    return children
-  }
-
-  #checkNoChildren(timelineId: TimelineId): void {
-    const hint = 'Delete its children first, or detach them: zenith branch detach <child>.'
-    const [child] = this.childrenOf(timelineId)
-    if (child) {
-      const message = `timeline ${timelineId} has a child: ${child.timelineId}`
-      throw new ZenithError('conflict', message, { hint })
-    }
-    for (const broken of this.#broken.keys()) {
-      if (broken === timelineId) continue
-      throw new ZenithError(
-        'conflict',
-        `timeline ${timelineId} cannot be deleted while ${broken} cannot be opened: it may be a child`,
-        { hint: 'Mend that timeline, or delete it first.' },
-      )
-    }
-  }
-
-  #removeLocalFiles(timelineId: TimelineId): Promise<void> {
-    const folder = localFolder(this.#context.folder, this.tenantId, timelineId)
-    return rm(folder, { recursive: true, force: true })
-  }
-
-  #step(step: StorageStep): void {
-    this.#context.onStep?.(step)
-  }
-
   tick(nowMs: number): void {
     for (const timeline of this.#timelines.values()) timeline.tick(nowMs)
-    this.#deleted.tick(nowMs)
+    this.lives.tick(nowMs)
   }
 
   /** Children first, so that no ancestor is closed under a reader. */
   async close(options: { flush: boolean }): Promise<void> {
     await Promise.allSettled(this.#creating.values())
-    await this.#deleted.stop()
+    await this.lives.stop()
     const timelines = this.timelines().toSorted((a, b) => depthOf(b) - depthOf(a))
     const flushed =
       options.flush && this.attachment.mayWrite
@@ -517,9 +293,9 @@ export class Tenant {
     if (existing) return Promise.resolve(existing)
     const broken = this.#broken.get(timelineId)
     if (broken) return Promise.reject(broken)
-    if (this.#archived.has(timelineId) || this.#deleted.has(timelineId)) {
-      const what = this.#archived.has(timelineId) ? 'archived' : 'deleted'
-      const message = `timeline ${timelineId} is ${what} already`
+    const past = this.lives.pastOf(timelineId)
+    if (past !== null) {
+      const message = `timeline ${timelineId} is ${past} already`
       return Promise.reject(new ZenithError('conflict', message))
     }
     const running = this.#creating.get(timelineId)
@@ -593,6 +369,12 @@ export class Tenant {
     }
   }
 
+  async #open(found: FoundTimeline): Promise<Timeline> {
+    const timeline = this.#makeTimeline({ ...found, facts: found.manifest.facts })
+    await timeline.open()
+    return timeline
+  }
+
   #makeTimeline(parts: {
     timelineId: TimelineId
     manifests: ManifestStore
@@ -608,32 +390,15 @@ export class Tenant {
       context: this.#context,
       attachment: this.attachment,
       releaseObjects: (names) => this.#release(names),
-      branchPoints: () => this.branchPointsOf(parts.timelineId),
+      branchPoints: () => this.lives.branchPointsOf(parts.timelineId),
       timelineOf: (timelineId) => this.timeline(timelineId),
     })
   }
 
   /** Hands on the objects that no timeline of the tenant refers to. */
   #release(names: readonly string[]): void {
-    const free = this.attachment.released(this.#unused(names))
+    const free = this.attachment.released(this.lives.unused(names))
     if (free.length > 0) this.#context.deletions.push(this.tenantId, this.generation, free)
-  }
-
-  /** Those of the objects that no timeline refers to, nor is about to. */
-  #unused(names: readonly string[]): string[] {
-    // What a timeline refers to that cannot be opened is not known.
-    if (names.length === 0 || this.#broken.size > 0) return []
-    const asked = new Set(names.map((name) => name.slice(name.lastIndexOf('/') + 1)))
-    const used = new Set(this.#adopting)
-    for (const timeline of this.#timelines.values()) {
-      for (const layer of timeline.layers.newestFirst) {
-        if (asked.has(layer.name)) used.add(layer.objectName)
-      }
-    }
-    for (const found of this.#archived.values()) {
-      for (const name of layerObjects(this.tenantId, found)) used.add(name)
-    }
-    return names.filter((name) => !used.has(name))
   }
 
   #markBroken(timelineId: TimelineId, reason: string): void {
@@ -673,15 +438,4 @@ function depthOf(timeline: Timeline): number {
   let depth = 0
   for (let at = timeline.ancestor; at !== null; at = at.timeline.ancestor) depth++
   return depth
-}
-
-/** A compute that starts where the branch began gets the statistics that were kept there. */
-async function keepStatistics(timeline: Timeline): Promise<void> {
-  const lsn = timeline.ancestor?.lsn
-  for (let at = timeline.ancestor; at !== null && at.lsn === lsn; at = at.timeline.ancestor) {
-    const bundle = await at.timeline.statistics.get(at.lsn)
-    if (bundle === null) continue
-    if (timeline.lastRecordLsn === lsn) await timeline.statistics.put(lsn, bundle)
-    return
-  }
 }

@@ -89,7 +89,7 @@ async function settleDeletions(): Promise<void> {
   for (let round = 0; round < 4; round++) {
     await server.deleteDoomed()
     await server.restart({ clean: true })
-    await server.tenant.sweepDeleted()
+    await server.tenant.lives.sweepDeleted()
   }
 }
 
@@ -110,13 +110,13 @@ describe('deletion', () => {
       putRound(open(child), 1)
       await open(child).flush()
       failAt(step)
-      await expect(server.tenant.deleteTimeline(child)).rejects.toThrow('stop at')
+      await expect(server.tenant.lives.delete(child)).rejects.toThrow('stop at')
       server.onStep = () => undefined
       await server.restart()
       // Before the first manifest that says so, nothing has happened.
       if (step === 'delete-closed') expect(open(child).lastRecordLsn).toBe(at(1))
       else expect(() => open(child)).toThrow('no timeline')
-      await server.tenant.deleteTimeline(child)
+      await server.tenant.lives.delete(child)
       expect(() => open(child)).toThrow('no timeline')
       await expect(
         server.tenant.branchTimeline(child, { ancestorTimelineId: root, ancestorLsn: at(0) }),
@@ -125,7 +125,7 @@ describe('deletion', () => {
       await settleDeletions()
       expect(await objectsOf(child)).toEqual([])
       expect(() => open(child)).toThrow('no timeline')
-      await server.tenant.deleteTimeline(child)
+      await server.tenant.lives.delete(child)
       expect(server.errors).toEqual([])
     })
   }
@@ -134,7 +134,7 @@ describe('deletion', () => {
     const child = await branch(root, 0)
     putRound(open(child), 1)
     await open(child).flush()
-    await server.tenant.deleteTimeline(child)
+    await server.tenant.lives.delete(child)
     const kept = (await objectsOf(child)).filter((name) => !server.doomed.includes(name))
     expect(kept).toHaveLength(1)
     // Any order and any crash: each set of objects that may be left still says "deleted".
@@ -147,13 +147,34 @@ describe('deletion', () => {
     expect(await objectsOf(child)).toEqual([])
   })
 
+  test('and archiving do not wait for a collection that waits for them', async () => {
+    for (const end of ['delete', 'archive'] as const) {
+      const child = await branch(root, 0)
+      putRound(open(child), 1)
+      await open(child).flush()
+      const { compactionLock } = open(child)
+      const { gcLock } = server.tenant
+      const pause = () => new Promise((resolve) => setTimeout(resolve, 20))
+      const work: Promise<unknown>[] = []
+      await gcLock.run(async () => {
+        work.push(server.tenant.lives[end](child))
+        await pause()
+        // As a collection does: it has the one, and asks for the other.
+        work.push(compactionLock.run(() => gcLock.run(async () => undefined)))
+        await pause()
+      })
+      await Promise.all(work)
+      expect(server.tenant.timelines().map(({ timelineId }) => timelineId)).toEqual([root])
+    }
+  })
+
   test('is refused while there are children, open or archived', async () => {
     const child = await branch(root, 0)
-    await expect(server.tenant.deleteTimeline(root)).rejects.toMatchObject({ code: 'conflict' })
-    await server.tenant.archiveTimeline(child)
-    await expect(server.tenant.deleteTimeline(root)).rejects.toMatchObject({ code: 'conflict' })
-    await server.tenant.deleteTimeline(child)
-    await server.tenant.deleteTimeline(root)
+    await expect(server.tenant.lives.delete(root)).rejects.toMatchObject({ code: 'conflict' })
+    await server.tenant.lives.archive(child)
+    await expect(server.tenant.lives.delete(root)).rejects.toMatchObject({ code: 'conflict' })
+    await server.tenant.lives.delete(child)
+    await server.tenant.lives.delete(root)
     await settleDeletions()
     expect((await server.store.list('')).objects).toEqual([])
   })
@@ -166,9 +187,9 @@ describe('deletion', () => {
     }
     await server.restart()
     expect(() => open(child)).toThrow('cannot be opened')
-    await expect(server.tenant.deleteTimeline(other)).rejects.toMatchObject({ code: 'conflict' })
-    await server.tenant.deleteTimeline(child)
-    await server.tenant.deleteTimeline(other)
+    await expect(server.tenant.lives.delete(other)).rejects.toMatchObject({ code: 'conflict' })
+    await server.tenant.lives.delete(child)
+    await server.tenant.lives.delete(other)
     await settleDeletions()
     expect(await objectsOf(child)).toEqual([])
     expect(await sums(open(root), [0])).toHaveLength(1)
@@ -180,9 +201,9 @@ describe('archiving', () => {
     const child = await branch(root, 0)
     for (const round of [1, 2, 3]) putRound(open(child), round, 100 + round)
     const before = await sums(open(child), [0, 1, 2, 3])
-    await expect(server.tenant.archiveTimeline(root)).rejects.toMatchObject({ code: 'conflict' })
-    await server.tenant.archiveTimeline(child)
-    await server.tenant.archiveTimeline(root)
+    await expect(server.tenant.lives.archive(root)).rejects.toMatchObject({ code: 'conflict' })
+    await server.tenant.lives.archive(child)
+    await server.tenant.lives.archive(root)
     for (const wipeLocal of [false, true]) {
       expect(() => open(child)).toThrow('is archived')
       expect(await localFiles(child)).toEqual([])
@@ -190,10 +211,10 @@ describe('archiving', () => {
       expect(server.tenant.branchPointsOf(root)).toEqual([at(0)])
       await server.restart({ wipeLocal })
     }
-    await expect(server.tenant.unarchiveTimeline(child)).rejects.toMatchObject({ code: 'conflict' })
+    await expect(server.tenant.lives.unarchive(child)).rejects.toMatchObject({ code: 'conflict' })
     await expect(branch(root, 0)).rejects.toMatchObject({ code: 'conflict' })
-    await server.tenant.unarchiveTimeline(root)
-    await server.tenant.unarchiveTimeline(child)
+    await server.tenant.lives.unarchive(root)
+    await server.tenant.lives.unarchive(child)
     expect(await sums(open(child), [0, 1, 2, 3])).toEqual(before)
     putRound(open(child), 4)
     await open(child).flush()
@@ -208,8 +229,8 @@ describe('archiving', () => {
       const before = await sums(open(child), [0, 1])
       failAt(step)
       const both = async () => {
-        await server.tenant.archiveTimeline(child)
-        await server.tenant.unarchiveTimeline(child)
+        await server.tenant.lives.archive(child)
+        await server.tenant.lives.unarchive(child)
       }
       await expect(both()).rejects.toThrow('stop at')
       await server.restart()
@@ -237,7 +258,7 @@ describe('detaching', () => {
     ]
     putRound(open(child), 5, 35)
     putRound(open(early), 4, 44)
-    await server.tenant.archiveTimeline(early)
+    await server.tenant.lives.archive(early)
     return { middle, child, early, equal, late }
   }
 
@@ -256,20 +277,20 @@ describe('detaching', () => {
       // Deeper than where the child began: what the middle one shows there, without its slots.
       const history = await branch(middle, 3)
       const historyBefore = await sums(open(history), [3])
-      await server.tenant.deleteTimeline(history)
+      await server.tenant.lives.delete(history)
       const place = placeOf(child)
-      if (step === null) await server.tenant.detachTimeline(child, place)
+      if (step === null) await server.tenant.lives.detach(child, place)
       else {
         failAt(step)
-        await expect(server.tenant.detachTimeline(child, place)).rejects.toThrow('stop at')
+        await expect(server.tenant.lives.detach(child, place)).rejects.toThrow('stop at')
         server.onStep = () => undefined
         await server.restart()
         expect(await sums(open(equal), [4])).toEqual(equalBefore)
         putRound(open(child), 5, 35)
         expect(await sums(open(child), [4, 5])).toEqual(before)
-        await server.tenant.detachTimeline(child, place)
+        await server.tenant.lives.detach(child, place)
       }
-      await server.tenant.detachTimeline(child, place)
+      await server.tenant.lives.detach(child, place)
       expect(open(child).ancestor).toBeNull()
       expect(open(child).startLsn).toBe(START_LSN)
       expect(open(late).ancestor?.timeline.timelineId).toBe(middle)
@@ -279,20 +300,20 @@ describe('detaching', () => {
       expect(server.tenant.branchPointsOf(child).toSorted()).toEqual([at(3), at(4)])
 
       // The old parents go, with all of their objects that nobody refers to.
-      await server.tenant.deleteTimeline(late)
-      await server.tenant.deleteTimeline(middle)
-      await server.tenant.deleteTimeline(root)
+      await server.tenant.lives.delete(late)
+      await server.tenant.lives.delete(middle)
+      await server.tenant.lives.delete(root)
       await settleDeletions()
       await server.restart({ wipeLocal: true })
       expect(await sums(open(child), [3, 4])).toEqual([...historyBefore, before[0]])
       expect(await sums(open(equal), [4])).toEqual(equalBefore)
-      await server.tenant.unarchiveTimeline(early)
+      await server.tenant.lives.unarchive(early)
       expect(open(early).ancestor?.timeline.timelineId).toBe(child)
       expect((await objectsOf(root)).length).toBeGreaterThan(0)
       expect((await objectsOf(root)).every((name) => name.includes('/layers/'))).toBe(true)
 
       // What was taken over goes with its last user.
-      for (const id of [early, equal, child]) await server.tenant.deleteTimeline(id)
+      for (const id of [early, equal, child]) await server.tenant.lives.delete(id)
       await settleDeletions()
       expect((await server.store.list('')).objects).toEqual([])
       expect(server.errors).toEqual([])
@@ -313,7 +334,7 @@ describe('detaching', () => {
     }
     const writer = write()
     await new Promise((resolve) => setTimeout(resolve, 20))
-    await server.tenant.detachTimeline(child, place)
+    await server.tenant.lives.detach(child, place)
     await new Promise((resolve) => setTimeout(resolve, 20))
     writing = false
     await writer
@@ -328,7 +349,7 @@ describe('detaching', () => {
   test('names the place it was asked for when that is not where the timeline branches', async () => {
     const { child } = await family()
     const place = { ancestorTimelineId: root, ancestorLsn: at(2) }
-    await expect(server.tenant.detachTimeline(child, place)).rejects.toMatchObject({
+    await expect(server.tenant.lives.detach(child, place)).rejects.toMatchObject({
       code: 'conflict',
     })
   })

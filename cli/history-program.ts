@@ -60,9 +60,8 @@ function named(program: Command, name: string): Command {
   return program.commands.find((command) => command.name() === name) as Command
 }
 
-/** Null = no limit. */
-function parseLimit(text: string): number | null {
-  return text === 'none' ? null : parseBytes(text)
+function parseLimit(text: string): number | 'none' {
+  return text === 'none' ? 'none' : parseBytes(text)
 }
 
 function checked<T>(parse: (text: string) => T): (text: string) => T {

@@ -6,7 +6,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
-import { isActive, modeOf } from './endpoint-state.ts'
+import { Semaphore } from '#libs/semaphore.ts'
+import { isActive, modeOf, startIsOverdue } from './endpoint-state.ts'
 import { historyOf } from './history.ts'
 import { pageserverHistory } from './pageserver-history.ts'
 import { holdersOf, onEach, type Place, servingPlacesIn } from './places.ts'
@@ -15,6 +16,8 @@ import type { Registry } from './registry.ts'
 import { computeApi } from './remote.ts'
 
 const ROUND_MS = 20_000
+/** Tenants that pageservers are told of at the same time. */
+const AT_ONCE = 16
 
 export class HistoryKeeper {
   readonly #registry: Registry
@@ -51,13 +54,19 @@ export class HistoryKeeper {
   /** One round; what fails is tried again in the next one. */
   async round(): Promise<void> {
     const endpoints = (await this.#registry.endpoints()).filter(({ status }) => isActive(status))
-    for (const tenant of await this.#registry.tenants()) {
-      if (tenant.state !== 'active') continue
-      await this.#tell(tenant).catch((error: unknown) => this.#missed(tenant.tenantId, error))
-    }
-    for (const endpoint of endpoints) {
-      await this.#renew(endpoint).catch((error: unknown) => this.#missed(endpoint.name, error))
-    }
+    const tenants = (await this.#registry.tenants()).filter(({ state }) => state === 'active')
+    // A pageserver that does not answer holds up nobody else.
+    const limit = new Semaphore(AT_ONCE)
+    await Promise.all([
+      ...endpoints.map((endpoint) =>
+        this.#renew(endpoint).catch((error: unknown) => this.#missed(endpoint.name, error)),
+      ),
+      ...tenants.map((tenant) =>
+        limit
+          .run(() => this.#tell(tenant))
+          .catch((error: unknown) => this.#missed(tenant.tenantId, error)),
+      ),
+    ])
   }
 
   async #loop(): Promise<void> {
@@ -135,7 +144,7 @@ async function keepFor(node: Place, endpoint: EndpointRecord, lsn: string | null
 /** Where the compute reads; null for one that is gone, or has not said yet. */
 async function positionOf(endpoint: EndpointRecord): Promise<string | null> {
   const fixed = endpoint.readLsn ?? null
-  if (endpoint.httpPort === null) return fixed
+  if (endpoint.httpPort === null) return startIsOverdue(endpoint, new Date()) ? null : fixed
   try {
     const status = await computeApi.status(endpoint.host, endpoint.httpPort)
     if (status.timelineId !== endpoint.timelineId || status.attempt !== endpoint.attempt)

@@ -15,8 +15,7 @@ const SEARCH_MS = 90_000
 export interface TenantSetOptions extends CommonOptions {
   /** Milliseconds. */
   readonly history?: number
-  /** Null = no limit. */
-  readonly historyBytes?: number | null
+  readonly historyBytes?: number | 'none'
 }
 
 export async function tenantSet(options: TenantSetOptions): Promise<void> {
@@ -32,7 +31,9 @@ export async function tenantSet(options: TenantSetOptions): Promise<void> {
     params: { tenantId: context.tenantId(installation) },
     body: {
       ...(history === undefined ? {} : { pitrIntervalMs: history }),
-      ...(historyBytes === undefined ? {} : { pitrBytes: historyBytes }),
+      ...(historyBytes === undefined
+        ? {}
+        : { pitrBytes: historyBytes === 'none' ? null : historyBytes }),
     },
   })
   context.show(settings, `History is kept ${describe(settings)}.\n`)

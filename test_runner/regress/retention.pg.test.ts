@@ -11,6 +11,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import type { Compute } from '../fixtures/compute.ts'
 import { Installation } from '../fixtures/installation.ts'
+import { ZenithCommand } from '../fixtures/zenith-command.ts'
 
 const LEASE_SECONDS = 3
 /** Few buffers, so that pages are really asked of the pageserver. */
@@ -239,4 +240,53 @@ describe('history', () => {
     await replica.query('SELECT pg_wal_replay_resume()')
     await replica.stop()
   })
+})
+
+test('the commands: how much is kept, what was when, branches and servers of then', async () => {
+  await using zenith = new ZenithCommand()
+  await zenith.ok('init')
+  await zenith.ok('start')
+  await zenith.ok('pg start main')
+  await zenith.sql('main', 'CREATE TABLE t AS SELECT 1 AS x')
+  const [{ then }] = (await zenith.sql('main', 'SELECT clock_timestamp()::text AS then')) as [
+    { then: string },
+  ]
+  const time = then.replace(' ', 'T').replace('+00', 'Z')
+  await zenith.sql('main', 'INSERT INTO t VALUES (2)')
+
+  expect(await zenith.ok('tenant show')).toMatch(
+    /^Tenant [0-9a-f]{32} keeps history for 1w\.\n\nBRANCH +OLDEST LSN .*\nmain +0\/[0-9A-F]+ +20/,
+  )
+  expect(await zenith.ok('tenant set --history 30d --history-bytes 10GB')).toMatch(
+    /^History is kept for 30d, of that 10\.7 GB of WAL at most\.\n$/,
+  )
+  expect(await zenith.json('tenant set --history-bytes none')).toEqual({
+    pitrIntervalMs: 30 * 86_400_000,
+    pitrBytes: null,
+  })
+  expect(await zenith.run('tenant set')).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('Nothing is to be set'),
+  })
+  expect((await zenith.run('tenant set --history week')).stderr).toContain('is not a time')
+
+  const lsn = (await zenith.ok(`branch lsn main ${time}`)).trim()
+  expect(lsn).toMatch(/^0\/[0-9A-F]+$/)
+  expect((await zenith.ok(`branch time main ${lsn}`)).trim() < time).toBe(true)
+  expect(await zenith.ok('branch lsn main 2000-01-01T00:00:00Z')).toContain(
+    'is before what is kept',
+  )
+  expect(await zenith.ok('branch lsn main 2199-01-01T00:00:00Z')).toContain('no commit is later')
+  expect(await zenith.ok('branch time main F/0')).toContain('is after the end of main')
+
+  expect(await zenith.ok(`branch then main@${time}`)).toBe(`Created branch 'then' at ${lsn}\n`)
+  const info = await zenith.json<{ name: string; branch: string }>(`pg start main --at ${time}`)
+  expect(info).toMatchObject({ branch: 'main', mode: 'static', readLsn: lsn })
+  expect(info.name).toMatch(/^main-at-20/)
+  expect(await zenith.sql(info.name, 'SELECT x FROM t')).toEqual([{ x: 1 }])
+  expect(await zenith.json(`pg start main --at ${lsn}`)).toMatchObject({
+    name: `main-at-${lsn.toLowerCase().replace('/', '-')}`,
+    readLsn: lsn,
+  })
+  expect((await zenith.run('branch old main@2000-01-01T00:00:00Z')).stderr).toContain('began after')
 })

@@ -17,14 +17,17 @@ const ALL = 1
 const NONE = 2
 const BY_STRIPE = 3
 
+/** What is asked of a table of slots. */
+type Prefixes = Pick<SlotTable, 'cls' | 'rel' | 'fork'>
+
 export class ShardFilter {
   readonly identity: ShardIdentity
-  readonly #slots: SlotTable
+  readonly #slots: Prefixes
   /** By slot: one of the words above, and for BY_STRIPE the relation's hash. */
   #kind = new Uint8Array(1024)
   #hash = new Uint32Array(1024)
 
-  constructor(identity: ShardIdentity, slots: SlotTable) {
+  constructor(identity: ShardIdentity, slots: Prefixes) {
     this.identity = identity
     this.#slots = slots
   }

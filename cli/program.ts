@@ -15,6 +15,8 @@ import { addPageserverCommands } from './pageserver-program.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
 import { addStorageCommands } from './storage-program.ts'
 import { addTransferCommands } from './transfer-program.ts'
+import { parseBytes } from './quantity.ts'
+import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
 
 const EXIT_CODES = `
 Exit codes:
@@ -24,6 +26,7 @@ Exit codes:
 const MAX_SAFEKEEPERS = 9
 const MAX_PAGESERVERS = 64
 const HELP_WIDTH = 96
+const BLOCK_BYTES = 8192
 
 export function buildProgram(version: string): Command {
   const program = new Command('zenith')
@@ -110,7 +113,12 @@ function addTenantCommands(program: Command): void {
     .description('Create a tenant with its branch main')
     .argument('[id]', '32 hex digits; made up when absent')
     .option('--set-default', 'use it in commands without --tenant')
-    .addHelpText('after', example('zenith tenant create --set-default'))
+    .option('--shards <n>', 'over how many pageservers its tables are spread', parseShards, 1)
+    .option('--stripe-size <size>', 'what of a table stays together (default: 16MB)', parseStripe)
+    .addHelpText(
+      'after',
+      example('zenith tenant create --set-default', 'zenith tenant create --shards 4'),
+    )
     .action(async (id: string | undefined, _: unknown, command: Command) => {
       const { tenantCreate } = await import('./commands/tenant.ts')
       await tenantCreate(id, optionsOf(command))
@@ -318,6 +326,19 @@ function parseEtcd(text: string, before: readonly string[] = []): string[] {
   const url = URL.parse(text)
   if (url?.protocol === 'http:') return [...before, url.origin]
   throw new InvalidArgumentError('An address of etcd looks like http://127.0.0.1:2379.')
+}
+
+function parseShards(text: string): number {
+  const count = Number(text)
+  if (/^\d+$/.test(text) && count >= 1 && count <= MAX_SHARD_COUNT) return count
+  throw new InvalidArgumentError(`Between 1 and ${MAX_SHARD_COUNT} shards are possible.`)
+}
+
+/** In blocks of 8 KiB. */
+function parseStripe(text: string): number {
+  const blocks = parseBytes(text) / BLOCK_BYTES
+  if (Number.isInteger(blocks) && blocks >= 1 && blocks <= MAX_STRIPE_BLOCKS) return blocks
+  throw new InvalidArgumentError('A stripe is a multiple of 8kB, of 8 GB at most.')
 }
 
 function parsePageservers(text: string): number {

@@ -8,13 +8,13 @@ import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
 import { checkKept } from './history.ts'
 import { withoutChange } from './membership/membership-record.ts'
 import { checkName } from './names.ts'
-import { firstPlaceOf } from './places.ts'
 import { chooseSafekeepers } from './placement.ts'
 import { type BranchRecord, recordKey, type Replacement, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
-import { pageserverApi, safekeeperApi } from './remote.ts'
+import { safekeeperApi } from './remote.ts'
 import { TimeSearch } from './time-search.ts'
 import { FIRST_BRANCH } from './tenants.ts'
+import { positionsOf } from './timeline-positions.ts'
 import type { Timelines } from './timelines.ts'
 import { checkActive } from './timeline-state.ts'
 import type { TipFinder } from './tip.ts'
@@ -214,10 +214,8 @@ export class Branches {
 
   /** Timelines with their positions; what cannot be asked is null. */
   async timelines(tenantId: string): Promise<TimelineInfo[]> {
-    const pageserver = await firstPlaceOf(this.#registry, tenantId)
+    const positions = await positionsOf(this.#registry, tenantId)
     const timelines = await this.#registry.timelines(tenantId)
-    const remote = await pageserverApi.timelines(pageserver, tenantId).catch(() => [])
-    const positions = new Map(remote.map((one) => [one.timelineId, one]))
     return Promise.all(
       timelines.map(async (timeline) => {
         const position = positions.get(timeline.timelineId)

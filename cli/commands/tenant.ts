@@ -1,5 +1,6 @@
 /** `zenith tenant create` and `zenith tenant list`. */
 import { callControl } from '#libs/api/control-client.ts'
+import type { TenantInfo } from '#libs/api/control.ts'
 import { newTenantId, parseTenantId } from '#libs/ids.ts'
 import { formatTable } from '../output/table.ts'
 import { CommandContext, type CommonOptions, requireRunning } from './command-context.ts'
@@ -8,14 +9,18 @@ const CREATE_TIMEOUT_MS = 180_000
 
 export async function tenantCreate(
   id: string | undefined,
-  options: CommonOptions & { setDefault?: boolean },
+  options: CommonOptions & { setDefault?: boolean; shards: number; stripeSize?: number },
 ): Promise<void> {
   const context = new CommandContext(options)
   const tenantId = id === undefined ? newTenantId() : parseTenantId(id)
   await context.change('zenith tenant create', async (installation) => {
     requireRunning(installation)
     const tenant = await callControl(installation.controlUrl, 'createTenant', {
-      body: { tenantId },
+      body: {
+        tenantId,
+        shards: options.shards,
+        ...(options.stripeSize === undefined ? {} : { stripeBlocks: options.stripeSize }),
+      },
       timeoutMs: CREATE_TIMEOUT_MS,
     })
     if (options.setDefault === true) {
@@ -26,9 +31,17 @@ export async function tenantCreate(
     context.show(
       tenant,
       `Created tenant ${tenantId}${isDefault}\n` +
-        `Created initial timeline ${tenant.mainTimelineId}, branch main\n`,
+        `Created initial timeline ${tenant.mainTimelineId}, branch main\n` +
+        spreadOver(tenant),
     )
   })
+}
+
+function spreadOver({ shardCount, placements }: TenantInfo): string {
+  if (shardCount === 0) return ''
+  const ids = [...new Set(placements.map(({ pageserverId }) => pageserverId))].sort((a, b) => a - b)
+  const where = ids.length === 1 ? `pageserver ${ids[0]}` : `pageservers ${ids.join(', ')}`
+  return `Its tables are spread over ${shardCount} shards on ${where}\n`
 }
 
 export async function tenantList(options: CommonOptions): Promise<void> {
@@ -40,10 +53,11 @@ export async function tenantList(options: CommonOptions): Promise<void> {
   context.show(
     tenants.map((tenant) => ({ ...tenant, default: isDefault(tenant.tenantId) })),
     formatTable(
-      ['TENANT', 'STATE', 'CREATED', 'DEFAULT'],
-      tenants.map(({ tenantId, state, createdAt }) => [
+      ['TENANT', 'STATE', 'SHARDS', 'CREATED', 'DEFAULT'],
+      tenants.map(({ tenantId, state, shardCount, createdAt }) => [
         tenantId,
         state,
+        String(Math.max(shardCount, 1)),
         createdAt,
         isDefault(tenantId) ? 'yes' : '',
       ]),

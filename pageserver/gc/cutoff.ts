@@ -40,13 +40,19 @@ export async function findCutoffBounds(
   { pitrIntervalMs, pitrBytes }: HistorySettings,
 ): Promise<Omit<CutoffBounds, 'currentLsn' | 'horizonLsn'>> {
   const { startLsn, remoteConsistentLsn, lastRecordLsn } = timeline
-  return {
+  const own = {
     startLsn,
+    standbyStartLsn: await standbyStartLsn(timeline),
+    durableLsn: remoteConsistentLsn,
+  }
+  if (timeline.followsFirstShard) {
+    return { ...own, oldByTimeLsn: null, oldByBytesLsn: await timeline.firstShardCutoff() }
+  }
+  return {
+    ...own,
     oldByTimeLsn:
       pitrIntervalMs === 0 ? lastRecordLsn : await lastOlderThan(timeline, pitrIntervalMs),
     oldByBytesLsn: pitrBytes === null ? null : recordStartBelow(lastRecordLsn - pitrBytes),
-    standbyStartLsn: await standbyStartLsn(timeline),
-    durableLsn: remoteConsistentLsn,
   }
 }
 

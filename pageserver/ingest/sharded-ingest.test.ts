@@ -176,8 +176,9 @@ function ownersOf(key: Key, blk: number): number[] {
 
 describe('the filter of a shard', () => {
   it('says where runs of blocks end that it treats alike', () => {
-    const table = [{ cls: KeyClass.RelBlock, rel: 16384, fork: 0 }]
-    const of = (slot: number) => table[slot] as (typeof table)[number]
+    type Prefix = { cls: number; rel: number; fork: number }
+    const table: Prefix[] = [{ cls: KeyClass.RelBlock, rel: 16384, fork: 0 }]
+    const of = (slot: number) => table[slot] as Prefix
     const prefixes = {
       cls: (slot: number) => of(slot).cls,
       rel: (slot: number) => of(slot).rel,

@@ -14,6 +14,7 @@ import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lock } from '#libs/lock.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { type Collected, collectTimeline } from '../gc/collector.ts'
+import { firstShardCutoff } from '../gc/first-shard.ts'
 import { Retention } from '../gc/retention.ts'
 import type { HistorySettings } from '../gc/settings.ts'
 import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
@@ -512,6 +513,18 @@ export class Timeline {
   /** Freezes now, because the process needs memory. */
   relieve(): void {
     this.#roll()
+  }
+
+  /** True for shards but the first, whose cutoff they follow (gc/first-shard.ts). */
+  get followsFirstShard(): boolean {
+    return this.shard !== null && this.shard.identity.number !== 0
+  }
+
+  /** The durable cutoff of shard 0; null while it keeps all of its history. */
+  async firstShardCutoff(): Promise<Lsn | null> {
+    const { tenantId, timelineId, shard } = this
+    if (shard === null) return this.gcCutoffLsn
+    return firstShardCutoff(this.#context.store, tenantId, timelineId, shard.identity.count)
   }
 
   /**

@@ -6,6 +6,7 @@ import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
 import { checkKept } from './history.ts'
+import type { Imports } from './imports.ts'
 import { withoutChange } from './membership/membership-record.ts'
 import { checkName } from './names.ts'
 import { chooseSafekeepers } from './placement.ts'
@@ -33,13 +34,21 @@ export class Branches {
   readonly #timelines: Timelines
   readonly #tips: TipFinder
   readonly #times: TimeSearch
+  readonly #imports: Imports
   readonly #log: Logger
 
-  constructor(options: { registry: Registry; timelines: Timelines; tips: TipFinder; log: Logger }) {
+  constructor(options: {
+    registry: Registry
+    timelines: Timelines
+    tips: TipFinder
+    imports: Imports
+    log: Logger
+  }) {
     this.#registry = options.registry
     this.#timelines = options.timelines
     this.#tips = options.tips
     this.#times = new TimeSearch(options)
+    this.#imports = options.imports
     this.#log = options.log
   }
 
@@ -108,7 +117,8 @@ export class Branches {
   async #safekeepersFor(parent: TimelineRecord): Promise<number[]> {
     const nodes = await this.#registry.nodes('safekeeper')
     const stays = (id: number) => nodes.some((node) => node.id === id && node.state === undefined)
-    if (parent.safekeepers.every(stays)) return parent.safekeepers
+    const some = parent.safekeepers.length > 0
+    if (some && parent.safekeepers.every(stays)) return parent.safekeepers
     return chooseSafekeepers(parent.tenantId, nodes)
   }
 
@@ -231,6 +241,7 @@ export class Branches {
           commitLsn: await this.#commitLsn(timeline),
           safekeepers: timeline.safekeepers,
           membershipGeneration: timeline.membershipGeneration,
+          following: await this.#imports.following(timeline),
         }
       }),
     )

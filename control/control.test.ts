@@ -11,6 +11,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { Branches } from './branches.ts'
 import { Endpoints } from './endpoints.ts'
 import { registerNode } from './nodes.ts'
+import { Imports } from './imports.ts'
 import { Registry } from './registry.ts'
 import { MemoryStore } from './store/memory-store.ts'
 import { Tenants } from './tenants.ts'
@@ -91,7 +92,13 @@ async function world(options: { safekeepers?: number; store?: MemoryStore } = {}
     registry,
     timelines,
     tenants: new Tenants(registry, timelines, log),
-    branches: new Branches({ registry, timelines, tips, log }),
+    branches: new Branches({
+      registry,
+      timelines,
+      tips,
+      imports: new Imports({ registry, timelines, log }),
+      log,
+    }),
     endpoints: new Endpoints({
       registry,
       tips,

@@ -212,6 +212,7 @@ export class Endpoints {
     const timeline = await this.#registry.timeline(tenantId, record.timelineId)
     checkActive(timeline)
     await keepForStart(this.#registry, record)
+    checkNotFollowed(timeline, modeOf(record))
     const newSafekeepers = await this.#registry.newMembers(timeline)
     const chosen = await this.#choosePort(record, port)
     const now = new Date()
@@ -492,4 +493,17 @@ export function infoOf(record: CheckedRecord): EndpointInfo {
   const { tenantId: _, readLsn = null, lagBytes = null, ...rest } = record
   const { settings = {}, systemSettings = {}, ...info } = rest
   return { ...info, mode: modeOf(record), readLsn, lagBytes, settings, systemSettings }
+}
+
+/** What a branch that follows a stock server shows may be read at an LSN; its WAL is nobody's to serve. */
+function checkNotFollowed({ follows, branch }: TimelineRecord, mode: EndpointMode): void {
+  if (follows === undefined || mode === 'static') return
+  const { host, pgPort } = follows.server
+  throw new ZenithError(
+    'precondition_failed',
+    `Branch "${branch}" follows Postgres at ${host}:${pgPort}, so nobody else can write to it.`,
+    {
+      hint: `Make a branch of it: zenith branch <name> ${branch}. To read it as it is now: zenith pg start <name> --branch ${branch} --lsn end.`,
+    },
+  )
 }

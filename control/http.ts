@@ -10,6 +10,7 @@ import { validateGenerations } from './generations.ts'
 import type { History } from './history.ts'
 import type { Lifecycle } from './lifecycle/lifecycle.ts'
 import { lifecycleHandlers } from './lifecycle/http.ts'
+import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
 import type { Pageservers } from './moves/pageservers.ts'
@@ -39,6 +40,7 @@ export interface ControlParts {
   tokens: Tokens
   exports: Exports
   history: History
+  imports: Imports
 }
 
 /** Adds all routes. */
@@ -116,6 +118,10 @@ function handlersOf(parts: ControlParts): Handlers {
     storeSystemSettings: ({ params, body }) =>
       settings.storeSystem(params.tenantId, params.name, body),
     deleteEndpoint: ({ params }) => endpoints.delete(params.tenantId, params.name),
+    startImport: ({ params, body }) => parts.imports.start(params.tenantId, body),
+    getImport: ({ params }) => parts.imports.get(params.tenantId, params.name),
+    stopImport: ({ params, body }) =>
+      parts.imports.stop(params.tenantId, params.name, body.force === true),
     exportBranch: ({ params, body }) => parts.exports.place(params.tenantId, params.name, body),
   }
 }

@@ -15,6 +15,7 @@ import { Exports } from './exports.ts'
 import { History } from './history.ts'
 import { HistoryKeeper } from './history-keeper.ts'
 import { addRoutes } from './http.ts'
+import { Imports } from './imports.ts'
 import { countRecords } from './record-metrics.ts'
 import { Lifecycle } from './lifecycle/lifecycle.ts'
 import { Migrations } from './membership/migrations.ts'
@@ -51,7 +52,8 @@ runProcess('control', async (self) => {
   const timelines = new Timelines(registry, log)
   const tenants = new Tenants(registry, timelines, log)
   const tips = new TipFinder({ registry, tokens, log })
-  const branches = new Branches({ registry, timelines, tips, log })
+  const imports = new Imports({ registry, timelines, log })
+  const branches = new Branches({ registry, timelines, tips, imports, log })
   const migrations = new Migrations({ registry, tokens, log })
   const moves = new Moves({ registry, log })
   const lostAfterS = config.pageserver_lost_after ?? DEFAULT_LOST_AFTER_S
@@ -104,6 +106,7 @@ runProcess('control', async (self) => {
     settings,
     tokens,
     exports,
+    imports,
   })
   if (tokens.verify !== null) guardDiscovery(app, tokens.verify, log)
   addDiscoveryRoutes(app, new DiscoveryHub())
@@ -116,6 +119,8 @@ runProcess('control', async (self) => {
   self.onStop(() => moves.stop())
   self.onStop(() => health.stop())
   health.start()
-  self.onStop(runResumer({ tenants, branches, lifecycle, timelines, migrations, moves, log }))
+  self.onStop(
+    runResumer({ tenants, branches, imports, lifecycle, timelines, migrations, moves, log }),
+  )
   log.info({ host, port }, 'listening')
 })

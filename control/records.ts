@@ -1,4 +1,5 @@
 /** What the control plane stores, and under which key. Each record changes by compare-and-swap. */
+import type { ImportSource, StockServer } from '#libs/api/transfer.ts'
 import type { EndpointMode, EndpointStatus, NodeInfo, Settings } from '#libs/api/control.ts'
 
 export type NodeKind = 'pageserver' | 'safekeeper'
@@ -73,6 +74,10 @@ export interface TimelineRecord {
   ancestorLsn: string | null
   /** Known once the pageserver has made the timeline. */
   startLsn: string | null
+  /** While the timeline is being imported: from where. */
+  importing?: ImportSource
+  /** A stock primary whose WAL the pageserver takes in; then there are no safekeepers. */
+  follows?: { server: StockServer; slot: string }
   systemId: string | null
   pgVersion: number | null
   /** Members of the quorum, by id. */
@@ -94,7 +99,7 @@ export interface TimelineRecord {
   replaces?: Replacement
   /** Beside `deleting`: what to go back to if that is taken back. */
   wasArchived?: true
-  /** Of one that was detached: the oldest LSN of the history that it took over. */
+  /** Of one that was detached or imported: the oldest LSN of its history, before its own WAL. */
   historyStartLsn?: string
   createdAt: string
 }

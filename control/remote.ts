@@ -5,7 +5,8 @@ import {
   type ComputeStatus,
   computePaths,
 } from '#libs/api/compute.ts'
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo, WalSource } from '#libs/api/control.ts'
+import type { ImportJob, ImportSource, StockServer } from '#libs/api/transfer.ts'
 import {
   type AttachedTenant,
   callPageserver,
@@ -123,12 +124,27 @@ export const pageserverApi = {
     node: MaybeShard,
     params: { tenantId: string; timelineId: string },
     lsn: string,
+    waitMs = WAIT_LSN_MS,
   ): Promise<unknown> =>
     askPageserver(node, 'waitLsn', {
       params,
-      body: { lsn, timeoutMs: WAIT_LSN_MS },
+      body: { lsn, timeoutMs: waitMs },
       timeoutMs: 2 * WAIT_LSN_MS,
     }),
+
+  timeline: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<PageserverTimeline> =>
+    callPageserver(urlOf(node), 'getTimeline', { params, timeoutMs: STATUS_TIMEOUT_MS }),
+
+  /** As `setSafekeepers`, for a branch that follows a stock server. */
+  setSources: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    safekeepers: WalSource[],
+  ): Promise<unknown> =>
+    callPageserver(urlOf(node), 'setSafekeepers', { params, body: { safekeepers } }),
 
   /** Bytes of all relations at the end of the timeline. */
   logicalSize: async (
@@ -194,6 +210,34 @@ export const pageserverApi = {
       params: { tenantId },
       timeoutMs: STATUS_TIMEOUT_MS,
     }),
+}
+
+/** What the pageserver does for imports. */
+export const importApi = {
+  start: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    body: { source: ImportSource; slot: string },
+  ): Promise<ImportJob> => callPageserver(urlOf(node), 'startImportJob', { params, body }),
+
+  get: (node: NodeInfo, params: { tenantId: string; timelineId: string }): Promise<ImportJob> =>
+    callPageserver(urlOf(node), 'getImportJob', { params }),
+
+  abort: (node: NodeInfo, params: { tenantId: string; timelineId: string }): Promise<unknown> =>
+    callPageserver(urlOf(node), 'abortImportJob', { params, body: {} }),
+
+  dropSlot: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+    body: { server: StockServer; slot: string },
+  ): Promise<unknown> => callPageserver(urlOf(node), 'dropSourceSlot', { params, body }),
+
+  /** The branch goes on without its source from `endLsn`. */
+  finish: (
+    node: NodeInfo,
+    params: { tenantId: string; timelineId: string },
+  ): Promise<{ endLsn: string }> =>
+    callPageserver(urlOf(node), 'finishFollowing', { params, body: {} }),
 }
 
 export const safekeeperApi = {

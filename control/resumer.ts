@@ -7,6 +7,7 @@ import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import type { Branches } from './branches.ts'
 import type { Lifecycle } from './lifecycle/lifecycle.ts'
+import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
 import type { Tenants } from './tenants.ts'
@@ -19,17 +20,19 @@ export function runResumer(options: {
   tenants: Tenants
   branches: Branches
   lifecycle: Lifecycle
+  imports: Imports
   timelines: Timelines
   migrations: Migrations
   moves: Moves
   log: Logger
 }): () => Promise<void> {
-  const { tenants, branches, lifecycle, timelines, migrations, moves, log } = options
+  const { tenants, branches, imports, lifecycle, timelines, migrations, moves, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
     () => branches.resume(),
     () => lifecycle.resume(),
+    () => imports.resume(),
     () => timelines.fillPending(),
     () => migrations.resume(),
     () => moves.resume(),

@@ -76,6 +76,17 @@ export class Timelines {
     return this.#activate(key, pending)
   }
 
+  /** The rest of the row for a timeline that the pageserver has already, up to its `startLsn`. */
+  async completeMade(timeline: TimelineRecord): Promise<TimelineRecord> {
+    const { tenantId, timelineId } = timeline
+    const members = await this.#registry.members(timeline)
+    const pending = await this.#makeOnSafekeepers(timeline, members)
+    await onEach(await placesOf(this.#registry, tenantId), (place) =>
+      pageserverApi.setSafekeepers(place, { tenantId, timelineId }, members),
+    )
+    return this.#activate(recordKey.timeline(tenantId, timelineId), pending)
+  }
+
   /** Returns what the first of them tells of the timeline: the one that has its system id. */
   async #makeOnPageservers(
     timeline: TimelineRecord,

@@ -13,13 +13,16 @@ import {
   type TipFacts,
 } from './branch-point.ts'
 import { isActive, modeOf } from './endpoint-state.ts'
+import { firstPlaceOf } from './places.ts'
 import type { EndpointRecord, TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
-import { computeApi, safekeeperApi } from './remote.ts'
+import { computeApi, pageserverApi, safekeeperApi } from './remote.ts'
 import { type SyncContext, syncSafekeepers } from './safekeeper-sync.ts'
 
 /** How long a compute that is just starting may hold up a branch. */
 const WAIT_MS = 30_000
+/** How long one that follows a stock server may lag. */
+const FOLLOWED_WAIT_MS = 2_000
 
 export class TipFinder {
   readonly #registry: Registry
@@ -38,6 +41,7 @@ export class TipFinder {
    * when it cannot be found in 30 s.
    */
   async find(timeline: TimelineRecord, enough = Number.POSITIVE_INFINITY): Promise<Lsn> {
+    if (timeline.follows !== undefined) return await this.#followedTip(timeline)
     const members = await this.#registry.members(timeline)
     const deadline = Date.now() + WAIT_MS
     for (let pauseMs = 5; ; pauseMs = Math.min(2 * pauseMs, 250)) {
@@ -72,6 +76,18 @@ export class TipFinder {
     const tipLsn = await this.find(timeline, lsn)
     checkBranchLsn({ parent: timeline.branch, lsn, startLsn, tipLsn })
     return lsn
+  }
+
+  /** What the stock server has sent so far, all of it taken in. */
+  async #followedTip({ tenantId, timelineId }: TimelineRecord): Promise<Lsn> {
+    const place = await firstPlaceOf(this.#registry, tenantId)
+    const ids = { tenantId, timelineId }
+    const { lastRecordLsn, walReceiver } = await pageserverApi.timeline(place, ids)
+    const sentLsn = walReceiver?.commitLsn ?? lastRecordLsn
+    if (parseLsn(sentLsn) <= parseLsn(lastRecordLsn)) return parseLsn(lastRecordLsn)
+    // The newest record may not be whole; then what there is will do.
+    await pageserverApi.waitLsn(place, ids, sentLsn, FOLLOWED_WAIT_MS).catch(() => undefined)
+    return parseLsn((await pageserverApi.timeline(place, ids)).lastRecordLsn)
   }
 
   async #facts(timeline: TimelineRecord, members: NodeInfo[]): Promise<TipFacts> {

@@ -13,6 +13,8 @@ import type { Locations } from './locations.ts'
 import { findCommitWindow } from './read/commit-window.ts'
 import type { TenantManager } from './tenants/tenant-manager.ts'
 import type { Timeline } from './timeline/timeline.ts'
+import { importHandlers } from './import/import-handlers.ts'
+import type { ImportJobs } from './import/import-jobs.ts'
 import type { TimelineService } from './timeline-service.ts'
 
 type Handlers = RouteHandlers<PageserverRoutes>
@@ -20,6 +22,7 @@ type Handlers = RouteHandlers<PageserverRoutes>
 export interface HttpParts {
   id: number
   service: TimelineService
+  imports: ImportJobs
   locations: Locations
   tenants: TenantManager
   collector: GarbageCollector
@@ -50,8 +53,9 @@ function positionsOf(timeline: Timeline) {
   }
 }
 
-function handlersOf({ id, service, locations, tenants, collector }: HttpParts): Handlers {
+function handlersOf({ id, service, locations, tenants, collector, imports }: HttpParts): Handlers {
   return {
+    ...importHandlers(imports, service),
     ...retentionHandlers({ tenants, collector }),
     setLocation: ({ params, body }) => locations.set(parseTenantShardId(params.tenantId), body),
     getLocation: async ({ params }) => locations.info(parseTenantShardId(params.tenantId)),

@@ -18,6 +18,7 @@ import { PageserverConfig } from './config.ts'
 import { GarbageCollector } from './gc/garbage-collector.ts'
 import { createGcMetrics } from './gc/gc-metrics.ts'
 import { addRoutes } from './http.ts'
+import { ImportJobs } from './import/import-jobs.ts'
 import { applyNativeOp } from './ingest/native-op.ts'
 import { Locations } from './locations.ts'
 import { createPageServiceMetrics } from './page-service/metrics.ts'
@@ -133,6 +134,13 @@ runProcess('pageserver', async (self) => {
     metrics: createGcMetrics(metrics),
   })
   self.onStop(() => collector.stop())
+  const imports = new ImportJobs({
+    tenants,
+    folder: join(dataDir, 'imports'),
+    pgVersion: async () => (await service.prepareTemplate()).pgVersion,
+    log,
+  })
+  self.onStop(() => imports.close())
   const locations = new Locations({ service, folder: dataDir, store, log })
   self.onStop(() => locations.stop())
 
@@ -153,6 +161,7 @@ runProcess('pageserver', async (self) => {
     locations,
     tenants,
     collector,
+    imports,
     notReady: () => notReady,
   })
   await app.listen({ host: config.listen_http_host, port: config.listen_http_port })

@@ -392,6 +392,14 @@ export class TimelineService {
     }
   }
 
+  /** The timeline gets no WAL before somebody names safekeepers anew. */
+  async stopReceiver(ids: TimelineIds): Promise<void> {
+    const key = keyOf(ids)
+    const receiver = this.#receivers.get(key)
+    this.#receivers.delete(key)
+    await receiver?.stop()
+  }
+
   async stopReceivers(): Promise<void> {
     await Promise.all([...this.#receivers.values()].map((receiver) => receiver.stop()))
   }

@@ -163,6 +163,12 @@ function checkStopped(family: Family): void {
 
 /** No other change of the branch is under way. */
 function checkQuiet({ branch, timeline, timelines }: Family): void {
+  if (timeline.follows !== undefined) {
+    const { host, pgPort } = timeline.follows.server
+    throw new ZenithError('conflict', `Branch "${branch.name}" follows ${host}:${pgPort}.`, {
+      hint: `End that first: zenith import stop ${branch.name}.`,
+    })
+  }
   const replaced = timelines.some(({ replaces }) => replaces?.timelineId === timeline.timelineId)
   if (!replaced && timeline.replaces === undefined && timeline.detaching === undefined) return
   throw new ZenithError('conflict', `Branch "${branch.name}" is just being changed.`, {

@@ -39,6 +39,8 @@ export function withoutChange(record: TimelineRecord): TimelineRecord {
     detaching: _____,
     replaces: ______,
     historyStartLsn: _______,
+    importing: ________,
+    follows: _________,
     ...rest
   } = record
   return rest

@@ -15,6 +15,10 @@ import { abortChange, beginChange, type Membership } from './membership.ts'
 import { isUnfinished, membershipOf, withMembership } from './membership-record.ts'
 import { MigrationRun } from './migration-run.ts'
 
+function isKept({ safekeepers }: TimelineRecord): boolean {
+  return safekeepers.length > 0
+}
+
 export class Migrations {
   readonly #registry: Registry
   readonly #log: Logger
@@ -30,7 +34,9 @@ export class Migrations {
 
   /** Every timeline with its members; those with a change under way tell how far it is. */
   async list(): Promise<MembershipInfo[]> {
-    return (await this.#registry.timelines()).map((timeline) => this.#info(timeline))
+    const timelines = await this.#registry.timelines()
+    // One that follows a stock server has no members.
+    return timelines.filter(isKept).map((timeline) => this.#info(timeline))
   }
 
   async get(tenantId: string, timelineId: string): Promise<MembershipInfo> {
@@ -49,6 +55,11 @@ export class Migrations {
   ): Promise<MembershipInfo> {
     const timeline = await this.#registry.timeline(tenantId, timelineId)
     checkActive(timeline)
+    if (!isKept(timeline)) {
+      throw new ZenithError('precondition_failed', `No safekeeper keeps "${timeline.branch}".`, {
+        hint: 'Its WAL comes from a stock server, until "zenith import stop" ends that.',
+      })
+    }
     await this.#checkNodes(timeline, request.safekeepers)
     const key = recordKey.timeline(tenantId, timelineId)
     const next = await this.#registry.change<TimelineRecord>(key, (current) => {

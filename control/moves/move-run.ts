@@ -11,6 +11,7 @@ import { isActive, startIsOverdue } from '../endpoint-state.ts'
 import { servingPlacesIn } from '../places.ts'
 import type { EndpointRecord, PlacementRecord } from '../records.ts'
 import { addressOf, type Registry } from '../registry.ts'
+import { walSourcesOf } from '../wal-sources.ts'
 import { computeApi, pageserverApi } from '../remote.ts'
 import { withPlacement } from '../tenant-record.ts'
 import { Move, type MoveAnswer, type MoveEffect } from './move.ts'
@@ -202,7 +203,7 @@ export async function sourcesOf(registry: Registry, tenantId: string) {
       .filter(({ state }) => state === 'active' || state === 'archiving')
       .map(async (timeline) => ({
         timelineId: timeline.timelineId,
-        safekeepers: await registry.members(timeline),
+        safekeepers: await walSourcesOf(registry, timeline),
       })),
   )
 }

@@ -14,8 +14,8 @@ import { controlPaths } from './control-paths.ts'
 import { fleetRoutes } from './fleet.ts'
 import { historyRoutes } from './history.ts'
 import { lifecycleRoutes } from './lifecycle.ts'
-import { transferRoutes } from './transfer.ts'
 import { generationRoutes } from './generations.ts'
+import { FollowInfo, SslMode, transferRoutes } from './transfer.ts'
 
 /** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
 export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
@@ -52,8 +52,12 @@ export const PostgresSource = Type.Object({
   id: Type.Integer({ minimum: 1 }),
   host: Type.String({ minLength: 1 }),
   pgPort: Port,
-  /** Default: `zenith_admin`. It needs the REPLICATION attribute and no password. */
+  /** Default: `zenith_admin`. It needs the REPLICATION attribute. */
   user: Type.Optional(Type.String({ minLength: 1 })),
+  password: Type.Optional(Type.String()),
+  /** Default: `disable`. */
+  sslMode: Type.Optional(SslMode),
+  sslRootCert: Type.Optional(Type.String()),
   /** Physical replication slot that keeps WAL for us; it must exist. */
   slot: Type.Optional(Type.String({ pattern: '^[a-z0-9_]{1,63}$' })),
 })
@@ -108,6 +112,8 @@ export const TimelineInfo = Type.Object({
   commitLsn: Nullable(LsnText),
   safekeepers: Type.Array(Type.Integer()),
   membershipGeneration: Type.Integer(),
+  /** Set on a branch that follows a stock primary. */
+  following: Nullable(FollowInfo),
 })
 export type TimelineInfo = Static<typeof TimelineInfo>
 

@@ -13,6 +13,7 @@ import { locationRoutes } from './pageserver-location.ts'
 import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
 import { pageserverRetentionRoutes } from './pageserver-retention.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
+import { importJobRoutes } from './transfer.ts'
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const None = Type.Object({})
@@ -231,6 +232,7 @@ export const pageserverRoutes = routes({
   },
   ...pageserverLifecycleRoutes,
   ...pageserverRetentionRoutes,
+  ...importJobRoutes,
 })
 
 export type PageserverRoutes = typeof pageserverRoutes

@@ -3,13 +3,49 @@
  * An import is begun by one request and asked after by others, since it may take hours.
  */
 import { routes } from '#libs/http/route.ts'
-import { type Static, Type } from 'typebox'
-import { transferPaths } from './transfer-paths.ts'
+import { type Static, type TSchema, Type } from 'typebox'
+import { importJobPaths, transferPaths } from './transfer-paths.ts'
 
 const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
 const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
 const Port = Type.Integer({ minimum: 1, maximum: 65535 })
+const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+const TenantParams = Type.Object({ tenantId: IdText })
+const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
 const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
+
+export const SslMode = Type.Union([
+  Type.Literal('disable'),
+  Type.Literal('prefer'),
+  Type.Literal('require'),
+  Type.Literal('verify-ca'),
+  Type.Literal('verify-full'),
+])
+
+/** A stock Postgres, as its clients reach it. */
+export const StockServer = Type.Object({
+  host: Type.String({ minLength: 1 }),
+  pgPort: Port,
+  user: Type.String({ minLength: 1 }),
+  /** Kept in the control plane's records while the server is followed; never shown. */
+  password: Type.Optional(Type.String()),
+  sslMode: SslMode,
+  /** Certificates in PEM that vouch for the server. */
+  sslRootCert: Type.Optional(Type.String()),
+})
+export type StockServer = Static<typeof StockServer>
+
+/** A branch that follows a stock primary: whom, and how far behind. */
+export const FollowInfo = Type.Object({
+  source: Type.String(),
+  slot: Type.String(),
+  state: Type.String(),
+  /** The end of WAL that the server last told; null while there is no connection. */
+  sourceLsn: Nullable(LsnText),
+  lagBytes: Nullable(Type.Integer()),
+  lastError: Nullable(Type.String()),
+})
+export type FollowInfo = Static<typeof FollowInfo>
 
 /** Where to fetch a branch's data folder: from the page service, with the command `export`. */
 export const ExportPlace = Type.Object({
@@ -24,6 +60,77 @@ export const ExportPlace = Type.Object({
 })
 export type ExportPlace = Static<typeof ExportPlace>
 
+/** What an import takes in. Paths are absolute, of the pageserver's machine. */
+export const ImportSource = Type.Union([
+  Type.Object({
+    kind: Type.Literal('backup'),
+    /** A folder of pg_basebackup (plain, or with base.tar), a base.tar, or a stopped data folder. */
+    path: Type.String({ pattern: '^/' }),
+    /** A folder with more WAL, or pg_wal.tar. */
+    wal: Type.Optional(Type.String({ pattern: '^/' })),
+  }),
+  Type.Object({
+    kind: Type.Literal('postgres'),
+    server: StockServer,
+    /** Go on following it once the import is done. */
+    follow: Type.Boolean(),
+  }),
+])
+export type ImportSource = Static<typeof ImportSource>
+
+export const ImportPhase = Type.Union([
+  Type.Literal('waiting'),
+  Type.Literal('fetching'),
+  Type.Literal('checking'),
+  Type.Literal('copying'),
+  Type.Literal('replaying'),
+  Type.Literal('finishing'),
+])
+export type ImportPhase = Static<typeof ImportPhase>
+
+const Progress = {
+  phase: ImportPhase,
+  doneBytes: Type.Integer(),
+  /** Null where nobody knows. */
+  totalBytes: Nullable(Type.Integer()),
+}
+
+/** One import as a pageserver knows it; it is forgotten when the pageserver restarts. */
+export const ImportJob = Type.Object({
+  state: Type.Union([Type.Literal('running'), Type.Literal('done'), Type.Literal('failed')]),
+  ...Progress,
+  error: Nullable(
+    Type.Object({ code: Type.String(), message: Type.String(), hint: Type.String() }),
+  ),
+  /** When it is done: the first LSN that can be read, and the end. */
+  startLsn: Nullable(LsnText),
+  endLsn: Nullable(LsnText),
+  systemId: Nullable(Type.String()),
+  pgVersion: Nullable(Type.Integer()),
+})
+export type ImportJob = Static<typeof ImportJob>
+
+/** One import as its owner sees it. */
+export const ImportInfo = Type.Object({
+  name: Type.String(),
+  timelineId: IdText,
+  state: Type.Union([
+    Type.Literal('running'),
+    Type.Literal('done'),
+    Type.Literal('failed'),
+    Type.Literal('following'),
+    Type.Literal('stopped'),
+  ]),
+  ...Progress,
+  error: Nullable(
+    Type.Object({ code: Type.String(), message: Type.String(), hint: Type.String() }),
+  ),
+  startLsn: Nullable(LsnText),
+  endLsn: Nullable(LsnText),
+  following: Nullable(FollowInfo),
+})
+export type ImportInfo = Static<typeof ImportInfo>
+
 export const transferRoutes = routes({
   exportBranch: {
     ...transferPaths.exportBranch,
@@ -36,5 +143,66 @@ export const transferRoutes = routes({
       at: Type.Optional(Type.String()),
     }),
     response: ExportPlace,
+  },
+  startImport: {
+    ...transferPaths.startImport,
+    summary: 'Begin to import a cluster as a new branch; it goes on by itself',
+    params: TenantParams,
+    body: Type.Object({ name: Type.String(), source: ImportSource }),
+    response: ImportInfo,
+  },
+  getImport: {
+    ...transferPaths.getImport,
+    summary: 'How far the import of a branch is, or how far behind the branch that follows',
+    params: NameParams,
+    response: ImportInfo,
+  },
+  stopImport: {
+    ...transferPaths.stopImport,
+    summary: 'Give an import up, or end the following of a primary and drop its slot',
+    params: NameParams,
+    body: Type.Object({
+      /** Even if the slot cannot be dropped, since the server does not answer. */
+      force: Type.Optional(Type.Boolean()),
+    }),
+    response: ImportInfo,
+  },
+})
+
+/** The pageserver's part, in `pageserverRoutes`. */
+export const importJobRoutes = routes({
+  startImportJob: {
+    ...importJobPaths.startImportJob,
+    summary: 'Begin, or join, the import of a cluster as this timeline',
+    params: TimelineParams,
+    body: Type.Object({ source: ImportSource, slot: Type.String() }),
+    response: ImportJob,
+  },
+  getImportJob: {
+    ...importJobPaths.getImportJob,
+    summary: 'How far the import of this timeline is',
+    params: TimelineParams,
+    response: ImportJob,
+  },
+  abortImportJob: {
+    ...importJobPaths.abortImportJob,
+    summary: 'Give the import of this timeline up; nothing is left of it',
+    params: TimelineParams,
+    body: Type.Object({}),
+    response: Type.Object({}),
+  },
+  finishFollowing: {
+    ...importJobPaths.finishFollowing,
+    summary: 'The timeline gets no more WAL from its stock server; its own begins at its end',
+    params: TimelineParams,
+    body: Type.Object({}),
+    response: Type.Object({ endLsn: LsnText }),
+  },
+  dropSourceSlot: {
+    ...importJobPaths.dropSourceSlot,
+    summary: 'Drop the replication slot by which a stock server keeps WAL for us',
+    params: TimelineParams,
+    body: Type.Object({ server: StockServer, slot: Type.String() }),
+    response: Type.Object({}),
   },
 })

@@ -18,11 +18,7 @@ const AGREED = 0x53 // S
  */
 export async function encryptSocket(socket: Socket, host: string, tls: ClientTls): Promise<Socket> {
   const where = `${host}:${socket.remotePort ?? '?'}`
-  // Told by whoever listens at that moment; an error that nobody listens to would end the process.
-  socket.on('error', () => {})
-  socket.write(SSL_REQUEST)
-  const answer = await firstByte(socket, where)
-  if (answer !== AGREED) {
+  if (!(await askForTls(socket, where))) {
     throw new ZenithError('unavailable', `${where} does not speak TLS, which is required here`, {
       hint: "Set its tls.mode to 'require'.",
     })
@@ -44,6 +40,14 @@ export async function encryptSocket(socket: Socket, host: string, tls: ClientTls
       resolve(secure)
     })
   })
+}
+
+/** Asks in the clear whether the server speaks TLS. Throws `unavailable` for any other answer than one byte. */
+export async function askForTls(socket: Socket, where: string): Promise<boolean> {
+  // Told by whoever listens at that moment; an error that nobody listens to would end the process.
+  socket.on('error', () => {})
+  socket.write(SSL_REQUEST)
+  return (await firstByte(socket, where)) === AGREED
 }
 
 /** The server's answer is one byte; more of it in the clear could be put there by somebody else. */

@@ -10,6 +10,8 @@ import { encryptSocket } from './client-tls.ts'
 import { socketDrained, writeCopyData } from './copy-data.ts'
 import { FrameReader } from './frame-reader.ts'
 import { message, TAG } from './messages.ts'
+import { answerPassword, type PasswordExchange } from './password-exchange.ts'
+import type { StockTls } from './stock-tls.ts'
 
 export interface ConnectOptions {
   host?: string
@@ -25,6 +27,10 @@ export interface ConnectOptions {
   connectTimeoutMs?: number
   /** Given as the password when the server asks for one. */
   token?: string | null
+  /** For a stock server that asks for a password, in whichever way. */
+  password?: string | null
+  /** TLS as a stock server's clients choose it, instead of `tls`. */
+  stockTls?: StockTls | null
   /** Connect by TLS alone, and believe a server only that these certificates vouch for. */
   tls?: ClientTls | null
 }
@@ -46,7 +52,8 @@ export async function connectPgWire(options: ConnectOptions): Promise<PgClient> 
     ? `${options.socketDir}/.s.PGSQL.${options.port}`
     : `${options.host ?? '127.0.0.1'}:${options.port}`
   const tls = options.tls ?? null
-  const input = tls === null ? new ReusedInput() : null
+  const stockTls = options.stockTls?.mode === 'disable' ? null : (options.stockTls ?? null)
+  const input = tls === null && stockTls === null ? new ReusedInput() : null
   const reading = input === null ? {} : { onread: input.onread }
   const socket = options.socketDir
     ? connect({ path: where, ...reading })
@@ -62,8 +69,7 @@ export async function connectPgWire(options: ConnectOptions): Promise<PgClient> 
     give(new ZenithError('timeout', `no connection to ${where} within ${timeoutMs} ms`))
   }, timeoutMs)
   try {
-    const encrypted =
-      tls === null ? socket : await encryptSocket(socket, options.host ?? '127.0.0.1', tls)
+    const encrypted = await encrypt(socket, options.host ?? '127.0.0.1', tls, stockTls)
     const client = new PgClient(encrypted, where, input)
     give = (error) => client.fail(error)
     await client.start(options)
@@ -74,6 +80,19 @@ export async function connectPgWire(options: ConnectOptions): Promise<PgClient> 
   } finally {
     clearTimeout(timer)
   }
+}
+
+async function encrypt(
+  socket: Socket,
+  host: string,
+  tls: ClientTls | null,
+  stockTls: StockTls | null,
+): Promise<Socket> {
+  if (tls !== null) return encryptSocket(socket, host, tls)
+  if (stockTls === null) return socket
+  // Loaded when first used: only imports speak to stock servers.
+  const { encryptForStock } = await import('./stock-tls.ts')
+  return encryptForStock(socket, host, stockTls)
 }
 
 /**
@@ -108,6 +127,7 @@ export class PgClient {
   #serverError: Error | null = null
   /** Not kept longer than until the server has let us in. */
   #token: string | null = null
+  #exchange: PasswordExchange | null = null
   #failure: Error | null = null
 
   /** Without an input the bytes come as the socket's data events. */
@@ -150,6 +170,9 @@ export class PgClient {
     header.writeUInt32BE(body.length + 8, 0)
     header.writeUInt32BE(196608, 4)
     this.#token = options.token ?? null
+    const user = options.user ?? 'zenith_admin'
+    this.#exchange =
+      options.password === undefined ? null : { user, password: options.password, scram: null }
     this.socket.write(Buffer.concat([header, body]))
     await this.#expectResult()
   }
@@ -304,13 +327,17 @@ export class PgClient {
     } else if (tag === TAG.dataRow) {
       if (state.kind === 'query') state.result.rows.push(parseRow(body))
     } else if (tag === TAG.authentication) {
-      this.#onAuthentication(body.length < 4 ? -1 : body.readUInt32BE(0))
+      this.#onAuthentication(body.length < 4 ? -1 : body.readUInt32BE(0), body)
     } else if (tag === TAG.readyForQuery) {
       this.#onReady(state)
     }
   }
 
-  #onAuthentication(code: number): void {
+  #onAuthentication(code: number, body: Buffer): void {
+    if (this.#exchange !== null) {
+      this.#onStockAuthentication(this.#exchange, code, body.subarray(4))
+      return
+    }
     const token = this.#token
     this.#token = null
     if (code === AUTHENTICATION_OK) return
@@ -322,6 +349,16 @@ export class PgClient {
           hint: 'Safekeepers with auth want a token there.',
         }),
       )
+    }
+  }
+
+  #onStockAuthentication(exchange: PasswordExchange, code: number, data: Buffer): void {
+    try {
+      const answer = answerPassword(exchange, code, data)
+      if (answer !== null) this.socket.write(message(TAG.password, answer))
+      if (code === AUTHENTICATION_OK) this.#exchange = null
+    } catch (error) {
+      this.fail(error as Error)
     }
   }
 

@@ -81,10 +81,10 @@ export async function shutdownStart(
 export async function standbyStart(timeline: Timeline, nowSeconds: number): Promise<StartPoint> {
   const tipLsn = timeline.lastRecordLsn
   const latest = await checkpointAt(timeline, tipLsn)
-  const { startLsn } = timeline
+  const { walStartLsn } = timeline
   const { redo } = latest.checkpoint
-  if (redo < startLsn) {
-    return shutdownStart(timeline, startLsn, { fullPageWrites: false, nowSeconds })
+  if (redo < walStartLsn) {
+    return shutdownStart(timeline, walStartLsn, { fullPageWrites: false, nowSeconds })
   }
   assert(redo <= latest.lastCheckpointLsn, 'redo begins at or before its checkpoint')
   const made = latest.lastCheckpointWasShutdown ? null : await madeStart(timeline, redo)
@@ -111,7 +111,7 @@ export async function standbyStart(timeline: Timeline, nowSeconds: number): Prom
  */
 async function madeStart(timeline: Timeline, redo: Lsn) {
   const { tipLsn: lsn, tipRecordLsn: lastRecordLsn } = await checkpointAt(timeline, redo)
-  if (lsn > redo || lastRecordLsn < timeline.startLsn || lastRecordLsn >= lsn) return null
+  if (lsn > redo || lastRecordLsn < timeline.walStartLsn || lastRecordLsn >= lsn) return null
   const [initial, state] = await Promise.all([
     storedControl(timeline, lsn),
     checkpointAt(timeline, lsn),

@@ -16,6 +16,7 @@ import type { HistorySettings } from '../gc/settings.ts'
 import { shardIdentity } from '#libs/sharding.ts'
 import { ShardFilter } from '../ingest/shard-filter.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
+import type { LayerOwner } from '../layers/layer-format.ts'
 import { parseLayerName } from '../layers/layer-name.ts'
 import type { Manifest, TimelineFacts } from '../remote/manifest.ts'
 import type { ManifestStore } from '../remote/manifest-store.ts'
@@ -37,6 +38,15 @@ export interface BootstrapOptions {
   startLsn: Lsn
   systemId: string
   pgVersion: number
+}
+
+/** Where and how the first layers of an import are written. */
+export interface DraftPlace {
+  folder: string
+  owner: LayerOwner
+  generation: number
+  layerBytes: number
+  slots: SlotTable
 }
 
 export interface BranchOptions {
@@ -175,6 +185,41 @@ export class Tenant {
       }
       return timeline
     })
+  }
+
+  /**
+   * Makes a timeline without ancestor from elsewhere, which may take long: `fill` begins the draft,
+   * takes in its WAL and returns the first LSN at which it is consistent. Nothing is left of one
+   * that fails; the timeline is there only when it is whole and durable.
+   */
+  async importTimeline(
+    timelineId: TimelineId,
+    options: BootstrapOptions,
+    fill: (timeline: Timeline, place: DraftPlace) => Promise<Lsn>,
+  ): Promise<Timeline> {
+    const facts = { ...options, ancestorTimelineId: null, ancestorLsn: null }
+    const timeline = await this.#newTimeline(timelineId, facts, null)
+    const folder = localFolder(this.#context.folder, this.tenantId, timelineId)
+    const owner = { tenantId: this.tenantId, timelineId, pgVersion: options.pgVersion }
+    const { generation } = this
+    const layerBytes = this.#context.limits.imageLayerBytes
+    try {
+      const startLsn = await fill(timeline, {
+        folder,
+        owner,
+        generation,
+        layerBytes,
+        slots: this.#slots,
+      })
+      await timeline.endDraft(startLsn)
+    } catch (error) {
+      await timeline.close({ flush: false })
+      await rm(folder, { recursive: true, force: true })
+      await this.#removeLeftovers(timelineId).catch(() => undefined)
+      throw error
+    }
+    this.#timelines.set(timelineId, timeline)
+    return timeline
   }
 
   /**

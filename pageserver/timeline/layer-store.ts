@@ -115,6 +115,8 @@ export class LayerStore {
   #writing: Promise<void> | null = null
   #publishing: Promise<void> | null = null
   readonly #flushWaiters = new FlushWaiters()
+  /** Nothing is in a manifest before the history is whole; see `beginDraft`. */
+  #draft = false
   readonly #onFlushed: () => void
   readonly #onFlushFailed: (error: unknown) => void
   #manifestWritten: Promise<void> = Promise.resolve()
@@ -247,6 +249,34 @@ export class LayerStore {
 
   get frozenCount(): number {
     return this.#frozen.length
+  }
+
+  get isDraft(): boolean {
+    return this.#draft
+  }
+
+  /**
+   * Begins a new timeline with layers that lie in the folder, all of them as of `lsn`. What comes
+   * above is flushed and uploaded as always, but no manifest is written before `endDraft`: a crash
+   * leaves no timeline.
+   */
+  beginDraft(entries: readonly LayerEntry[], lsn: Lsn): void {
+    assert(this.#layers.newestFirst.length === 0 && this.durableLsn === 0, 'it is new')
+    this.#draft = true
+    const layers = entries.map((entry) => new Layer(entry, this.#layerContext))
+    this.#layers = this.#layers.with(layers)
+    this.#unpublished.push(...layers)
+    this.#upload.expect(layers)
+    this.#open = new OpenLayer(lsn + 1)
+    this.#memory = [this.#open]
+    this.#diskConsistentLsn = lsn
+  }
+
+  /** From the next flush on there is a manifest, with these facts. */
+  endDraft(facts: TimelineFacts): void {
+    assert(this.#draft, 'a draft ends once')
+    this.#draft = false
+    this.#facts = facts
   }
 
   /** Makes the local folder, and removes files that the manifest does not name. */
@@ -487,7 +517,8 @@ export class LayerStore {
   }
 
   get #needsPublishing(): boolean {
-    return this.#unpublished.length > 0 || this.#diskConsistentLsn > this.durableLsn
+    if (this.#unpublished.length > 0) return true
+    return !this.#draft && this.#diskConsistentLsn > this.durableLsn
   }
 
   async #publishAll(): Promise<void> {
@@ -503,6 +534,7 @@ export class LayerStore {
       this.#unpublished = this.#unpublished.filter((layer) => !layers.includes(layer))
       this.#upload.forget(layers)
       this.#uploaded = reached
+      if (this.#draft) continue
       await this.#exclusively(() => this.#writeManifest(this.#layers))
       this.#context.onStep?.('manifest-written')
       void this.confirm()

@@ -21,7 +21,7 @@ import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
 import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import type { ShardFilter } from '../ingest/shard-filter.ts'
 import { formatKey } from '../keyspace/key.ts'
-import type { Layer } from '../layers/layer.ts'
+import type { Layer, LayerEntry } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
 import { MAX_KEYS } from '../layers/key-table.ts'
 import type { OpenLayer } from '../layers/open-layer.ts'
@@ -118,6 +118,7 @@ export class Timeline {
     const store = new LayerStore({
       ...options,
       onFlushed: () => {
+        if (this.#store.isDraft) return
         this.#context.compactor.wake()
       },
       onFlushFailed: (error) => this.#warn(error, 'flush'),
@@ -555,6 +556,40 @@ export class Timeline {
     await this.#awaitAncestorWal()
   }
 
+  /**
+   * An import: the new timeline begins with image layers that lie in its folder, all as of `lsn`,
+   * and takes in WAL from there. It is in no manifest, and nobody may read it, before `endDraft`.
+   */
+  beginDraft(images: readonly LayerEntry[], lsn: Lsn): void {
+    this.#store.beginDraft(images, lsn)
+    this.#lastRecordLsn = lsn
+    this.#lastPutLsn = lsn
+  }
+
+  /** True while an import is not whole. */
+  get isDraft(): boolean {
+    return this.#store.isDraft
+  }
+
+  /** The history is whole and consistent from `startLsn` on: makes it durable. */
+  async endDraft(startLsn: Lsn): Promise<void> {
+    assert(this.#lastRecordLsn >= startLsn, 'the WAL that makes it consistent is taken in')
+    this.#store.endDraft({ ...this.#store.facts, startLsn, walStartLsn: this.#lastRecordLsn })
+    await this.flush()
+  }
+
+  /** Where WAL of its own begins, in safekeepers: later than startLsn for what was imported. */
+  get walStartLsn(): Lsn {
+    return walStartOf(this.#store.facts)
+  }
+
+  /** WAL of its own begins at its present end: nobody is followed any more. */
+  async beginOwnWal(): Promise<void> {
+    await this.flush()
+    const walStartLsn = this.#lastRecordLsn
+    await this.#store.change({ facts: { ...this.#store.facts, walStartLsn } })
+  }
+
   /** Makes the manifest of a new branch durable. */
   async createEmpty(): Promise<void> {
     await this.#store.createEmpty()
@@ -736,6 +771,7 @@ export class Timeline {
 
   #makeImages(): void {
     if (this.#closed || this.compaction.lock.isHeld || !this.#store.mayWrite) return
+    if (this.#store.isDraft) return
     this.compaction.makeImages().catch((error: unknown) => this.#warn(error, 'image creation'))
   }
 

@@ -30,10 +30,26 @@ export function describeSource(source: WalSource): string {
 /** Opens a replication connection. Throws `unavailable`. */
 export function connectToSource(target: SourceTarget, source: WalSource): Promise<PgClient> {
   const { host, pgPort } = source
-  const common = { host, applicationName: 'pageserver', connectTimeoutMs: CONNECT_TIMEOUT_MS }
-  if (!isPostgres(source)) return connectSafekeeper({ ...common, pgPort, target })
-  const user = source.user === undefined ? {} : { user: source.user }
-  return connectPgWire({ ...common, port: pgPort, replication: true, ...user })
+  const common = { applicationName: 'pageserver', connectTimeoutMs: CONNECT_TIMEOUT_MS }
+  if (!isPostgres(source)) return connectSafekeeper({ ...common, host, pgPort, target })
+  return connectStock(source, common)
+}
+
+/** A replication connection to a stock server, with the password and TLS that it wants. */
+export function connectStock(
+  source: Omit<PostgresSource, 'kind' | 'id'>,
+  how: { applicationName: string; connectTimeoutMs: number },
+): Promise<PgClient> {
+  const { host, pgPort, user, password, sslMode, sslRootCert } = source
+  return connectPgWire({
+    ...how,
+    host,
+    port: pgPort,
+    replication: true,
+    ...(user === undefined ? {} : { user }),
+    password: password ?? null,
+    stockTls: { mode: sslMode ?? 'disable', ca: sslRootCert ?? null },
+  })
 }
 
 /** Asks how far the source is. Throws when it does not answer in time. */

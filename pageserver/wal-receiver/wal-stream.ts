@@ -193,7 +193,9 @@ export class WalStream {
     const { timeline } = this.#options
     try {
       await this.#pumping
-      if (timeline.remoteConsistentLsn < timeline.lastRecordLsn) await timeline.flush()
+      const isSafe = timeline.remoteConsistentLsn >= timeline.lastRecordLsn
+      // Of a draft nothing is safe before all of it is.
+      if (!isSafe && !timeline.isDraft) await timeline.flush()
     } catch (error) {
       this.#finish(new ZenithError('unavailable', `no flush: ${errorMessage(error)}`))
     } finally {

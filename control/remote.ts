@@ -13,7 +13,6 @@ import {
   type CommitWindow,
   type CreatePageserverTimeline,
   type PageserverRoutes,
-  type PageserverStatus,
   type PageserverTimeline,
 } from '#libs/api/pageserver.ts'
 import type { LocationInfo, LocationRequest } from '#libs/api/pageserver-location.ts'
@@ -31,7 +30,7 @@ import {
   type PullRequest,
   type SafekeeperTimeline,
 } from '#libs/api/safekeeper.ts'
-import { requestJson } from '#libs/http/client.ts'
+import { requestJson, requestText } from '#libs/http/client.ts'
 import type { RouteCallOptions } from '#libs/http/route.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import type { Place } from './places.ts'
@@ -71,8 +70,12 @@ export function askPageserver<N extends keyof PageserverRoutes>(
 }
 
 export const pageserverApi = {
-  status: (node: NodeInfo): Promise<PageserverStatus> =>
-    callPageserver(urlOf(node), 'status', { timeoutMs: HEALTH_TIMEOUT_MS }),
+  /** `busy`: it answers, and is not ready yet. Never throws. */
+  health: (node: NodeInfo): Promise<'ready' | 'busy' | 'silent'> =>
+    requestText('GET', `${urlOf(node)}/healthz`, undefined, { timeoutMs: HEALTH_TIMEOUT_MS }).then(
+      ({ status }) => (status === 200 ? 'ready' : 'busy'),
+      () => 'silent',
+    ),
 
   tenants: (node: NodeInfo): Promise<AttachedTenant[]> =>
     callPageserver(urlOf(node), 'listTenants', { timeoutMs: STATUS_TIMEOUT_MS }),

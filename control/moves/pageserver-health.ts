@@ -32,6 +32,8 @@ export class PageserverHealth {
   /** When each one was heard last, and since when it answers without a break. */
   readonly #heardMs = new Map<number, number>()
   readonly #wellSinceMs = new Map<number, number>()
+  /** Why nobody takes over from a lost one. */
+  readonly #problems = new Map<number, string>()
   readonly #stop = new AbortController()
   readonly #startedMs = performance.now()
   #running: Promise<void> | null = null
@@ -64,6 +66,10 @@ export class PageserverHealth {
     const { registry, moves } = this.#options
     for (const tenant of await registry.tenants()) {
       for (const placement of tenant.placements) {
+        // Nothing has been handed over to it yet: the tenant stays where it is.
+        if (placement.move?.to === lost && isUndoable(placement)) {
+          await moves.abort(tenant.tenantId, placement.shard)
+        }
         if (placement.pageserverId !== lost || isTaken(placement, lost)) continue
         const heir = chooseHeir(placement, await this.#candidates(lost), await loadOf(registry))
         await moves.takeOver(tenant.tenantId, placement.shard, lost, heir)
@@ -97,8 +103,9 @@ export class PageserverHealth {
     }
     for (const { id } of nodes) {
       if (lostAfterMs === null || this.silentMs(id) < lostAfterMs) continue
-      await this.evacuate(id).catch((error: unknown) =>
-        log.error({ pageserver: id, reason: errorMessage(error) }, 'nobody takes over'),
+      await this.evacuate(id).then(
+        () => this.#problems.delete(id),
+        (error: unknown) => this.#note(id, errorMessage(error)),
       )
     }
     await this.#sendHome()
@@ -106,19 +113,24 @@ export class PageserverHealth {
 
   async #ask(node: NodeInfo): Promise<void> {
     const nowMs = performance.now()
-    const answers = await pageserverApi.status(node).then(
-      ({ id }) => id === node.id,
-      () => false,
-    )
-    if (!answers) {
+    const health = await pageserverApi.health(node)
+    // One that loads what it has is not ready, and not lost either.
+    if (health !== 'silent') this.#heardMs.set(node.id, nowMs)
+    if (health !== 'ready') {
       this.#wellSinceMs.delete(node.id)
       return
     }
-    this.#heardMs.set(node.id, nowMs)
     if (this.#wellSinceMs.has(node.id)) return
     // Tried again at the next look when it fails.
     await this.#options.moves.reconcile(node)
     this.#wellSinceMs.set(node.id, nowMs)
+  }
+
+  /** Once, and not at every look. */
+  #note(id: number, reason: string): void {
+    if (this.#problems.get(id) === reason) return
+    this.#problems.set(id, reason)
+    this.#options.log.error({ pageserver: id, reason }, 'a pageserver is lost, nobody takes over')
   }
 
   async #sendHome(): Promise<void> {
@@ -133,6 +145,10 @@ export class PageserverHealth {
       }
     }
   }
+}
+
+function isUndoable({ move }: PlacementRecord): boolean {
+  return move?.phase === 'warm-up' || move?.phase === 'hold'
 }
 
 /** A take-over from it is under way already. */

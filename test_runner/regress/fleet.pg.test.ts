@@ -30,21 +30,22 @@ class Fleet {
     return `http://${node?.host}:${node?.httpPort}`
   }
 
-  async placement(): Promise<TenantMoveInfo> {
+  async placement(shard = 0): Promise<TenantMoveInfo> {
+    const { tenantId } = this.zenith
     const all = await callControl(this.zenith.controlUrl, 'listPlacements')
-    return all.find(({ tenantId }) => tenantId === this.zenith.tenantId) as TenantMoveInfo
+    return all.find((one) => one.tenantId === tenantId && one.shard === shard) as TenantMoveInfo
   }
 
-  async move(to: number): Promise<void> {
+  async move(to: number, shard = 0): Promise<void> {
     const params = { tenantId: this.zenith.tenantId }
-    await callControl(this.zenith.controlUrl, 'moveTenant', { params, body: { to } })
+    await callControl(this.zenith.controlUrl, 'moveTenant', { params, body: { to, shard } })
   }
 
   /** Waits until the tenant is there and nothing is left to do. */
-  async settled(at: number): Promise<TenantMoveInfo> {
+  async settled(at: number, shard = 0): Promise<TenantMoveInfo> {
     const deadline = Date.now() + PATIENCE_MS
     for (;;) {
-      const info = await this.placement().catch(() => null)
+      const info = await this.placement(shard).catch(() => null)
       if (info && info.pageserverId === at && info.move === null) return info
       if (Date.now() > deadline) {
         throw new Error(`not at ${at}: ${JSON.stringify(info)}\n${this.zenith.logs(40)}`)
@@ -170,7 +171,7 @@ test('a tenant moves under load: no query fails, and nothing is left behind', as
 test('a lost pageserver is taken over; it can neither delete nor advance anything, and gets its tenant back', async () => {
   await using zenith = await Installation.create({
     pageservers: 2,
-    control: { pageserver_lost_after: 2, pageserver_home_after: 1 },
+    control: { pageserver_lost_after: 4, pageserver_home_after: 1 },
   })
   const fleet = new Fleet(zenith)
   const compute = await zenith.startCompute('main', { settings: SETTINGS })
@@ -225,4 +226,35 @@ test('a lost pageserver is taken over; it can neither delete nor advance anythin
   await ledger.stop()
   expect(await ledger.violations()).toEqual([])
   expect(second?.running).toBe(true)
+})
+
+test('one shard of a tenant moves, and another is taken over, each by itself', async () => {
+  await using zenith = await Installation.create({
+    pageservers: 2,
+    shards: 2,
+    stripeBlocks: 8,
+    control: { pageserver_lost_after: 4, pageserver_home_after: 600 },
+  })
+  const fleet = new Fleet(zenith)
+  const compute = await zenith.startCompute('main', { settings: SETTINGS })
+  await compute.query(
+    "CREATE TABLE t AS SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g",
+  )
+  const places = [await fleet.placement(0), await fleet.placement(1)]
+  expect(places.map(({ pageserverId }) => pageserverId)).toEqual([1, 2])
+  const reader = new Reader(compute, 'SELECT count(*) FROM t', '20000')
+
+  await fleet.move(1, 1)
+  await fleet.settled(1, 1)
+  expect((await fleet.placement(0)).generation).toBe(places[0]?.generation)
+  await compute.query('UPDATE t SET g = g + 1')
+  await fleet.move(2, 0)
+  await fleet.settled(2, 0)
+  expect(await compute.value('SELECT sum(g)::text FROM t')).toBe('200030000')
+
+  await zenith.pageservers[0]?.stop('SIGKILL')
+  await fleet.settled(2, 1)
+  await compute.query('UPDATE t SET g = g + 1')
+  expect(await compute.value('SELECT sum(g)::text FROM t')).toBe('200050000')
+  expect(await reader.stop()).toBeGreaterThan(0)
 })

@@ -265,7 +265,7 @@ test('the commands: how much is kept, what was when, branches and servers of the
     pitrBytes: null,
   })
   expect(await zenith.run('tenant set')).toMatchObject({
-    code: 1,
+    code: 2,
     stderr: expect.stringContaining('Nothing is to be set'),
   })
   expect((await zenith.run('tenant set --history week')).stderr).toContain('is not a time')

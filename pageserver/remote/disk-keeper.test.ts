@@ -120,3 +120,24 @@ test('files that object storage shares are not dropped for a full file system', 
   await server.manager.keepDisk()
   expect(resident(server)).toEqual([false, true, true, true, true, true])
 })
+
+test('a flush that finds the disk full makes room and is tried again', async () => {
+  await using world = await RemoteWorld.create()
+  const server = await serverWithLayers(world, { tenantFloorBytes: 100 * LAYER_BYTES })
+  for (const { path } of oldestFirst(server)) {
+    await copyFile(path, `${path}.copy`)
+    await rename(`${path}.copy`, path)
+  }
+  let isFull = true
+  server.onStep = (step) => {
+    if (step !== 'delta-written' || !isFull) return
+    isFull = false
+    throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
+  }
+  putRound(server.timeline, LAST + 1)
+  await server.timeline.flush()
+  expect(isFull).toBe(false)
+  expect(server.warnings.join()).toContain('no space left')
+  expect(server.manager.remoteStats.disk.evictedFiles).toBe(LAST + 1)
+  for (let round = 0; round <= LAST + 1; round++) await checkRound(server.timeline, round)
+})

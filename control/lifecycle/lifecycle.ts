@@ -250,6 +250,7 @@ export class Lifecycle {
       }
       throw error
     }
+    if (replaces.keepAs === null) await this.#advance(timeline, { waitForServices: false })
     return {
       branch: await this.#info(tenantId, branch.name),
       lsn: formatLsn(lsn),

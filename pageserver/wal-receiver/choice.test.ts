@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import {
   type Candidate,
+  commonSource,
   furthest,
   LAG_LIMIT_BYTES,
   reasonToSwitch,
@@ -23,6 +24,18 @@ describe('choice of a safekeeper', () => {
     expect(furthest([one(1, 10), one(2, 30), one(3, null), one(4, 30)])?.id).toBe(2)
     expect(furthest([one(1, null)])).toBeNull()
     expect(furthest([])).toBeNull()
+  })
+
+  test('shards go to one and the same while its compute writes and it is about as far', () => {
+    const mib = 1024 * 1024
+    const far = 100 * mib
+    expect(commonSource([one(1, far - mib, true), one(2, far, true), one(3, far, true)])?.id).toBe(
+      1,
+    )
+    expect(commonSource([one(1, far - 17 * mib, true), one(2, far - 1, true)])?.id).toBe(2)
+    expect(commonSource([one(1, far - 1), one(2, far)])?.id).toBe(2)
+    expect(commonSource([one(1, null, true), one(2, far), one(3, far - 1, true)])?.id).toBe(3)
+    expect(commonSource([one(1, null)])).toBeNull()
   })
 
   test('a stream is worth it for WAL that is there or a compute that writes', () => {

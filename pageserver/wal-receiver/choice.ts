@@ -32,6 +32,9 @@ export const STALL_LIMIT_MS = 5_000
 /** A candidate this far ahead is taken even if WAL still comes. */
 export const LAG_LIMIT_BYTES = 1024 * 1024 * 1024
 
+/** Members of a working quorum are rarely further apart. */
+const COMMON_SLACK_BYTES = 16 * 1024 * 1024
+
 /** The candidate that knows of the most WAL; null when none answered. */
 export function furthest(candidates: readonly Candidate[]): Candidate | null {
   let best: Candidate | null = null
@@ -40,6 +43,21 @@ export function furthest(candidates: readonly Candidate[]): Candidate | null {
     if (best === null || candidate.commitLsn > (best.commitLsn ?? 0)) best = candidate
   }
   return best
+}
+
+/**
+ * For a shard: the first of those that a compute is just writing to and that are about as far as the
+ * furthest. A safekeeper may forget WAL once it has heard of all shards, so they should go to one.
+ */
+export function commonSource(candidates: readonly Candidate[]): Candidate | null {
+  const best = furthest(candidates)
+  if (best === null) return null
+  const enough = (best.commitLsn ?? 0) - COMMON_SLACK_BYTES
+  const common = candidates.find(
+    ({ commitLsn, computeConnected }) =>
+      computeConnected && commitLsn !== null && commitLsn >= enough,
+  )
+  return common ?? best
 }
 
 export interface OwnPositions {

@@ -14,7 +14,13 @@ import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import type { Timeline } from '../timeline/timeline.ts'
-import { type Candidate, furthest, reasonToSwitch, worthConnecting } from './choice.ts'
+import {
+  type Candidate,
+  commonSource,
+  furthest,
+  reasonToSwitch,
+  worthConnecting,
+} from './choice.ts'
 import type { WalReceiverMetrics } from './metrics.ts'
 import { SafekeeperNews } from './safekeeper-news.ts'
 import { askSource, describeSource } from './source.ts'
@@ -144,7 +150,9 @@ export class WalReceiver {
       this.#nudged = false
       // News that led nowhere is not believed twice.
       const candidates = (progressed ? this.#worthyNews() : null) ?? (await this.#poll())
-      const best = furthest(this.#backoff.eligible(candidates, performance.now()))
+      const eligible = this.#backoff.eligible(candidates, performance.now())
+      const isShard = (this.#options.timeline.shard ?? null) !== null
+      const best = isShard ? commonSource(eligible) : furthest(eligible)
       if (best && worthConnecting(candidates, this.#options.timeline)) {
         progressed = await this.#streamFrom(best.id)
         if (progressed) this.#backoff.worked(best.id)

@@ -26,7 +26,7 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
   ],
   [
     'l0_layers',
-    'Layers of all keys, which every read searches; 10 are merged, from 20 on flushes are delayed',
+    'Layers of all keys, which every read searches; 4 are merged, from 20 on flushes are delayed',
     ({ timeline }) => timeline.layers.l0.length,
   ],
   [

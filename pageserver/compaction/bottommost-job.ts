@@ -21,7 +21,7 @@
  */
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { isInheritedClass, ValueKind } from '../keyspace/key-class.ts'
+import { ValueKind } from '../keyspace/key-class.ts'
 import { isMaxKey, isMinKey, keyAfter, keyBefore, type KeyRange } from '../keyspace/key-range.ts'
 import { compareKeys, MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import type { Layer, LayerEntry } from '../layers/layer.ts'
@@ -216,11 +216,9 @@ class BottomRewrite {
   }
 
   async #writeBase(slot: number, blk: number, value: ImageValue | null): Promise<void> {
-    const { hasBase, source } = this.#work
-    if (hasBase || !value) return
-    // Nothing lies below the image that a tombstone would have to hide, but an ancestor's value.
-    const hides = source.parent !== null && isInheritedClass(source.slots.cls(slot))
-    if (value.kind === ValueKind.Tombstone && !hides) return
+    // Tombstones stay: a wider image that reaches out of the range is left below this one, and may
+    // hold what was dropped; so may an ancestor.
+    if (this.#work.hasBase || !value) return
     await this.#base.add(slot, blk, this.#lowestLsn, value.kind, value.bytes)
   }
 

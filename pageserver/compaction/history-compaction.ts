@@ -143,7 +143,6 @@ export class HistoryCompaction {
   ): Promise<void> {
     const { firstKey, lastKey, inputs, imageLsn, floorLsn } = plan
     for (const layer of inputs) await layer.load()
-    const isBottom = floorLsn <= this.#oldestLsn
     const add = await runner.run(
       {
         ...(await this.#jobBase(plan, imageLsn)),
@@ -153,7 +152,6 @@ export class HistoryCompaction {
         inputs: inputs.map((layer) => layer.key),
         imageLsn,
         floorLsn,
-        dropsTombstones: isBottom && this.#source.parent === null,
         maxFiles: FILES_PER_JOB,
       },
       this.#stopSignal(stop),

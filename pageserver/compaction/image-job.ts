@@ -36,8 +36,6 @@ export interface ImageWork extends KeyRange {
   inputs: readonly Layer[]
   imageLsn: Lsn
   floorLsn: Lsn
-  /** Nothing lies below that a tombstone would have to hide. */
-  dropsTombstones: boolean
   place: OutputPlace
   appliers: Appliers
   isStopping: () => boolean
@@ -107,7 +105,9 @@ async function addBatch(
     ),
   )
   for (const [index, value] of values.entries()) {
-    if (!value || (work.dropsTombstones && value.kind === ValueKind.Tombstone)) continue
+    // Tombstones stay: an older image, which a read comes to when this one lacks the key, may hold
+    // what was dropped.
+    if (!value) continue
     await output.add(slot, blks[index] as number, imageLsn, value.kind, value.bytes)
   }
 }

@@ -44,8 +44,6 @@ export interface ImagesJob extends JobBase, KeyRange {
   inputs: string[]
   imageLsn: Lsn
   floorLsn: Lsn
-  /** Nothing lies below the images that a tombstone would have to hide. */
-  dropsTombstones: boolean
   /** The job ends early after so many files. */
   maxFiles: number
 }

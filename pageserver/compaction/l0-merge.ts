@@ -48,8 +48,7 @@ export async function mergeL0(job: L0Job, env: JobEnv): Promise<LayerEntry[]> {
   const output = new L0Output(job, env.slots, startLsn, endLsn)
   try {
     for (const slot of slotsInOrder(layers, env)) {
-      if (env.isStopping()) throw new ZenithError('unavailable', 'compaction is shutting down')
-      await mergeSlot(job, slot, inputs, output, isInheritedClass(env.slots.cls(slot)))
+      await mergeSlot(job, slot, inputs, output, env)
     }
     return await output.finish()
   } catch (error) {
@@ -74,8 +73,9 @@ async function mergeSlot(
   slot: number,
   inputs: readonly Input[],
   output: L0Output,
-  isInherited: boolean,
+  env: JobEnv,
 ): Promise<void> {
+  const isInherited = isInheritedClass(env.slots.cls(slot))
   let cursors: Cursor[] = []
   for (const input of inputs) {
     const { index, origin } = input.layer
@@ -87,6 +87,7 @@ async function mergeSlot(
     cursors.push({ input, row, endRow: groupFirstRow[group + 1] as number })
   }
   while (cursors.length > 0) {
+    if (env.isStopping()) throw new ZenithError('unavailable', 'compaction is shutting down')
     let blk = Number.POSITIVE_INFINITY
     for (const cursor of cursors) blk = Math.min(blk, blkOf(cursor))
     await mergeKey(job, slot, blk, cursors, output)

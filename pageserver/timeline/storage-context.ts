@@ -23,7 +23,7 @@ export const DEFAULT_LIMITS = {
   /** Ingest waits while more frozen layers than this are unwritten. */
   maxFrozen: 1,
   /** So many L0 layers are merged into L1 layers, and at most so many at once. */
-  l0CompactCount: 10,
+  l0CompactCount: 4,
   l0CompactMax: 10,
   /** From so many L0 layers on flushes are delayed, each layer more by so much more. */
   l0DelayCount: 20,

@@ -162,6 +162,12 @@ async function expectSamePages(
   return blocks
 }
 
+/** Waits until what is due of compaction is done. */
+async function compacted(server: ScratchServer): Promise<void> {
+  for (const timeline of server.tenant.timelines()) await timeline.settle()
+  await server.manager.compactor.settle()
+}
+
 describe('storage over real WAL', () => {
   test('gives the same from memory, deltas, images, branches, and after crashes', async () => {
     await using inMemory = await start(HUGE)
@@ -179,18 +185,22 @@ describe('storage over real WAL', () => {
     const main = newTimelineId()
     await bootstrap(onDisk, main)
     await ingest(onDisk.tenant.timeline(main), ends[Math.floor(ends.length / 4)] as Lsn)
+    await compacted(onDisk)
     await onDisk.restart({ wipeLocal: true })
     await ingest(onDisk.tenant.timeline(main), halfLsn)
     const branch = newTimelineId()
     const origin = { ancestorTimelineId: main, ancestorLsn: halfLsn }
     await onDisk.tenant.branchTimeline(branch, origin)
+    await compacted(onDisk)
     await onDisk.restart()
     await ingest(onDisk.tenant.timeline(main), endLsn)
     await ingest(onDisk.tenant.timeline(branch), endLsn)
     await onDisk.tenant.timeline(branch).createImageLayers()
+    await compacted(onDisk)
     await onDisk.restart({ wipeLocal: true })
     for (const id of [main, branch]) await ingest(onDisk.tenant.timeline(id), endLsn)
 
+    await compacted(onDisk)
     const layers = onDisk.tenant.timeline(main).layers
     expect(layers.newestFirst.length).toBeGreaterThan(10)
     expect(layers.imageLsns.length).toBeGreaterThan(1)

@@ -129,7 +129,8 @@ export class RemoteServer {
       ...toyRedo(),
       log,
       ...options,
-      limits: { shutdownFlushMs: 1000, ...options.limits },
+      // Objects and manifests are those of flushes and of what a test asks for.
+      limits: { shutdownFlushMs: 1000, l0CompactCount: 1000, ...options.limits },
       disk: { maxUsagePercent: 100, minFreeBytes: 0, ...options.disk },
       onStep: (step) => this.onStep(step),
     })

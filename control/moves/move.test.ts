@@ -7,11 +7,12 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { AttachMode } from '#libs/api/attach-mode.ts'
 import type { PlacementRecord } from '../records.ts'
-import { Move, type MoveAnswer, type MoveEffect, PATIENCE_MS } from './move.ts'
+import { Move, type MoveAnswer, type MoveEffect, PATIENCE_MS, STALLED_MS } from './move.ts'
 import {
   abortMove,
   beginMove,
   finishMove,
+  handOver,
   holdingOf,
   secondaryAfter,
   servingNode,
@@ -306,6 +307,27 @@ describe('a move', () => {
     world.crash()
     while (world.placement.move?.phase !== 'attach') world.step()
     expect(() => abortMove(world.placement)).toThrow('has gone too far')
+  })
+
+  it('waits for a new holder that gets on, and for one that does not only so long', () => {
+    const begun = beginMove({ shard: 0, pageserverId: 1, generation: 1, secondary: null }, 2, NOW)
+    const machine = new Move(handOver(begun, false), 0)
+    const answer = (lsn: number, nowMs: number) => {
+      const effect = machine.next(nowMs) as MoveEffect
+      const positions = new Map([[TIMELINE, effect.kind === 'measure' ? 1_000 : lsn]])
+      machine.answered(effect, { kind: 'positions', positions }, nowMs)
+      return effect.kind
+    }
+    expect([answer(10, 0), answer(10, 0), answer(10, 0)]).toEqual(['attach', 'measure', 'attach'])
+    for (let nowMs = 0; nowMs < 10 * STALLED_MS; nowMs += 20_000) {
+      expect(answer(11 + nowMs / 20_000, nowMs)).toBe('attach')
+    }
+    const last = 10 * STALLED_MS - 20_000
+    expect(machine.next(last + STALLED_MS / 2)?.kind).toBe('attach')
+    expect(machine.next(last + 2 * STALLED_MS)).toMatchObject({
+      kind: 'swap',
+      next: { move: { phase: 'tell' } },
+    })
   })
 
   it('goes on without the one that is left when that does not answer for long', () => {

@@ -28,6 +28,11 @@ import { finishMove, handOver, inPhase, secondaryAfter } from './placement-chang
 export const WARM_UP_MS = 600_000
 /** How long a holder that is left is waited for before the move goes on without it. */
 export const PATIENCE_MS = 15_000
+/**
+ * A new holder that gets no further for so long is waited for no more: the old one may be in its way,
+ * as when WAL comes from a stock server whose slot takes one reader at a time.
+ */
+export const STALLED_MS = 30_000
 
 export type Positions = ReadonlyMap<string, Lsn>
 
@@ -65,6 +70,8 @@ export class Move {
   /** Where the new one has to get to; null before the old one was asked. */
   #goal: Positions | null = null
   #positions: Positions | null = null
+  /** When the new one was seen to get on last. */
+  #progressMs: number
   #isReleased = false
   #isDone = false
   #problem: string | null = null
@@ -72,6 +79,7 @@ export class Move {
   constructor(placement: PlacementRecord, nowMs: number) {
     this.#placement = placement
     this.#sinceMs = nowMs
+    this.#progressMs = nowMs
   }
 
   /** What went wrong last, while it keeps going wrong. */
@@ -99,7 +107,7 @@ export class Move {
         if (this.#hasFailedLong(nowMs)) return this.#swap(handOver(placement, true))
         return { kind: 'hold', node: from, generation }
       case 'attach':
-        if (this.#hasCaughtUp(move.lost)) return this.#swap(inPhase(placement, 'tell'))
+        if (this.#hasCaughtUp(move.lost, nowMs)) return this.#swap(inPhase(placement, 'tell'))
         if (this.#positions !== null && this.#goal === null) {
           if (!this.#hasFailedLong(nowMs)) return { kind: 'measure', node: from }
           return this.#swap({ ...placement, move: { ...move, lost: true } })
@@ -142,7 +150,7 @@ export class Move {
         break
       case 'attach':
         if (effect.mode === 'attached') this.#isDone = true
-        if (answer.kind === 'positions') this.#positions = answer.positions
+        if (answer.kind === 'positions') this.#notePositions(answer.positions, nowMs)
         break
       case 'measure':
         if (answer.kind === 'positions') this.#goal = answer.positions
@@ -159,10 +167,17 @@ export class Move {
     }
   }
 
+  #notePositions(positions: Positions, nowMs: number): void {
+    const sum = (of: Positions) => [...of.values()].reduce((total, lsn) => total + lsn, 0)
+    if (this.#positions === null || sum(positions) > sum(this.#positions)) this.#progressMs = nowMs
+    this.#positions = positions
+  }
+
   /** What was learned counts for one phase of one generation. */
   #adopt(placement: PlacementRecord | null, nowMs: number): void {
     this.#placement = placement
     this.#sinceMs = nowMs
+    this.#progressMs = nowMs
     this.#failingSinceMs = null
     this.#missingBytes = null
     this.#isHeld = false
@@ -181,11 +196,12 @@ export class Move {
     return this.#missingBytes === 0 || nowMs - this.#sinceMs >= WARM_UP_MS
   }
 
-  #hasCaughtUp(lost: boolean): boolean {
+  #hasCaughtUp(lost: boolean, nowMs: number): boolean {
     const positions = this.#positions
     if (positions === null || this.#failingSinceMs !== null) return false
     if (lost) return true
     if (this.#goal === null) return false
+    if (nowMs - this.#progressMs >= STALLED_MS) return true
     return [...this.#goal].every(([timelineId, lsn]) => (positions.get(timelineId) ?? lsn) >= lsn)
   }
 

@@ -84,7 +84,6 @@ class Fleet {
 class Reader {
   #running = true
   readonly #done: Promise<number>
-  longestMs = 0
 
   constructor(compute: Compute, query: string, expected: string) {
     this.#done = this.#read(compute, query, expected)
@@ -101,10 +100,8 @@ class Reader {
     let count = 0
     try {
       while (this.#running) {
-        const startedAt = performance.now()
         const { rows } = await client.query({ text: query, rowMode: 'array' })
         if (String(rows[0]?.[0]) !== expected) throw new Error(`read ${String(rows[0]?.[0])}`)
-        this.longestMs = Math.max(this.longestMs, performance.now() - startedAt)
         count += 1
       }
     } finally {

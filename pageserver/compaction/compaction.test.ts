@@ -288,3 +288,28 @@ test('while compaction is behind, flushes wait, and who asks for one does not', 
   await timeline.flush()
   expect(timeline.flushDelayedMs).toBeLessThan(delayed + 150)
 })
+
+test('what was dropped stays dropped through every set of images', async () => {
+  await server.stop()
+  server = await ScratchServer.start({ maxImageSets: 2, imageDeltaBytes: 1 })
+  const timeline = await create()
+  const slot = timeline.slot(KeyClass.TwoPhase, 0, 0, 77, 0)
+  const other = timeline.slot(KeyClass.TwoPhase, 0, 0, 78, 0)
+  const put = (at: number, kind: ValueKind, text: string) => {
+    lsn += 8
+    timeline.put(at, 0, lsn, kind, Buffer.from(text), 0, text.length)
+    timeline.publish(lsn)
+  }
+  put(slot, ValueKind.Image, 'lives')
+  await timeline.createImageLayers()
+  put(slot, ValueKind.Tombstone, '')
+  const droppedLsn = lsn
+  for (let round = 0; round < 5; round++) {
+    put(other, ValueKind.Image, `round ${round}`)
+    await timeline.createImageLayers()
+    expect(await timeline.readBlob(slot, 0, lsn)).toBeNull()
+    expect((await timeline.scanBlobs(KeyClass.TwoPhase, lsn)).map(({ rel }) => rel)).toEqual([78])
+  }
+  const before = await timeline.readBlob(slot, 0, droppedLsn - 8)
+  expect(before?.toString()).toBe('lives')
+})

@@ -71,7 +71,7 @@ export class ScratchServer implements AsyncDisposable {
     const log = {
       info() {},
       warn() {},
-      error: (_: unknown, text: string) => this.errors.push(text),
+      error: (facts: unknown, text?: string) => this.errors.push(text ?? `${facts}`),
     }
     this.#manager = new TenantManager({
       dataDir: this.localFolder,

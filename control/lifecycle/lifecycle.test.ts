@@ -8,6 +8,7 @@ import { pino } from 'pino'
 import { afterEach, describe, expect, test } from 'vitest'
 import { Branches } from '../branches.ts'
 import { Endpoints } from '../endpoints.ts'
+import { Imports } from '../imports.ts'
 import { registerNode } from '../nodes.ts'
 import { Registry } from '../registry.ts'
 import { MemoryStore } from '../store/memory-store.ts'
@@ -117,7 +118,8 @@ function controlPlane(store: Store) {
   const timelines = new Timelines(registry, log)
   const tokens = new Tokens({ auth: null, caFile: null, log })
   const tips = new TipFinder({ registry, tokens, log })
-  const branches = new Branches({ registry, timelines, tips, log })
+  const imports = new Imports({ registry, timelines, log })
+  const branches = new Branches({ registry, timelines, tips, imports, log })
   const endpoints = new Endpoints({
     registry,
     tips,

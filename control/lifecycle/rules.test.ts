@@ -67,6 +67,13 @@ test('a branch is deleted only when nobody needs it and somebody means it', () =
   expect(check({ timeline: timeline({ state: 'archived' }) })).toBeNull()
   expect(check({ timeline: timeline({ state: 'creating' }) })).not.toBeNull()
   expect(check({ timeline: timeline({ newSafekeepers: [2] }) })).not.toBeNull()
+  const follows = {
+    server: { host: 'h', pgPort: 5432 },
+    slot: 's',
+  } as TimelineRecord['follows'] & {}
+  expect(check({ timeline: timeline({ follows }) })).toMatchObject({
+    hint: expect.stringContaining('zenith import stop dev'),
+  })
   const replaces = { timelineId: 'own', keepAs: null, detach: false }
   expect(check({ timelines: [timeline(), timeline({ timelineId: 'n', replaces })] })).not.toBeNull()
 })

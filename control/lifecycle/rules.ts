@@ -68,6 +68,7 @@ export function checkDelete(family: Family, options: { evenMain: boolean }): voi
   if (children.length > 0) throw hasChildren(branch.name, children)
   if (timeline.state !== 'active' && timeline.state !== 'archived') checkActive(timeline)
   checkQuiet(family)
+  checkNotFollowing(family)
   if (timeline.newSafekeepers !== undefined) {
     throw new ZenithError('conflict', `The safekeepers of "${branch.name}" are being changed.`, {
       hint: `Wait until that is done (zenith safekeeper list), or undo it: zenith safekeeper abort ${branch.name}.`,
@@ -100,6 +101,7 @@ export function checkArchive(family: Family): void {
   checkStopped(family)
   if (timeline.state !== 'archiving') checkActive(timeline)
   checkQuiet(family)
+  checkNotFollowing(family)
 }
 
 /** Throws `conflict` while the parent is archived. */
@@ -124,6 +126,7 @@ export function checkReplace(family: Family, what: 'reset' | 'restored'): void {
   checkUnprotected(family, what)
   checkActive(family.timeline)
   checkQuiet(family)
+  checkNotFollowing(family)
   if (family.timeline.newSafekeepers !== undefined) {
     throw new ZenithError(
       'conflict',
@@ -158,6 +161,19 @@ function checkStopped(family: Family): void {
     'conflict',
     `Postgres "${running.name}" on branch "${family.branch.name}" is ${running.status}.`,
     { hint: `Stop it first: zenith pg stop ${running.name}.` },
+  )
+}
+
+/** Its slot on the stock server goes first: that would keep WAL for it for ever. */
+function checkNotFollowing({ branch, timeline }: Family): void {
+  if (timeline.follows === undefined) return
+  const { host, pgPort } = timeline.follows.server
+  throw new ZenithError(
+    'conflict',
+    `Branch "${branch.name}" follows Postgres at ${host}:${pgPort}.`,
+    {
+      hint: `End that first: zenith import stop ${branch.name}.`,
+    },
   )
 }
 

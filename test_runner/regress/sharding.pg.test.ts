@@ -142,7 +142,7 @@ describe('a branch over four shards on two pageservers', () => {
     for (let block = 0; block < (blocks as number); block += STRIPE) {
       held.add(shardOfBlock(rel as number, block, { count: SHARDS, stripeBlocks: STRIPE }))
     }
-    expect([...held].sort()).toEqual([0, 1, 2, 3])
+    expect([...held].sort((a, b) => a - b)).toEqual([0, 1, 2, 3])
 
     const owner = shardOfBlock(rel as number, 0, { count: SHARDS, stripeBlocks: STRIPE })
     const request = {

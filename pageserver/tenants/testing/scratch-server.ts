@@ -1,5 +1,5 @@
 /** A tenant manager over a temporary folder, for tests: can crash and come back. */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { newTenantId, type TenantId } from '#libs/ids.ts'
@@ -68,6 +68,7 @@ export class ScratchServer implements AsyncDisposable {
     if (options.clean) await this.#manager?.shutdown()
     else await this.#manager?.abandon()
     if (options.wipeLocal) await rm(this.localFolder, { recursive: true, force: true })
+    await mkdir(this.localFolder, { recursive: true })
     const log = {
       info() {},
       warn() {},

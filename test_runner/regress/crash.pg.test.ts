@@ -9,7 +9,7 @@ import type { Compute } from '../fixtures/compute.ts'
 import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
-const ROUNDS = 10
+const ROUNDS = 6
 const CLIENTS = 6
 /** Acknowledged transactions before and after each crash: the load is really running. */
 const PROGRESS = 60

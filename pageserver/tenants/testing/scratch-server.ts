@@ -72,7 +72,7 @@ export class ScratchServer implements AsyncDisposable {
     const log = {
       info() {},
       warn() {},
-      error: (facts: unknown, text?: string) => this.errors.push(text ?? `${facts}`),
+      error: (facts: unknown, text?: string) => this.errors.push(text ?? String(facts)),
     }
     this.#manager = new TenantManager({
       dataDir: this.localFolder,

@@ -83,8 +83,12 @@ async function makeTemplate(folder: string, options: TemplateOptions): Promise<v
       await cp(join(data, part), join(partial, part), { recursive: true })
     }
     await writeFile(join(partial, VERSION_FILE), String(parseServerVersion(stdout)))
+    // Whoever was first may be reading from it already.
+    if (existsSync(join(folder, VERSION_FILE))) return
     await rm(folder, { recursive: true, force: true })
-    await rename(partial, folder)
+    await rename(partial, folder).catch((error: unknown) => {
+      if (!existsSync(join(folder, VERSION_FILE))) throw error
+    })
   } finally {
     await rm(work, { recursive: true, force: true })
     await rm(partial, { recursive: true, force: true })

@@ -181,17 +181,15 @@ function cutColumns(newestFirst: readonly Layer[]): readonly Column[] {
   const firstKeys = layers.map((layer) => layer.id.firstKey).sort(compareKeys)
   for (let perColumn = LAYERS_PER_COLUMN; ; perColumn *= 4) {
     const columns = emptyColumns(firstKeys, perColumn)
-    let listings = 0
-    for (const { id } of layers) {
-      listings += 1 + columnOfKey(columns, id.lastKey) - columnOfKey(columns, id.firstKey)
-    }
+    const first = layers.map(({ id }) => columnOfKey(columns, id.firstKey))
+    const last = layers.map(({ id }) => columnOfKey(columns, id.lastKey))
+    let listings = layers.length
+    for (const [index, column] of last.entries()) listings += column - (first[index] as number)
     if (columns.length > 1 && listings > MAX_LISTINGS * layers.length) continue
-    for (const layer of layers) {
-      const { firstKey, lastKey, kind } = layer.id
-      const last = columnOfKey(columns, lastKey)
-      for (let at = columnOfKey(columns, firstKey); at <= last; at++) {
+    for (const [index, layer] of layers.entries()) {
+      for (let at = first[index] as number; at <= (last[index] as number); at++) {
         const { images, deltas } = columns[at] as GrowingColumn
-        if (kind === LayerKind.Image) images.push(layer)
+        if (layer.id.kind === LayerKind.Image) images.push(layer)
         else deltas.push(layer)
       }
     }

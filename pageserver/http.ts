@@ -82,6 +82,7 @@ function handlersOf({ id, service, locations, tenants, collector, imports }: Htt
     compact: async ({ params }) => {
       const timeline = service.timeline(idsOf(params))
       await timeline.createImageLayers()
+      await timeline.compaction.compactBottom()
       return positionsOf(timeline)
     },
     commitWindow: async ({ params, query }) => {

@@ -197,7 +197,8 @@ export const pageserverRoutes = routes({
   compact: {
     method: 'POST',
     path: `${TIMELINE_PATH}/compact`,
-    summary: 'Make image layers now',
+    summary:
+      'Make image layers now, and rewrite history below the cutoff where that gains anything',
     params: TimelineParams,
     response: Positions,
   },

@@ -21,7 +21,7 @@
  */
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { ValueKind } from '../keyspace/key-class.ts'
+import { isPageClass, ValueKind } from '../keyspace/key-class.ts'
 import { isMaxKey, isMinKey, keyAfter, keyBefore, type KeyRange } from '../keyspace/key-range.ts'
 import { compareKeys, MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import type { Layer, LayerEntry } from '../layers/layer.ts'
@@ -182,6 +182,7 @@ class BottomRewrite {
     const { source, appliers } = this.#work
     return Promise.all(
       keeps.map(async (keep) => {
+        if (keep.how === 'gone') return null
         if (keep.how !== 'versions')
           return await valueOf(source.slots.key(slot, blk), keep.chain, appliers)
         const [only, ...more] = keep.versions
@@ -205,6 +206,7 @@ class BottomRewrite {
       last = value
       if (isSame) continue
       if (keep.how === 'base') await this.#writeBase(slot, blk, value)
+      else if (keep.how === 'gone') await this.#writeGone(slot, blk, keep.lsn)
       else if (keep.how === 'page' && value) {
         await this.#delta.add(slot, blk, keep.lsn, value.kind, value.bytes)
       } else if (keep.how === 'versions') {
@@ -220,6 +222,13 @@ class BottomRewrite {
     // hold what was dropped; so may an ancestor.
     if (this.#work.hasBase || !value) return
     await this.#base.add(slot, blk, this.#lowestLsn, value.kind, value.bytes)
+  }
+
+  /** A read finds nothing at the point: of a page that is zeros. */
+  async #writeGone(slot: number, blk: number, lsn: Lsn): Promise<void> {
+    const isPage = isPageClass(this.#work.source.slots.cls(slot))
+    const kind = isPage ? ValueKind.ZeroPage : ValueKind.Tombstone
+    await this.#delta.add(slot, blk, lsn, kind, Buffer.alloc(0))
   }
 
   async #copy(layer: Layer, range: KeyRange, aboveLsn: Lsn): Promise<void> {

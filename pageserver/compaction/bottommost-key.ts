@@ -35,6 +35,8 @@ export type Keep<V extends VersionFacts> =
   | { how: 'versions'; versions: readonly V[] }
   /** One page at the LSN of the newest version. */
   | { how: 'page'; lsn: Lsn; chain: readonly V[] }
+  /** There is no value any more, and no version says so: something has to hide what lies below. */
+  | { how: 'gone'; lsn: Lsn }
 
 /**
  * Walks the points from the horizon down and tells where to look next. `isAlive` says whether the
@@ -66,8 +68,14 @@ export class PointWalk<V extends VersionFacts> {
   /** Takes the chain of the point asked for. */
   take(chain: readonly V[]): void {
     const newest = chain[0]
-    if (newest === undefined || newest.lsn < this.#oldestLsn) {
-      if (newest) this.#coveredLsn = this.#oldestLsn - 1
+    if (newest === undefined) {
+      // An image without the key may have taken a tombstone's place, so there may be one below.
+      this.#found.push({ point: this.#next, chain })
+      this.#next = this.#aliveFrom(this.#next - 1)
+      return
+    }
+    if (newest.lsn < this.#oldestLsn) {
+      this.#coveredLsn = this.#oldestLsn - 1
       this.#next = -1
       return
     }
@@ -85,8 +93,12 @@ export class PointWalk<V extends VersionFacts> {
     const keeps: Keep<V>[] = []
     let coveredLsn = this.#coveredLsn
     for (const { point, chain } of this.#found.toReversed()) {
-      keeps.push(this.#keep(chain, coveredLsn))
-      coveredLsn = this.#points[point] as Lsn
+      const lsn = this.#points[point] as Lsn
+      if (chain.length > 0) keeps.push(this.#keep(chain, coveredLsn))
+      else if (keeps.length > 0 && keeps[keeps.length - 1]?.how !== 'gone') {
+        keeps.push({ how: 'gone', lsn })
+      }
+      coveredLsn = lsn
     }
     return keeps
   }

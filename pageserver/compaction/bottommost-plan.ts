@@ -61,10 +61,11 @@ export function horizonOf(
   return isWhole(layers, boundaryLsn) ? boundaryLsn : null
 }
 
-/** The columns that are due, most urgent first. */
+/** The columns that are due, most urgent first; with `all`, those with anything to gain. */
 export function planBottom<L extends PlanLayer>(
   state: BottomState<L>,
   limits: BottomLimits,
+  all = false,
 ): BottomPlan<L>[] {
   const { horizonLsn, oldestLsn, retainedPoints } = state
   const points = [...new Set([...retainedPoints, horizonLsn])]
@@ -74,7 +75,7 @@ export function planBottom<L extends PlanLayer>(
   const plans: BottomPlan<L>[] = []
   for (const column of columnsOf(state.layers, limits.imageLayerBytes)) {
     const plan = planColumn(column, points, state, limits)
-    if (plan && plan.urgency >= 1) plans.push(plan)
+    if (plan.urgency >= 1 || (all && plan.urgency > 0)) plans.push(plan)
   }
   return plans.sort((a, b) => b.urgency - a.urgency)
 }
@@ -84,7 +85,7 @@ function planColumn<L extends PlanLayer>(
   points: Lsn[],
   state: BottomState<L>,
   limits: BottomLimits,
-): BottomPlan<L> | null {
+): BottomPlan<L> {
   const { horizonLsn, oldestLsn, isSettled } = state
   const { firstKey, lastKey } = column
   const lowestLsn = points[0] as Lsn
@@ -102,9 +103,12 @@ function planColumn<L extends PlanLayer>(
   const inputs = shares.map(({ layer }) => layer)
   const fullLsn = full[0]?.layer.id.startLsn
   const fullBytes = bytesOf(full.filter(({ layer }) => layer.id.startLsn === fullLsn))
+  // Images at the points would be made again, for the sake of reads.
+  const isNeeded = ({ layer }: Share<L>) =>
+    isSettled(layer) || (layer.id.kind === LayerKind.Image && points.includes(layer.id.startLsn))
   const left = Math.max(
     hasBase && fullLsn === lowestLsn ? 0 : fullBytes,
-    bytesOf(shares.filter(({ layer }) => isSettled(layer))),
+    bytesOf(shares.filter(isNeeded)),
   )
   const bytes = shares.reduce((sum, share) => sum + bytesWithin(share, hiderLsn, horizonLsn), 0)
   const hidden = below.filter(isHidden).map(({ layer }) => layer)

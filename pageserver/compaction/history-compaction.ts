@@ -11,18 +11,18 @@ import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import type { Retention } from '../gc/retention.ts'
 import { isPageClass } from '../keyspace/key-class.ts'
-import type { KeyRange } from '../keyspace/key-range.ts'
+import { type KeyRange, rangeCovers } from '../keyspace/key-range.ts'
 import { type Layer, type LayerEntry, layerKey } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
 import type { StorageContext } from '../timeline/storage-context.ts'
 import { type BottomPlan, horizonOf, planBottom } from './bottommost-plan.ts'
-import { standsForAll } from './image-columns.ts'
-import { boundaryLsn, type ImagePlan, planImages } from './image-plan.ts'
+import { isSnapshot, standsForAll } from './image-columns.ts'
+import { boundaryLsn, type ImagePlan, type ImageState, planImages } from './image-plan.ts'
 import type { BottomJob, CompactionRunner } from './job.ts'
 import { describeRange, enter, isInLayers, layersOfRange } from './job-source.ts'
-import { keysInRange } from './range-keys.ts'
+import { type IndexedLayer, keysInRange } from './range-keys.ts'
 
 /** A job of images ends after so many files, so that what is done is published and L0 may come. */
 const FILES_PER_JOB = 2
@@ -74,6 +74,20 @@ export class HistoryCompaction {
     return this.#canRun ? (this.#planBottom()[0]?.urgency ?? 0) : 0
   }
 
+  /**
+   * How much the L0 layers below the cutoff weigh against the rest; 1 and more = they are merged
+   * before there are many, since history cannot be rewritten while it lies in them.
+   */
+  get l0Due(): number {
+    const { layers, gcCutoffLsn } = this.#store
+    if (gcCutoffLsn === null || !this.#store.mayWrite) return 0
+    const bytesOf = (some: readonly Layer[]) => some.reduce((sum, one) => sum + one.sizeBytes, 0)
+    const old = layers.l0.filter((layer) => layer.endLsn <= gcCutoffLsn + 1 && !isSnapshot(layer))
+    const rest = bytesOf(layers.newestFirst) - bytesOf(layers.l0)
+    const weight = bytesOf(old) / Math.max(rest, this.#context.limits.imageDeltaBytes)
+    return weight >= 1 ? weight : 0
+  }
+
   /** Jobs read layers; what an ancestor still has in memory they would miss. */
   get #canRun(): boolean {
     return this.#store.mayWrite && isInLayers(this.#source)
@@ -94,18 +108,24 @@ export class HistoryCompaction {
     for (;;) {
       const { limits } = this.#context
       const newestFirst = this.#store.layers.newestFirst
-      const [plan] = planImages(newestFirst, imageLsn, this.#oldestLsn, limits, true)
+      const [plan] = planImages({ ...this.#imageState(newestFirst, imageLsn), all: true }, limits)
       if (!plan || this.#signal.aborted || !this.#canRun) return
       await this.#runImages(plan, runner, null)
     }
   }
 
-  /** Rewrites the most urgent column's history below the cutoff. False when none is due. */
-  async compactBottom(runner: CompactionRunner, stop: AbortSignal | null): Promise<boolean> {
-    const [plan] = this.#canRun ? this.#planBottom() : []
+  /**
+   * Rewrites the most urgent column's history below the cutoff. False when none is due; with `all`,
+   * when there is nothing to gain.
+   */
+  async compactBottom(
+    runner: CompactionRunner,
+    stop: AbortSignal | null,
+    all = false,
+  ): Promise<boolean> {
+    const [plan] = this.#canRun ? this.#planBottom(all) : []
     if (!plan) return false
-    for (const layer of plan.inputs) await layer.load()
-    if (!this.#isWorth(plan)) {
+    if (!(await this.#isWorth(plan))) {
       this.#settle(plan.inputs.map((layer) => layer.key))
       return true
     }
@@ -132,7 +152,8 @@ export class HistoryCompaction {
     this.#preempted = 0
     await this.#retention.earlierReads()
     await enter(this.#store, add, plan.remove)
-    this.#settle([...inputs.map((layer) => layer.key), ...add.map(layerKey)])
+    const inside = add.filter(({ id }) => rangeCovers(plan, id))
+    this.#settle(inside.map(layerKey))
     return true
   }
 
@@ -142,7 +163,6 @@ export class HistoryCompaction {
     stop: AbortSignal | null,
   ): Promise<void> {
     const { firstKey, lastKey, inputs, imageLsn, floorLsn } = plan
-    for (const layer of inputs) await layer.load()
     const add = await runner.run(
       {
         ...(await this.#jobBase(plan, imageLsn)),
@@ -156,7 +176,8 @@ export class HistoryCompaction {
       },
       this.#stopSignal(stop),
     )
-    await enter(this.#store, add, [])
+    // It may have been stopped before its first file.
+    if (add.length > 0) await enter(this.#store, add, [])
   }
 
   /** Lowest LSN that a version of the timeline itself can have. */
@@ -164,9 +185,10 @@ export class HistoryCompaction {
     const { facts, layers } = this.#store
     // A branch's own versions lie above its branch point; at that LSN the ancestor answers.
     if (this.#source.parent) return facts.startLsn + 1
-    // What was taken over from an ancestor may be older than the timeline.
+    // What was taken over from an ancestor may be older than the timeline, and its images still tell
+    // of it when it is gone.
     return layers.newestFirst.reduce(
-      (lowest, { id }) => Math.min(lowest, id.startLsn),
+      (lowest, { id }) => Math.min(lowest, id.floorLsn),
       facts.startLsn,
     )
   }
@@ -177,16 +199,22 @@ export class HistoryCompaction {
     if (known?.of === layers && known.durableLsn === durableLsn) return known.plans
     const { newestFirst } = layers
     const imageLsn = boundaryLsn(newestFirst, durableLsn)
-    const plans = planImages(newestFirst, imageLsn, this.#oldestLsn, this.#context.limits)
+    const state = this.#imageState(newestFirst, imageLsn)
+    const plans = planImages(state, this.#context.limits)
     this.#imagePlans = { of: layers, durableLsn, plans }
     return plans
   }
 
-  #planBottom(): BottomPlan<Layer>[] {
+  #imageState(layers: readonly Layer[], imageLsn: Lsn): ImageState<Layer> {
+    const isSettled = (layer: Layer) => this.#settled.has(layer.key)
+    return { layers, imageLsn, oldestLsn: this.#oldestLsn, isSettled, all: false }
+  }
+
+  #planBottom(all = false): BottomPlan<Layer>[] {
     const { layers, durableLsn, gcCutoffLsn } = this.#store
     if (gcCutoffLsn === null) return []
     const retainedPoints = this.#retention.retainedPoints()
-    const points = `${durableLsn} ${gcCutoffLsn} ${retainedPoints.join()}`
+    const points = `${all} ${durableLsn} ${gcCutoffLsn} ${retainedPoints.join()}`
     const known = this.#bottomPlans
     if (known?.of === layers && known.points === points) return known.plans
     const { newestFirst } = layers
@@ -196,7 +224,7 @@ export class HistoryCompaction {
     const oldestLsn = this.#oldestLsn
     const state = { layers: newestFirst, horizonLsn: horizonLsn ?? 0, retainedPoints, oldestLsn }
     const plans =
-      horizonLsn === null ? [] : planBottom({ ...state, isSettled }, this.#context.limits)
+      horizonLsn === null ? [] : planBottom({ ...state, isSettled }, this.#context.limits, all)
     this.#bottomPlans = { of: layers, points, plans }
     return plans
   }
@@ -205,11 +233,15 @@ export class HistoryCompaction {
    * True when what is rewritten weighs more than pages of all its keys would. Where no image tells
    * what a column weighs, many small changes to many pages are best left as they are.
    */
-  #isWorth({ inputs, ...plan }: BottomPlan<Layer>): boolean {
+  async #isWorth({ inputs, ...plan }: BottomPlan<Layer>): Promise<boolean> {
     const oldestLsn = this.#oldestLsn
     if (inputs.some((layer) => standsForAll(layer, oldestLsn)) || plan.hasBase) return true
+    const indexed: IndexedLayer[] = []
+    for (const layer of inputs) {
+      indexed.push({ origin: layer.origin, index: await layer.load() })
+    }
     let imageBytes = 0
-    for (const { slot, blks } of keysInRange(inputs, this.#source.slots, plan)) {
+    for (const { slot, blks } of keysInRange(indexed, this.#source.slots, plan)) {
       if (isPageClass(this.#source.slots.cls(slot))) imageBytes += blks.length * PAGE_GUESS_BYTES
     }
     return inputs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) >= imageBytes
@@ -219,6 +251,7 @@ export class HistoryCompaction {
     const present = new Set(this.#store.layers.newestFirst.map((layer) => layer.key))
     this.#settled = new Set([...this.#settled, ...keys].filter((key) => present.has(key)))
     this.#bottomPlans = null
+    this.#imagePlans = null
   }
 
   async #jobBase(range: KeyRange, lsn: Lsn) {

@@ -48,6 +48,17 @@ function image(shape: Shape): PlanLayer {
   }
 }
 
+function plan(
+  layers: PlanLayer[],
+  imageLsn: number,
+  oldestLsn: number,
+  limits: ImageLimits,
+  all = false,
+  isSettled: (layer: PlanLayer) => boolean = () => false,
+) {
+  return planImages({ layers, imageLsn, oldestLsn, isSettled, all }, limits)
+}
+
 describe('boundary', () => {
   test('lies just below the oldest L0 layer, and is durable', () => {
     const l1 = delta({ from: 1, to: 9, start: 10, end: 50 })
@@ -76,46 +87,57 @@ describe('plan', () => {
   test('a column is due by the bytes of its own deltas', () => {
     const low = delta({ from: 1, to: 5, start: 21, bytes: 60 })
     const high = delta({ from: 11, to: 15, start: 21, bytes: 40 })
-    const [plan, ...more] = planImages([...base, low, high], 40, 0, LIMITS)
+    const [one, ...more] = plan([...base, low, high], 40, 0, LIMITS)
     expect(more).toEqual([])
-    expect(plan).toMatchObject({ firstKey: MIN_KEY, lastKey: key(9), imageLsn: 40, floorLsn: 21 })
-    expect(plan?.inputs).toEqual([low])
+    expect(one).toMatchObject({ firstKey: MIN_KEY, lastKey: key(9), imageLsn: 40, floorLsn: 21 })
+    expect(one?.inputs).toEqual([low])
   })
 
   test('small deltas are left alone until there are many, or all are asked for', () => {
-    const one = delta({ from: 1, to: 5, start: 21, bytes: 1 })
-    expect(planImages([one], 40, 0, LIMITS)).toEqual([])
-    expect(planImages([one], 40, 0, LIMITS, true)).toHaveLength(1)
+    const small = delta({ from: 1, to: 5, start: 21, bytes: 1 })
+    expect(plan([small], 40, 0, LIMITS)).toEqual([])
+    expect(plan([small], 40, 0, LIMITS, true)).toHaveLength(1)
     const many = Array.from({ length: 20 }, (_, index) =>
       delta({ from: 1, to: 5, start: 100 + 10 * index, bytes: 1 }),
     )
-    expect(planImages(many, 400, 0, LIMITS)[0]).toMatchObject({ floorLsn: 0, urgency: 1 })
+    expect(plan(many, 400, 0, LIMITS)[0]).toMatchObject({ floorLsn: 0, urgency: 1 })
   })
 
   test('images of what changed are followed by one that stands for all', () => {
     const wide = delta({ from: 1, to: 5, start: 31, bytes: 90 })
     const partial = image({ to: 9, start: 30, floor: 21, bytes: 60 })
-    const [plan] = planImages([...base, partial, wide], 40, 0, LIMITS)
-    expect(plan?.floorLsn).toBe(0)
-    expect(plan?.inputs).toEqual([wide, partial, base[0]])
+    const [one] = plan([...base, partial, wide], 40, 0, LIMITS)
+    expect(one?.floorLsn).toBe(0)
+    expect(one?.inputs).toEqual([wide, partial, base[0]])
     const small = image({ to: 9, start: 30, floor: 21, bytes: 10 })
-    const [again] = planImages([...base, small, wide], 40, 0, LIMITS)
+    const [again] = plan([...base, small, wide], 40, 0, LIMITS)
     expect(again?.floorLsn).toBe(31)
     expect(again?.inputs).toEqual([wide])
+  })
+
+  test('what bottom-most compaction wrote asks for no images', () => {
+    const kept = delta({ from: 1, to: 5, start: 21, bytes: 500 })
+    const more = delta({ from: 1, to: 5, start: 31, bytes: 500 })
+    const isKept = (layer: PlanLayer) => layer === kept
+    expect(plan([...base, kept], 40, 0, LIMITS, true, isKept)).toEqual([])
+    expect(plan([...base, kept, more], 40, 0, LIMITS, false, isKept)[0]?.inputs).toEqual([
+      more,
+      kept,
+    ])
   })
 
   test('an import counts as an image of all keys', () => {
     const imported = delta({ start: 5, end: 6, bytes: 1000 })
     const changes = delta({ from: 1, to: 5, start: 21, bytes: 40 })
-    expect(planImages([imported, changes], 40, 5, LIMITS)).toEqual([])
-    const [plan] = planImages([imported, changes], 40, 5, LIMITS, true)
-    expect(plan).toMatchObject({ floorLsn: 6, inputs: [changes] })
+    expect(plan([imported, changes], 40, 5, LIMITS)).toEqual([])
+    const [one] = plan([imported, changes], 40, 5, LIMITS, true)
+    expect(one).toMatchObject({ floorLsn: 6, inputs: [changes] })
   })
 
   test('no image is made where a delta reaches across its LSN', () => {
     const across = delta({ from: 1, to: 5, start: 35, end: 50, bytes: 90 })
     const below = delta({ from: 1, to: 5, start: 21, bytes: 90 })
-    expect(planImages([across, below], 40, 0, LIMITS, true)).toEqual([])
+    expect(plan([across, below], 40, 0, LIMITS, true)).toEqual([])
   })
 })
 

@@ -61,30 +61,34 @@ export function boundaryLsn(layers: readonly PlanLayer[], durableLsn: Lsn): Lsn 
   return boundary
 }
 
-/**
- * The columns that are due, most urgent first. `oldestLsn` is the lowest LSN that a version of the
- * timeline itself can have; with `all`, every column with deltas counts as due.
- */
+export interface ImageState<L extends PlanLayer> {
+  layers: readonly L[]
+  imageLsn: Lsn
+  /** Lowest LSN that a version of the timeline itself can have. */
+  oldestLsn: Lsn
+  /** True of deltas that bottom-most compaction wrote: reads of them are short. */
+  isSettled: (layer: L) => boolean
+  /** Every column with deltas counts as due. */
+  all: boolean
+}
+
+/** The columns that are due, most urgent first. */
 export function planImages<L extends PlanLayer>(
-  layers: readonly L[],
-  imageLsn: Lsn,
-  oldestLsn: Lsn,
+  state: ImageState<L>,
   limits: ImageLimits,
-  all = false,
 ): ImagePlan<L>[] {
   const plans: ImagePlan<L>[] = []
-  if (!isWhole(layers, imageLsn)) return plans
-  for (const column of columnsOf(layers, limits.imageLayerBytes)) {
-    const plan = planColumn(column, imageLsn, oldestLsn, limits)
-    if (plan && (plan.urgency >= 1 || all)) plans.push(plan)
+  if (!isWhole(state.layers, state.imageLsn)) return plans
+  for (const column of columnsOf(state.layers, limits.imageLayerBytes)) {
+    const plan = planColumn(column, state, limits)
+    if (plan && (plan.urgency >= 1 || state.all)) plans.push(plan)
   }
   return plans.sort((a, b) => b.urgency - a.urgency)
 }
 
 function planColumn<L extends PlanLayer>(
   column: Column<L>,
-  imageLsn: Lsn,
-  oldestLsn: Lsn,
+  { imageLsn, oldestLsn, isSettled }: ImageState<L>,
   limits: ImageLimits,
 ): ImagePlan<L> | null {
   const { firstKey, lastKey } = column
@@ -96,9 +100,10 @@ function planColumn<L extends PlanLayer>(
   if (below.some(({ layer }) => layer.endLsn > imageLsn + 1)) return null
   const floorLsn = newest ? newest.id.startLsn + 1 : oldestLsn
   const deltas = below.filter(({ layer }) => layer.endLsn > floorLsn)
-  if (deltas.length === 0) return null
+  const counted = deltas.filter(({ layer }) => !isSettled(layer))
+  if (counted.length === 0) return null
   const threshold = Math.max(bytesOf(images) / 2, limits.imageDeltaBytes)
-  const urgency = Math.max(bytesOf(deltas) / threshold, deltas.length / limits.imageAfterDeltas)
+  const urgency = Math.max(bytesOf(counted) / threshold, counted.length / limits.imageAfterDeltas)
   const inputs = deltas.map(({ layer }) => layer)
   const plan = { firstKey, lastKey, imageLsn, floorLsn, inputs, urgency }
   if (!newest || !isWorthAll(images, limits.maxImageSets)) return plan

@@ -3,7 +3,7 @@ import { isInheritedClass, isPageClass, KeyClass, ValueKind } from '../keyspace/
 import type { KeyRange } from '../keyspace/key-range.ts'
 import { type Key, MAX_BLOCK } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
-import type { Layer } from '../layers/layer.ts'
+import type { LayerIndex } from '../layers/layer-index.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { type ReadSource, readVersions } from '../read/read-plan.ts'
 
@@ -13,9 +13,15 @@ export interface SlotKeys {
   blks: Uint32Array
 }
 
+/** A layer whose index is held. */
+export interface IndexedLayer {
+  readonly index: LayerIndex
+  readonly origin: string | null
+}
+
 /** Every key of the layers in the range once, in key order, one prefix at a time. */
 export function* keysInRange(
-  layers: readonly Layer[],
+  layers: readonly IndexedLayer[],
   slots: SlotTable,
   range: KeyRange,
 ): Generator<SlotKeys> {
@@ -56,7 +62,7 @@ function comparePrefix(slots: SlotTable, slot: number, key: Key): number {
 }
 
 function blocksOf(
-  layers: readonly Layer[],
+  layers: readonly IndexedLayer[],
   slots: SlotTable,
   slot: number,
   bounds: { first: number; last: number },

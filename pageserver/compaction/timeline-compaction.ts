@@ -46,7 +46,8 @@ export class TimelineCompaction implements CompactionTarget {
       const { l0CompactCount } = this.#context.limits
       return this.#planL0(l0CompactCount) ? this.#store.layers.l0.length : 0
     }
-    return kind === 'images' ? this.#history.imagesDue : 0
+    if (kind === 'images') return this.#history.imagesDue
+    return Math.max(this.#history.bottomDue, this.#history.l0Due)
   }
 
   async compact(kind: JobKind, runner: CompactionRunner, stop: AbortSignal): Promise<void> {
@@ -54,6 +55,8 @@ export class TimelineCompaction implements CompactionTarget {
       await this.#mergeL0(runner, this.#context.limits.l0CompactCount, stop)
       return
     }
+    if (kind === 'bottom' && this.#history.l0Due > 0 && (await this.#mergeL0(runner, 1, stop)))
+      return
     await this.lock.run(async () => {
       if (this.#closing.signal.aborted) return
       if (kind === 'images') await this.#history.makeImages(runner, stop)
@@ -76,12 +79,12 @@ export class TimelineCompaction implements CompactionTarget {
     await this.lock.run(() => this.#history.makeAllImages(this.#context.compactor.runner))
   }
 
-  /** Rewrites what is due of the history below the cutoff; see `history-compaction.ts`. */
+  /** Rewrites history below the cutoff wherever that gains anything. */
   async compactBottom(): Promise<void> {
     const { runner } = this.#context.compactor
     let more = true
     while (more && !this.#closing.signal.aborted) {
-      more = await this.lock.run(() => this.#history.compactBottom(runner, null))
+      more = await this.lock.run(() => this.#history.compactBottom(runner, null, true))
     }
   }
 

@@ -167,8 +167,11 @@ test('an image inside the span of one that lacks the key still counts, a delta t
   }
   const upper = { startLsn: 2000, endLsn: 2001, floorLsn: 1001 }
   const inside = { startLsn: 1500, endLsn: 1501, floorLsn: 0 }
+  // It tells of nothing that the upper one does not: what only this one has is gone.
+  const stale = { startLsn: 1600, endLsn: 1601, floorLsn: 1001 }
   const source = openSource([
     await write(LayerKind.Image, [page(1, 2000, 'upper')], slots, upper),
+    await write(LayerKind.Image, [page(3, 1600, 'gone')], slots, stale),
     await write(LayerKind.Image, [page(1, 1500, 'old'), page(2, 1500, 'inside')], slots, inside),
     await write(LayerKind.Delta, [page(2, 1200, 'wrong')], slots, { startLsn: 1100, endLsn: 1300 }),
   ])
@@ -181,6 +184,7 @@ test('an image inside the span of one that lacks the key still counts, a delta t
   expect(await read(2, 2001)).toEqual(['inside'])
   expect(await read(3, 2001)).toEqual([])
   expect(await read(1, 2000)).toEqual(['old'])
+  expect(await read(3, 2000)).toEqual(['gone'])
 })
 
 test('names say what the layer is', () => {

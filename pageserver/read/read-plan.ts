@@ -58,8 +58,8 @@ class KeyPlan implements VersionSink {
   ceilingLsn: Lsn
   /**
    * Images count below it. An image that lacks the key says that no version lies between its floor
-   * and its LSN, so it lowers the ceiling of deltas; another image in between is as good as one at
-   * the floor, and may be the only one that is left.
+   * and its LSN, so it lowers the ceiling of deltas; another image in between that tells of what lies
+   * below the floor is as good as one at the floor, and may be the only one that is left.
    */
   imageCeilingLsn: Lsn
   done = false
@@ -269,8 +269,11 @@ function planDeltas(
 function isBelow(layer: Layer, slots: SlotTable, plan: KeyPlan): boolean {
   const { id } = layer
   const { slot, blk } = plan
-  const ceilingLsn = id.kind === LayerKind.Image ? plan.imageCeilingLsn : plan.ceilingLsn
+  const isImage = id.kind === LayerKind.Image
+  const ceilingLsn = isImage ? plan.imageCeilingLsn : plan.ceilingLsn
   if (id.startLsn >= ceilingLsn || id.startLsn >= layer.endLsn) return false
+  // An image that tells of nothing below one that lacks the key tells of something that is gone.
+  if (isImage && id.floorLsn >= plan.ceilingLsn) return false
   if (layer.origin !== null && !isInheritedClass(slots.cls(slot))) return false
   return (
     layer.isL0 ||

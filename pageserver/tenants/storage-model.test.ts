@@ -22,7 +22,10 @@ type Step =
   | { op: 'put'; count: number; seed: number; publish: boolean }
   | { op: 'branch'; back: number }
   | { op: 'use'; which: number }
-  | { op: 'flush' | 'compact' | 'images' | 'crash' | 'restart' | 'wipe' | 'settle'; back?: number }
+  | {
+      op: 'flush' | 'compact' | 'images' | 'bottom' | 'crash' | 'restart' | 'wipe' | 'settle'
+      back?: number
+    }
   | { op: 'check' | 'lease' | 'gc'; back: number }
 
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -40,7 +43,16 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 6,
     arbitrary: fc.record({
-      op: fc.constantFrom('flush', 'compact', 'images', 'crash', 'restart', 'wipe', 'settle'),
+      op: fc.constantFrom(
+        'flush',
+        'compact',
+        'images',
+        'bottom',
+        'crash',
+        'restart',
+        'wipe',
+        'settle',
+      ),
     }),
   },
   { weight: 4, arbitrary: fc.record({ op: fc.constant('check' as const), back: fc.nat(400) }) },
@@ -242,6 +254,7 @@ async function play(run: Run, steps: readonly Step[]): Promise<void> {
     else if (one.op === 'flush') await run.timeline.flush()
     else if (one.op === 'compact') await run.timeline.compaction.compactL0()
     else if (one.op === 'images') await run.timeline.createImageLayers()
+    else if (one.op === 'bottom') await run.timeline.compaction.compactBottom()
     else if (one.op === 'crash') await run.comeBack({})
     else if (one.op === 'restart') await run.comeBack({ clean: true })
     else if (one.op === 'wipe') await run.comeBack({ wipeLocal: true })
@@ -260,6 +273,10 @@ async function play(run: Run, steps: readonly Step[]): Promise<void> {
     await run.collect(0)
     expect(retention.cutoffLsn ?? run.model.parentLsn).toBeLessThanOrEqual(run.model.lastLsn)
   }
+  await run.check(0)
+  for (const id of run.ids) await run.server.tenant.timeline(id).compaction.compactBottom()
+  await run.check(0)
+  await run.comeBack({ wipeLocal: true })
   await run.check(0)
 }
 
@@ -287,6 +304,16 @@ describe('storage against the model', () => {
       maxImageSets: 2,
       imageLayerBytes: 40_000,
       chunkCacheBytes: 100_000,
+    },
+    'history is rewritten at every chance': {
+      rollSizeBytes: 32 * 1024,
+      l0CompactCount: 2,
+      l1LayerBytes: 20_000,
+      imageAfterDeltas: 2,
+      imageDeltaBytes: 2_000,
+      bottomGainBytes: 500,
+      imageLayerBytes: 4_000,
+      l0DelayMs: 0,
     },
   }
   for (const [name, limits] of Object.entries(shapes)) {

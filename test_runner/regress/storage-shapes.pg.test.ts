@@ -47,6 +47,7 @@ const TINY: Partial<StorageLimits> = {
   l0CompactCount: 3,
   l1LayerBytes: 512 * 1024,
   imageDeltaBytes: 256 * 1024,
+  bottomGainBytes: 64 * 1024,
   imageLayerBytes: 1024 * 1024,
   chunkCacheBytes: 1024 * 1024,
 }
@@ -168,6 +169,17 @@ async function compacted(server: ScratchServer): Promise<void> {
   await server.manager.compactor.settle()
 }
 
+/** Collects garbage, with so many bytes of history kept; returns the retained points. */
+async function collect(server: ScratchServer, id: TimelineId, pitrBytes: number): Promise<Lsn[]> {
+  const history = { pitrIntervalMs: 86_400_000, pitrBytes }
+  return (await server.tenant.collectGarbage(id, history)).retainedPoints
+}
+
+function storedBytes(server: ScratchServer, id: TimelineId): number {
+  const { newestFirst } = server.tenant.timeline(id).layers
+  return newestFirst.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+}
+
 describe('storage over real WAL', () => {
   test('gives the same from memory, deltas, images, branches, and after crashes', async () => {
     await using inMemory = await start(HUGE)
@@ -219,5 +231,47 @@ describe('storage over real WAL', () => {
       }
     }
     console.log(`${pages} pages compared, ${layers.newestFirst.length} layers on main`)
+
+    // History goes: of the main timeline all but the branch point and the end.
+    await onDisk.tenant.timeline(main).flush()
+    const written = storedBytes(onDisk, main)
+    const retained = await collect(onDisk, main, 0)
+    expect(retained).toContain(halfLsn)
+    const cutoffLsn = onDisk.tenant.timeline(main).gcCutoffLsn as Lsn
+    expect(cutoffLsn).toBeGreaterThan(halfLsn)
+    for (const id of [main, branch]) await onDisk.tenant.timeline(id).compaction.compactBottom()
+    const left = storedBytes(onDisk, main)
+    expect(left).toBeLessThan(written)
+    await onDisk.restart({ wipeLocal: true })
+    for (const id of [main, branch]) await ingest(onDisk.tenant.timeline(id), endLsn)
+    await expectSame(expected, onDisk.tenant.timeline(main), cutoffLsn)
+    await expectSame(expected, onDisk.tenant.timeline(main), endLsn)
+    for (const lsn of [halfLsn, lsns[4] as Lsn, endLsn]) {
+      await expectSame(expected, onDisk.tenant.timeline(branch), lsn)
+    }
+    await collect(onDisk, branch, 0)
+    await onDisk.tenant.timeline(branch).compaction.compactBottom()
+    await expectSame(expected, onDisk.tenant.timeline(branch), endLsn)
+    expect(onDisk.errors).toEqual([])
+    console.log(`main: ${written} bytes stored with its history, ${left} with two states of it`)
+  })
+
+  test('without history takes at most twice the size of the data', async () => {
+    await using server = await start(TINY)
+    const id = newTimelineId()
+    await bootstrap(server, id)
+    await ingest(server.tenant.timeline(id), endLsn)
+    await server.tenant.timeline(id).flush()
+    const written = storedBytes(server, id)
+    await collect(server, id, 0)
+    await server.tenant.timeline(id).createImageLayers()
+    await collect(server, id, 0)
+    await server.tenant.timeline(id).compaction.compactBottom()
+    const sizes = await server.tenant.timeline(id).scanBlobs(KeyClass.RelSize, endLsn)
+    const logical = sizes.reduce((sum, { value }) => sum + value.readUInt32LE(0) * PAGE_SIZE, 0)
+    const physical = storedBytes(server, id)
+    console.log(`${logical} bytes logical, ${written} stored with history, ${physical} without`)
+    expect(physical).toBeLessThan(2 * logical)
+    expect(server.errors).toEqual([])
   })
 })

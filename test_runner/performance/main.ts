@@ -3,6 +3,8 @@
  * rounds. Options: `--rounds N` (3), `--scale N` (50), `--seconds N` (20), `--copy-mb N` (1000),
  * `--safekeepers N` (1), `--quick` (one round of small sizes, to see that it runs). `--only wal` measures
  * the WAL service alone: appends, the disk, commits with 1 and 3 safekeepers; about 5 minutes.
+ * `--only storage` measures the storage engine alone, in one round; about 5 minutes. `--realtime`
+ * gives its processes precedence over everything else (root only), for a machine that is busy.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,6 +17,7 @@ import { measureBulk, measurePgbench, type Sizes } from './sql-workloads.ts'
 import { dropPageCache, startVanilla, startZenith } from './subject.ts'
 import { measurePages } from './page-workload.ts'
 import { measureIngest } from './ingest-workload.ts'
+import { measureStorage } from './storage-workload.ts'
 import { measureWalService } from './wal-workloads.ts'
 import { measureBranches } from './zenith-workloads.ts'
 
@@ -29,16 +32,20 @@ const { values } = parseArgs({
     safekeepers: { type: 'string', default: '1' },
     only: { type: 'string' },
     quick: { type: 'boolean', default: false },
+    realtime: { type: 'boolean', default: false },
   },
 })
 const pick = (given: string | undefined, quick: number, full: number) =>
   given === undefined ? (values.quick ? quick : full) : Number(given)
 const wal = values.only === 'wal'
-if (values.only !== undefined && !wal) throw new Error('--only takes "wal"')
+const storage = values.only === 'storage'
+if (values.only !== undefined && !wal && !storage) {
+  throw new Error('--only takes "wal" or "storage"')
+}
 const options = {
   rounds: pick(values.rounds, 1, 3),
-  scale: pick(values.scale, 5, wal ? 20 : 50),
-  seconds: pick(values.seconds, 3, wal ? 12 : 20),
+  scale: pick(values.scale, 5, wal || storage ? 20 : 50),
+  seconds: pick(values.seconds, 3, wal || storage ? 12 : 20),
   copyMegabytes: pick(values['copy-mb'], 50, 1000),
   safekeepers: Number(values.safekeepers),
   pageCacheDropped: dropPageCache(),
@@ -49,6 +56,12 @@ const dir = mkdtempSync(join(tmpdir(), 'zenith-bench-'))
 try {
   const report = new Report()
   if (wal) await measureWalService(options, report, say)
+  else if (storage)
+    await measureStorage(
+      { ...options, quick: values.quick, realtime: values.realtime },
+      report,
+      say,
+    )
   else await measureAll(report)
   mkdirSync(RESULTS, { recursive: true })
   const file = join(RESULTS, `${new Date().toISOString().replaceAll(':', '-')}.json`)

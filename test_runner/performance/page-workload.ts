@@ -1,11 +1,7 @@
 /** GetPage from the pageserver without a compute in between: latency at depth 1, rate when pipelined. */
-import { connectPgWire, type PgClient } from '#libs/pgwire/client.ts'
-import {
-  decodeResponse,
-  encodeRequest,
-  LATEST_LSN,
-  type RelationFork,
-} from '#libs/protocol/page-stream.ts'
+import { connectPgWire } from '#libs/pgwire/client.ts'
+import type { RelationFork } from '#libs/protocol/page-stream.ts'
+import { PageStreamClient } from './page-stream-client.ts'
 import type { Report } from './report.ts'
 import { median } from './report.ts'
 import type { ZenithServer } from './subject.ts'
@@ -26,7 +22,7 @@ export async function measurePages(server: ZenithServer, report: Report): Promis
   const relation: RelationFork = { spc: 1663, db, rel, fork: 0 }
   const timelineId = installation.computes.at(-1)?.spec.timelineId as string
   const client = await connectPgWire({ port: installation.pageserverNode.pgPort })
-  const stream = new PageStream(client)
+  const stream = new PageStreamClient(client)
   await stream.open(`pagestream ${installation.tenantId} ${timelineId}`)
   const anyBlock = (index: number) => (index * 7919) % blocks
 
@@ -82,58 +78,4 @@ export async function measurePages(server: ZenithServer, report: Report): Promis
     await rate(PAGES_PER_REQUEST),
   )
   await client.close()
-}
-
-/** Requests in flight on one page stream. */
-class PageStream {
-  readonly #client: PgClient
-  #inFlight = 0
-  #wake = () => {}
-  #failure: Error | null = null
-
-  constructor(client: PgClient) {
-    this.#client = client
-  }
-
-  open(command: string): Promise<void> {
-    return this.#client.startCopyBoth(
-      command,
-      (payload) => {
-        const response = payload[0] === 0x67 ? null : decodeResponse(payload)
-        if (response?.kind === 'error') this.#failure = new Error(response.message)
-        this.#inFlight--
-        this.#wake()
-      },
-      (error) => {
-        this.#failure ??= error ?? null
-        this.#wake()
-      },
-    )
-  }
-
-  ask(relation: RelationFork, firstBlock: number, count: number): void {
-    this.#inFlight++
-    this.#client.sendCopyData(
-      encodeRequest({
-        kind: 'getpage',
-        requestId: 1n,
-        requestLsn: LATEST_LSN,
-        notModifiedSince: 0,
-        ...relation,
-        firstBlock,
-        count,
-      }),
-    )
-  }
-
-  /** Resolves when at most `most` requests are in flight. */
-  async settled(most: number): Promise<void> {
-    while (this.#inFlight > most) {
-      if (this.#failure) throw this.#failure
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-    }
-    if (this.#failure) throw this.#failure
-  }
 }

@@ -31,6 +31,15 @@ export class Report {
     this.#results.set(measure.name, result)
   }
 
+  /** Takes in what another process has measured. */
+  addAll(results: readonly Result[]): void {
+    for (const { samples, ...measure } of results) {
+      for (const subject of ['vanilla', 'zenith'] as const) {
+        for (const sample of samples[subject] ?? []) this.add(measure, subject, sample)
+      }
+    }
+  }
+
   /** Rows with the median of each side and the ratio Zenith : vanilla in the sense "1 = as good". */
   rows(): ReportRow[] {
     return [...this.#results.values()].map((result) => {

@@ -120,7 +120,7 @@ describe('wrong input', () => {
       ['branch dev nosuch', 3, /There is no branch named "nosuch"/],
       ['branch dev main@0/1', 2, /LSN|LSNs|history|0\/1/],
       ['branch dev main@FFFFFFFF/0', 2, /FFFFFFFF\/0/],
-      ['branch dev main@yesterday', 2, /"yesterday" is not an LSN/],
+      ['branch dev main@yesterday', 2, /"yesterday" is neither an LSN nor a time/],
       ['branch Dev!', 2, /"Dev!" cannot be the name of a branch/],
       ['branch main', 4, /main/],
       ['pg start nosuch', 3, /There is no branch named "nosuch"/],

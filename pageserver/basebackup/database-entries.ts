@@ -8,7 +8,8 @@
  */
 import type { Lsn } from '#libs/lsn.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
-import type { BlobEntry, Timeline } from '../timeline/timeline.ts'
+import type { BlobEntry } from '../timeline/timeline-reader.ts'
+import type { Timeline } from '../timeline/timeline.ts'
 import type { BackupEntry } from './base-backup.ts'
 import {
   databaseFolder,

@@ -3,7 +3,10 @@
  * fill it, never a read at some LSN: a cache that old reads could fill would serve wrong sizes.
  */
 import type { Lsn } from '#libs/lsn.ts'
-import { ValueKind } from '../keyspace/key-class.ts'
+import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
+import type { SlotTable } from '../keyspace/slot-table.ts'
+import type { KeyRef } from '../read/read-plan.ts'
+import type { TimelineReader } from './timeline-reader.ts'
 
 interface RelSize {
   /** -1 = dropped. */
@@ -18,10 +21,12 @@ export class RelSizes {
   /** From here on a slot without an entry is a fork that does not exist. */
   #loadedLsn = Number.POSITIVE_INFINITY
 
+  /** As of which LSN `loadAt` has read them; infinite before. */
   get loadedLsn(): Lsn {
     return this.#loadedLsn
   }
 
+  /** True once `loadAt` has resolved. */
   get isLoaded(): boolean {
     return this.#loadedLsn !== Number.POSITIVE_INFINITY
   }
@@ -31,17 +36,26 @@ export class RelSizes {
     return this.#totalBlocks
   }
 
-  finishLoad(lsn: Lsn): void {
-    this.#loadedLsn = lsn
+  /**
+   * Reads all sizes as of a published LSN. `ancestor` says whose sizes count up to the point where
+   * the timeline branches off.
+   */
+  async loadAt(
+    lsn: Lsn,
+    reader: TimelineReader,
+    slots: SlotTable,
+    ancestor: { sizes: RelSizes; lsn: Lsn } | null,
+  ): Promise<void> {
+    if (lsn === 0) return this.#finishLoad(0)
+    if (ancestor?.lsn === lsn && (await this.#inherit(ancestor.sizes, lsn, reader))) return
+    for (const entry of await reader.scanBlobs(KeyClass.RelSize, lsn)) {
+      const slot = slots.intern(KeyClass.RelSize, entry.spc, entry.db, entry.rel, entry.fork)
+      this.#load(slot, entry.value.readUInt32LE(0), lsn)
+    }
+    this.#finishLoad(lsn)
   }
 
-  /** An entry found at load; a put that came in meanwhile wins. */
-  load(slot: number, blocks: number, lsn: Lsn): void {
-    if (this.#sizes.has(slot)) return
-    this.#sizes.set(slot, { blocks, sinceLsn: lsn })
-    this.#totalBlocks += Math.max(blocks, 0)
-  }
-
+  /** A size (u32 little-endian at `offset`), or any other kind for a fork that is dropped. */
   put(slot: number, lsn: Lsn, kind: number, src: Buffer, offset: number): void {
     const blocks = kind === ValueKind.Image ? src.readUInt32LE(offset) : -1
     const entry = this.#sizes.get(slot)
@@ -53,6 +67,7 @@ export class RelSizes {
     }
   }
 
+  /** Blocks now; undefined = absent. */
   latest(slot: number): number | undefined {
     const entry = this.#sizes.get(slot)
     return entry === undefined || entry.blocks < 0 ? undefined : entry.blocks
@@ -66,7 +81,36 @@ export class RelSizes {
     return entry.blocks < 0 ? null : entry.blocks
   }
 
+  /** Slot and size of all that is known; -1 blocks = dropped. */
   entries(): Iterable<[number, Readonly<RelSize>]> {
     return this.#sizes
+  }
+
+  /** A fresh branch takes its ancestor's sizes, and reads only those that changed since. */
+  async #inherit(from: RelSizes, lsn: Lsn, reader: TimelineReader): Promise<boolean> {
+    if (!from.isLoaded || from.loadedLsn > lsn) return false
+    const changed: KeyRef[] = []
+    for (const [slot, { blocks, sinceLsn }] of from.entries()) {
+      if (sinceLsn > lsn) changed.push({ slot, blk: 0 })
+      else this.#load(slot, blocks, lsn)
+    }
+    const values = await reader.blobs(changed, lsn)
+    for (const [index, { slot }] of changed.entries()) {
+      this.#load(slot, values[index]?.readUInt32LE(0) ?? -1, lsn)
+    }
+    this.#finishLoad(lsn)
+    return true
+  }
+
+  /** An entry found at load; a put that came in meanwhile wins. */
+  #load(slot: number, blocks: number, lsn: Lsn): void {
+    if (this.#sizes.has(slot)) return
+    this.#sizes.set(slot, { blocks, sinceLsn: lsn })
+    this.#totalBlocks += Math.max(blocks, 0)
+  }
+
+  /** From here on everything is known. */
+  #finishLoad(lsn: Lsn): void {
+    this.#loadedLsn = lsn
   }
 }

@@ -18,44 +18,23 @@ import { firstShardCutoff } from '../gc/first-shard.ts'
 import { Retention } from '../gc/retention.ts'
 import type { HistorySettings } from '../gc/settings.ts'
 import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
-import { isPageClass, KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
+import { KeyClass, PAGE_SIZE, type ValueKind } from '../keyspace/key-class.ts'
 import type { ShardFilter } from '../ingest/shard-filter.ts'
-import { formatKey } from '../keyspace/key.ts'
 import type { Layer, LayerEntry } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
-import { MAX_KEYS } from '../layers/key-table.ts'
 import type { OpenLayer } from '../layers/open-layer.ts'
-import { type KeyRef, type ReadSource, readVersions, type Version } from '../read/read-plan.ts'
-import { reconstructPage } from '../read/reconstruct.ts'
-import { scanKeys } from '../read/scan.ts'
+import type { ReadSource } from '../read/read-plan.ts'
 import { type TimelineFacts, type TimelineState, walStartOf } from '../remote/manifest.ts'
 import { statisticsFolder } from '../remote/paths.ts'
 import { StatisticsStore } from '../remote/statistics-store.ts'
 import { ChainCap } from './chain-cap.ts'
 import { type LayerChange, LayerStore, type LayerStoreOptions } from './layer-store.ts'
-import { LsnWaiters } from './lsn-waiters.ts'
+import { type Ancestor, Lineage } from './lineage.ts'
 import { RelSizes } from './rel-sizes.ts'
 import type { StorageContext } from './storage-context.ts'
-
-export interface BlobEntry {
-  spc: number
-  db: number
-  rel: number
-  fork: number
-  blk: number
-  value: Buffer
-}
-
-export interface Ancestor {
-  timeline: Timeline
-  lsn: Lsn
-}
-
-interface Lineage {
-  readonly ancestor: Ancestor
-  /** The same, as reads use it. */
-  readonly parent: { readonly source: ReadSource; readonly lsn: Lsn }
-}
+import { type BlobEntry, TimelineReader } from './timeline-reader.ts'
+import { Tip } from './tip.ts'
+import { Upkeep } from './upkeep.ts'
 
 export interface TimelineOptions extends LayerStoreOptions {
   /** What of the WAL is kept; null = all of it, the tenant is not sharded. */
@@ -66,17 +45,6 @@ export interface TimelineOptions extends LayerStoreOptions {
   timelineOf: (timelineId: TimelineId) => Timeline
 }
 
-/** A page that took more records than this to build is worth keeping. */
-const KEEP_AFTER_RECORDS = 16
-/** Of the roll size, at most so much goes to pages kept by reads. */
-const KEPT_SHARE = 1 / 4
-/** After a restart reads wait so long for the ancestor's WAL up to the branch point. */
-const ANCESTOR_WAIT_MS = 60_000
-/** With less WAL than this from one tick to the next a timeline counts as idle. */
-const IDLE_WAL_BYTES = 256 * 1024
-/** Leaves room for the puts of one batch before the hard limit. */
-const ROLL_KEYS = MAX_KEYS * 0.75
-
 export class Timeline {
   readonly tenantId: TenantId
   readonly timelineId: TimelineId
@@ -85,31 +53,23 @@ export class Timeline {
   readonly shard: ShardFilter | null
   /** What of the past is kept: cutoff, leases, holds. */
   readonly retention: Retention
+  readonly lineage: Lineage
+  /** What reads are planned over. */
+  readonly source: ReadSource
+  readonly compaction: TimelineCompaction
   readonly #store: LayerStore
   readonly #context: StorageContext
-  readonly #source: ReadSource
-  readonly #waiters = new LsnWaiters()
   #relSizes = new RelSizes()
+  readonly #reader: TimelineReader
   readonly #cap: ChainCap
-  readonly compaction: TimelineCompaction
-  #lastRecordLsn: Lsn
-  #lastRecordStartLsn: Lsn | null
-  #lastPutLsn: Lsn
+  readonly #tip: Tip
+  readonly #upkeep: Upkeep
   #ready: Promise<void> | null = null
-  /** When the open layer was first seen to hold data; 0 = it is empty. */
-  #openSinceMs = 0
-  #lastTickLsn: Lsn = 0
-  #ancestorComplete = false
-  readonly #timelineOf: (timelineId: TimelineId) => Timeline
-  /** What `#lineage` was made of. */
-  #lineageFacts: TimelineFacts | null = null
-  #lineage: Lineage | null = null
   #closed = false
 
   constructor(options: TimelineOptions) {
     this.tenantId = options.tenantId
     this.timelineId = options.timelineId
-    this.#timelineOf = options.timelineOf
     this.shard = options.shard
     this.#context = options.context
     const { tenantId, timelineId } = options
@@ -132,11 +92,10 @@ export class Timeline {
       branchPoints: options.branchPoints,
       leaseMs: options.context.limits.leaseMs,
     })
-    this.#lastRecordLsn = store.diskConsistentLsn
-    this.#lastRecordStartLsn = store.prevRecordLsn
-    this.#lastPutLsn = this.#lastRecordLsn
-    const lineage = () => this.#lineageNow()
-    this.#source = {
+    this.#tip = new Tip(timelineId, store.diskConsistentLsn, store.prevRecordLsn)
+    const lineage = new Lineage({ facts: () => store.facts, timelineOf: options.timelineOf })
+    this.lineage = lineage
+    this.source = {
       stats: options.context.readStats,
       slots: options.slots,
       get memory(): readonly OpenLayer[] {
@@ -145,31 +104,46 @@ export class Timeline {
       get layers(): LayerMap {
         return store.layers
       },
-      get parent(): Lineage['parent'] | null {
-        return lineage()?.parent ?? null
+      get parent(): Lineage['parent'] {
+        return lineage.parent
       },
     }
     const { context } = options
-    const source = this.#source
+    const { source, retention } = this
+    this.#reader = new TimelineReader({
+      source,
+      lineage,
+      retention,
+      context,
+      readableLsn: (lsn) => this.#readableLsn(lsn),
+      openLayer: () => store.open,
+    })
     this.compaction = new TimelineCompaction({
       tenantId,
       timelineId,
       store,
       source,
-      retention: this.retention,
+      retention,
       context,
     })
+    this.#upkeep = new Upkeep({
+      store,
+      tip: this.#tip,
+      compaction: this.compaction,
+      limits: context.limits,
+      onFailed: (error, what) => this.#warn(error, what),
+    })
     this.#cap = new ChainCap({
-      build: (keys, lsn) => this.#buildPages(keys, lsn),
+      build: (keys, lsn) => this.#reader.buildPages(keys, lsn),
       currentLayer: () => store.open,
-      lastRecordLsn: () => this.#lastRecordLsn,
-      log: options.context.log,
+      lastRecordLsn: () => this.lastRecordLsn,
+      log: context.log,
     })
   }
 
   /** Where it branches off; null when its whole history is its own. A detach changes it. */
   get ancestor(): Ancestor | null {
-    return this.#lineageNow()?.ancestor ?? null
+    return this.lineage.ancestor
   }
 
   /** What the manifest says of it. */
@@ -183,12 +157,12 @@ export class Timeline {
 
   /** End of the last published record; reads are answered up to here. 0 before the first. */
   get lastRecordLsn(): Lsn {
-    return this.#lastRecordLsn
+    return this.#tip.recordLsn
   }
 
   /** Start of the record that ends at lastRecordLsn; null when nobody told. */
   get lastRecordStartLsn(): Lsn | null {
-    return this.#lastRecordStartLsn
+    return this.#tip.recordStartLsn
   }
 
   get diskConsistentLsn(): Lsn {
@@ -257,7 +231,7 @@ export class Timeline {
 
   /** WAL that was written on the timeline itself. */
   get writtenBytes(): number {
-    return Math.max(this.#lastRecordLsn - walStartOf(this.#store.facts), 0)
+    return Math.max(this.lastRecordLsn - walStartOf(this.#store.facts), 0)
   }
 
   /** Resolves when `latestRelSize` may be used; ingest waits for it before its first record. */
@@ -271,12 +245,12 @@ export class Timeline {
 
   /** Interns a key prefix. */
   slot(cls: number, spc: number, db: number, rel: number, fork: number): number {
-    return this.#source.slots.intern(cls, spc, db, rel, fork)
+    return this.source.slots.intern(cls, spc, db, rel, fork)
   }
 
   /**
-   * Adds a version, unless it belongs to another shard; copies the bytes. LSNs (record ends) do not decrease and lie above what is
-   * published; readers see nothing of it before `publish`.
+   * Adds a version, unless it belongs to another shard; copies the bytes. LSNs (record ends) do not
+   * decrease and lie above what is published; readers see nothing of it before `publish`.
    */
   put(
     slot: number,
@@ -288,13 +262,7 @@ export class Timeline {
     length: number,
   ): void {
     if (this.shard !== null && !this.shard.keeps(slot, blk)) return
-    if (lsn < this.#lastPutLsn || lsn <= this.#lastRecordLsn) {
-      throw new ZenithError(
-        'internal',
-        `a version at ${formatLsn(lsn)} comes after ${formatLsn(this.#lastPutLsn)} was put`,
-      )
-    }
-    this.#lastPutLsn = lsn
+    this.#tip.notePut(lsn)
     const { open, slots } = this.#store
     const hotKey = open.put(slot, blk, lsn, kind, src, offset, length)
     if (hotKey >= 0) this.#cap.note(open, hotKey)
@@ -306,24 +274,8 @@ export class Timeline {
    * where that record starts; a base backup at the tip needs it.
    */
   publish(lastRecordLsn: Lsn, lastRecordStartLsn: Lsn | null = null): void {
-    if (lastRecordLsn < this.#lastRecordLsn) {
-      throw new ZenithError(
-        'internal',
-        `publish went back from ${formatLsn(this.#lastRecordLsn)} to ${formatLsn(lastRecordLsn)}`,
-      )
-    }
-    this.#lastRecordLsn = lastRecordLsn
-    this.#lastRecordStartLsn = lastRecordStartLsn
-    this.#waiters.reached(lastRecordLsn)
-    const { open } = this.#store
-    const { rollSizeBytes, rollDistanceBytes } = this.#context.limits
-    if (
-      open.sizeBytes >= rollSizeBytes ||
-      lastRecordLsn - open.startLsn >= rollDistanceBytes ||
-      open.keyCount >= ROLL_KEYS
-    ) {
-      this.#roll()
-    }
+    this.#tip.publish(lastRecordLsn, lastRecordStartLsn)
+    this.#upkeep.rollWhenFull()
     this.#cap.kick()
   }
 
@@ -334,22 +286,17 @@ export class Timeline {
 
   /** Throws `timeout` when the LSN is not reached in time, `unavailable` at shutdown. */
   async waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void> {
-    if (lsn <= this.#lastRecordLsn) return
-    await this.#waiters.wait(
-      lsn,
-      timeoutMs,
-      () => `timeline ${this.timelineId} is at ${formatLsn(this.#lastRecordLsn)}`,
-    )
+    await this.#tip.waitFor(lsn, timeoutMs)
   }
 
   /** No more WAL will come, for this reason: who waits for some, now or later, fails at once. */
   failWaiters(reason: ZenithError): void {
-    this.#waiters.close(reason)
+    this.#tip.failWaiters(reason)
   }
 
   /** WAL comes again after `failWaiters`. */
   takeWaiters(): void {
-    if (!this.#closed) this.#waiters.reopen()
+    if (!this.#closed) this.#tip.takeWaiters()
   }
 
   /**
@@ -357,10 +304,10 @@ export class Timeline {
    * taken in. Whoever writes next continues at `lastRecordLsn`.
    */
   dropUnpublished(): void {
-    if (this.#lastPutLsn === this.#lastRecordLsn) return
-    this.#openSinceMs = 0
-    this.#store.dropUnpublished(this.#lastRecordLsn, this.#lastRecordStartLsn)
-    this.#lastPutLsn = this.#lastRecordLsn
+    if (!this.#tip.hasUnpublished) return
+    this.#upkeep.openIsNew()
+    this.#store.dropUnpublished(this.lastRecordLsn, this.lastRecordStartLsn)
+    this.#tip.dropUnpublished()
     // The sizes may have been changed by what is gone now.
     this.#relSizes = new RelSizes()
     this.#ready = null
@@ -371,74 +318,33 @@ export class Timeline {
    * `count` pages of 8 KiB from `firstBlk` on, as of `lsn`; zeros where nothing was stored. They go
    * to `target`, which has just that size, or to a new buffer.
    */
-  async readPages(
+  readPages(
     slot: number,
     firstBlk: number,
     count: number,
     lsn: Lsn,
     target?: Buffer,
   ): Promise<Buffer> {
-    assert(!target || target.length === count * PAGE_SIZE, 'the target holds just the pages')
-    const readLsn = this.#readableLsn(lsn)
-    const keys: KeyRef[] = []
-    for (let index = 0; index < count; index++) keys.push({ slot, blk: firstBlk + index })
-    const versions = await this.#versions(keys, readLsn)
-    const pages = target ?? Buffer.allocUnsafeSlow(count * PAGE_SIZE)
-    const pending: Promise<void>[] = []
-    for (const [index, chain] of versions.entries()) {
-      const blk = firstBlk + index
-      const at = index * PAGE_SIZE
-      const page = this.#reconstruct(slot, blk, chain)
-      if (page === null) pages.fill(0, at, at + PAGE_SIZE)
-      else if (page instanceof Promise) {
-        pending.push(
-          page.then((built) => {
-            built.copy(pages, at)
-            this.#keep(slot, blk, readLsn, chain.length, built)
-          }),
-        )
-      } else page.copy(pages, at)
-    }
-    if (pending.length > 0) await Promise.all(pending)
-    return pages
+    return this.#reader.readPages(slot, firstBlk, count, lsn, target)
   }
 
+  /** One page, as `readPages`. */
   readPage(slot: number, blk: number, lsn: Lsn): Promise<Buffer> {
     return this.readPages(slot, blk, 1, lsn)
   }
 
   /** Newest value at or below `lsn`; null when absent or deleted. */
-  async readBlob(slot: number, blk: number, lsn: Lsn): Promise<Buffer | null> {
-    const [versions] = await this.#versions([{ slot, blk }], this.#readableLsn(lsn))
-    return this.#blobOf(slot, blk, versions as Version[])
+  readBlob(slot: number, blk: number, lsn: Lsn): Promise<Buffer | null> {
+    return this.#reader.readBlob(slot, blk, lsn)
   }
 
   /** All live entries of a blob class, in key order. */
-  async scanBlobs(
+  scanBlobs(
     cls: number,
     lsn: Lsn,
     filter: { spc?: number; db?: number } = {},
   ): Promise<BlobEntry[]> {
-    const { slots } = this.#source
-    const readLsn = this.#readableLsn(lsn)
-    const read = this.retention.reads.enter()
-    let keys: KeyRef[]
-    let chains: Version[][]
-    try {
-      if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
-      keys = await scanKeys(this.#source, cls, readLsn + 1, filter)
-      chains = await readVersions(this.#source, keys, readLsn + 1)
-    } finally {
-      read.leave()
-    }
-    const entries: BlobEntry[] = []
-    for (const [index, { slot, blk }] of keys.entries()) {
-      const value = this.#blobOf(slot, blk, chains[index] as Version[])
-      if (value === null) continue
-      const { spc, db, rel, fork } = slots.key(slot, blk)
-      entries.push({ spc, db, rel, fork, blk, value })
-    }
-    return entries
+    return this.#reader.scanBlobs(cls, lsn, filter)
   }
 
   /** Blocks of a fork as of `lsn`; null when it does not exist. */
@@ -464,14 +370,14 @@ export class Timeline {
 
   /** Freezes what is published, writes it as layers, uploads, advances the LSNs. */
   async flush(): Promise<void> {
-    const target = this.#lastRecordLsn
-    this.#freeze()
+    const target = this.lastRecordLsn
+    this.#upkeep.freeze()
     await this.#store.flushTo(target)
   }
 
   /** Flushes, then makes images of what changed since the last ones; nothing to do is no error. */
   async createImageLayers(): Promise<void> {
-    await this.#awaitAncestorWal()
+    await this.lineage.complete()
     // Compaction reads layers, not an ancestor's memory.
     for (let at = this.ancestor; at !== null; at = at.timeline.ancestor) await at.timeline.flush()
     await this.flush()
@@ -483,17 +389,7 @@ export class Timeline {
    * uses a pause in the WAL to make reads cheap, and retries what failed.
    */
   tick(nowMs: number): void {
-    const { open } = this.#store
-    const { idleBytes } = this.#context.limits
-    const isIdle = this.#lastRecordLsn - this.#lastTickLsn < IDLE_WAL_BYTES
-    this.#lastTickLsn = this.#lastRecordLsn
-    if (isIdle && open.sizeBytes >= idleBytes) this.#roll()
-    else if (isIdle && this.#replayBytes >= idleBytes) this.#makeImages()
-    if (open.versionCount === 0) this.#openSinceMs = 0
-    else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
-    else if (nowMs - this.#openSinceMs >= this.#context.limits.rollAgeMs) this.#roll()
-    this.#store.startFlush()
-    void this.#store.confirm()
+    this.#upkeep.tick(nowMs)
   }
 
   /** Those layers that are in object storage. */
@@ -513,7 +409,7 @@ export class Timeline {
 
   /** Freezes now, because the process needs memory. */
   relieve(): void {
-    this.#roll()
+    this.#upkeep.roll()
   }
 
   /** True for shards but the first, whose cutoff they follow (gc/first-shard.ts). */
@@ -553,7 +449,7 @@ export class Timeline {
 
   /** Resolves when every ancestor has its history up to where we branch off. */
   async awaitAncestorWal(): Promise<void> {
-    await this.#awaitAncestorWal()
+    await this.lineage.complete()
   }
 
   /**
@@ -562,8 +458,7 @@ export class Timeline {
    */
   beginDraft(images: readonly LayerEntry[], lsn: Lsn): void {
     this.#store.beginDraft(images, lsn)
-    this.#lastRecordLsn = lsn
-    this.#lastPutLsn = lsn
+    this.#tip.beginAt(lsn)
   }
 
   /** True while an import is not whole. */
@@ -573,8 +468,8 @@ export class Timeline {
 
   /** The history is whole and consistent from `startLsn` on: makes it durable. */
   async endDraft(startLsn: Lsn): Promise<void> {
-    assert(this.#lastRecordLsn >= startLsn, 'the WAL that makes it consistent is taken in')
-    this.#store.endDraft({ ...this.#store.facts, startLsn, walStartLsn: this.#lastRecordLsn })
+    assert(this.lastRecordLsn >= startLsn, 'the WAL that makes it consistent is taken in')
+    this.#store.endDraft({ ...this.#store.facts, startLsn, walStartLsn: this.lastRecordLsn })
     await this.flush()
   }
 
@@ -586,7 +481,7 @@ export class Timeline {
   /** WAL of its own begins at its present end: nobody is followed any more. */
   async beginOwnWal(): Promise<void> {
     await this.flush()
-    const walStartLsn = this.#lastRecordLsn
+    const walStartLsn = this.lastRecordLsn
     await this.#store.change({ facts: { ...this.#store.facts, walStartLsn } })
   }
 
@@ -614,7 +509,8 @@ export class Timeline {
   async close(options: { flush: boolean }): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    this.#waiters.close(
+    this.#upkeep.stop()
+    this.#tip.failWaiters(
       new ZenithError('unavailable', `timeline ${this.timelineId} is shutting down`),
     )
     await this.#cap.stop()
@@ -628,7 +524,7 @@ export class Timeline {
 
   #readableLsn(lsn: Lsn): Lsn {
     this.checkWithin(lsn)
-    return Math.min(lsn, this.#lastRecordLsn)
+    return Math.min(lsn, this.lastRecordLsn)
   }
 
   /** Throws `out_of_range` for an LSN before the timeline begins, or whose state may be gone. */
@@ -642,137 +538,12 @@ export class Timeline {
     this.retention.checkReadable(lsn)
   }
 
-  /** Follows the facts, so that it changes in the same step as the layer map. */
-  #lineageNow(): Lineage | null {
-    const { facts } = this.#store
-    if (facts === this.#lineageFacts) return this.#lineage
-    const { ancestorTimelineId, ancestorLsn: lsn } = facts
-    if (ancestorTimelineId === null || lsn === null) this.#lineage = null
-    else {
-      const timeline = this.#timelineOf(ancestorTimelineId)
-      this.#lineage = { ancestor: { timeline, lsn }, parent: { source: timeline.#source, lsn } }
-    }
-    this.#lineageFacts = facts
-    return this.#lineage
-  }
-
-  /** A collection that passes the LSN meanwhile waits for the end of this before it removes. */
-  async #versions(keys: readonly KeyRef[], lsn: Lsn): Promise<Version[][]> {
-    const read = this.retention.reads.enter()
-    try {
-      if (!this.#hasAncestorWal()) await this.#awaitAncestorWal()
-      return await readVersions(this.#source, keys, lsn + 1)
-    } finally {
-      read.leave()
-    }
-  }
-
-  /** True when every ancestor has its history up to where we branch off. */
-  #hasAncestorWal(): boolean {
-    const { ancestor } = this
-    if (this.#ancestorComplete || ancestor === null) return true
-    const { timeline, lsn } = ancestor
-    this.#ancestorComplete = timeline.lastRecordLsn >= lsn && timeline.#hasAncestorWal()
-    return this.#ancestorComplete
-  }
-
-  async #awaitAncestorWal(): Promise<void> {
-    const { ancestor } = this
-    if (ancestor === null) return
-    const { timeline, lsn } = ancestor
-    await timeline.waitForLsn(lsn, ANCESTOR_WAIT_MS)
-    await timeline.#awaitAncestorWal()
-  }
-
-  #reconstruct(slot: number, blk: number, chain: Version[]): Buffer | null | Promise<Buffer> {
-    return reconstructPage(this.#source.slots.key(slot, blk), chain, this.#context.appliers)
-  }
-
-  async #buildPages(keys: KeyRef[], lsn: Lsn): Promise<(Buffer | null)[]> {
-    const chains = await this.#versions(keys, lsn)
-    return await Promise.all(
-      keys.map(async ({ slot, blk }, index) => {
-        if (!isPageClass(this.#source.slots.cls(slot))) return null
-        return await this.#reconstruct(slot, blk, chains[index] as Version[])
-      }),
-    )
-  }
-
-  /** Keeps a page that was dear to build, so that the next read of it is cheap. */
-  #keep(slot: number, blk: number, lsn: Lsn, steps: number, page: Buffer): void {
-    if (steps <= KEEP_AFTER_RECORDS) return
-    const { open } = this.#store
-    const limit = this.#context.limits.rollSizeBytes * KEPT_SHARE
-    if (lsn < open.startLsn || open.ownImageBytes >= limit) return
-    open.putOwnImage(slot, blk, lsn, page)
-  }
-
-  #blobOf(slot: number, blk: number, versions: Version[]): Buffer | null {
-    const newest = versions[0]
-    if (newest === undefined || newest.kind === ValueKind.Tombstone) return null
-    if (newest.kind === ValueKind.Image) return newest.value
-    throw new ZenithError(
-      'corrupt',
-      `key ${formatKey(this.#source.slots.key(slot, blk))} of a blob class holds a record`,
-    )
-  }
-
   async #loadRelSizes(): Promise<void> {
-    await this.#awaitAncestorWal()
-    const lsn = this.#lastRecordLsn
-    if (lsn === 0) return this.#relSizes.finishLoad(0)
-    if (await this.#inheritRelSizes(lsn)) return
-    for (const entry of await this.scanBlobs(KeyClass.RelSize, lsn)) {
-      const slot = this.slot(KeyClass.RelSize, entry.spc, entry.db, entry.rel, entry.fork)
-      this.#relSizes.load(slot, entry.value.readUInt32LE(0), lsn)
-    }
-    this.#relSizes.finishLoad(lsn)
-  }
-
-  /** A fresh branch takes its ancestor's sizes, and reads only those that changed since. */
-  async #inheritRelSizes(lsn: Lsn): Promise<boolean> {
+    await this.lineage.complete()
     const { ancestor } = this
-    if (ancestor === null || ancestor.lsn !== lsn) return false
-    const sizes = ancestor.timeline.#relSizes
-    if (!sizes.isLoaded || sizes.loadedLsn > lsn) return false
-    const changed: KeyRef[] = []
-    for (const [slot, { blocks, sinceLsn }] of sizes.entries()) {
-      if (sinceLsn > lsn) changed.push({ slot, blk: 0 })
-      else this.#relSizes.load(slot, blocks, lsn)
-    }
-    const chains = await readVersions(this.#source, changed, lsn + 1)
-    for (const [index, { slot, blk }] of changed.entries()) {
-      const value = this.#blobOf(slot, blk, chains[index] as Version[])
-      this.#relSizes.load(slot, value === null ? -1 : value.readUInt32LE(0), lsn)
-    }
-    this.#relSizes.finishLoad(lsn)
-    return true
-  }
-
-  #freeze(): void {
-    this.#openSinceMs = 0
-    this.#store.freeze(this.#lastRecordLsn, this.#lastRecordStartLsn)
-  }
-
-  #roll(): void {
-    this.#freeze()
-    this.#store.startFlush()
-  }
-
-  /**
-   * Stored bytes of deltas that reads of the tip replay from. An import at one LSN holds pages, not
-   * records, and counts nothing.
-   */
-  get #replayBytes(): number {
-    return this.#store.layers.deltasAboveImages
-      .filter(({ id }) => id.endLsn > id.startLsn + 1)
-      .reduce((sum, layer) => sum + layer.sizeBytes, 0)
-  }
-
-  #makeImages(): void {
-    if (this.#closed || this.compaction.lock.isHeld || !this.#store.mayWrite) return
-    if (this.#store.isDraft) return
-    this.compaction.makeImages().catch((error: unknown) => this.#warn(error, 'image creation'))
+    const inherited = ancestor && { sizes: ancestor.timeline.#relSizes, lsn: ancestor.lsn }
+    const { slots } = this.source
+    await this.#relSizes.loadAt(this.lastRecordLsn, this.#reader, slots, inherited)
   }
 
   #warn(error: unknown, what: string): void {

@@ -1,5 +1,5 @@
 /** A tenant manager over a temporary folder, for tests: can crash and come back. */
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { newTenantId, type TenantId } from '#libs/ids.ts'
@@ -7,12 +7,19 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { CompactionRunner } from '../../compaction/job.ts'
 import type { Logger } from '#libs/log.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import type { Appliers } from '../../read/reconstruct.ts'
 import { NO_DELETIONS } from '../../remote/deletions.ts'
 import type { StorageLimits, StorageStep } from '../../timeline/storage-context.ts'
 import type { Tenant } from '../tenant.ts'
 import { TenantManager } from '../tenant-manager.ts'
+import { FaultyStore } from './faulty-store.ts'
 import { type ToyRedo, toyRedo } from './toy-redo.ts'
+
+export interface ScratchShards {
+  count: number
+  stripeBlocks: number
+}
 
 export class ScratchServer implements AsyncDisposable {
   readonly folder: string
@@ -25,30 +32,51 @@ export class ScratchServer implements AsyncDisposable {
   runner: ((store: ObjectStore) => CompactionRunner) | null = null
   /** Objects that are to be deleted; as a queue on disk, it outlives a crash. */
   readonly doomed: string[] = []
+  /** What the running page server sees of object storage; a new one at each start. */
+  faults!: FaultyStore
   #manager: TenantManager | null = null
   #generation = 0
   readonly #limits: Partial<StorageLimits>
   readonly #appliers: Appliers
+  readonly #shards: ScratchShards | null
 
-  private constructor(folder: string, limits: Partial<StorageLimits>, appliers?: Appliers) {
+  private constructor(
+    folder: string,
+    limits: Partial<StorageLimits>,
+    appliers?: Appliers,
+    shards?: ScratchShards,
+  ) {
     this.folder = folder
     this.#limits = limits
     this.#appliers = appliers ?? this.toy
+    this.#shards = shards ?? null
   }
 
-  /** Redo is a toy unless given. */
+  /** Redo is a toy unless given; so many shards of the tenant, or the whole of it. */
   static async start(
     limits: Partial<StorageLimits> = {},
     appliers?: Appliers,
+    shards?: ScratchShards,
   ): Promise<ScratchServer> {
     const folder = await mkdtemp(join(tmpdir(), 'pageserver-storage-'))
-    const server = new ScratchServer(folder, limits, appliers)
+    const server = new ScratchServer(folder, limits, appliers, shards)
     await server.restart()
     return server
   }
 
+  /** The tenant, or shard 0 of it. */
   get tenant(): Tenant {
-    return (this.#manager as TenantManager).tenant(this.tenantId)
+    return this.shards[0] as Tenant
+  }
+
+  /** All shards in their order; one when the tenant is not sharded. */
+  get shards(): Tenant[] {
+    return this.#shardIds.map((id) => this.manager.tenant(id))
+  }
+
+  get #shardIds(): TenantId[] {
+    const count = this.#shards?.count ?? 1
+    return Array.from({ length: count }, (_, shard) => tenantShardId(this.tenantId, shard, count))
   }
 
   get manager(): TenantManager {
@@ -74,9 +102,10 @@ export class ScratchServer implements AsyncDisposable {
       warn() {},
       error: (facts: unknown, text?: string) => this.errors.push(text ?? String(facts)),
     }
+    this.faults = new FaultyStore(this.store)
     this.#manager = new TenantManager({
       dataDir: this.localFolder,
-      objectStore: this.store,
+      objectStore: this.faults,
       ...this.#appliers,
       deletions: {
         ...NO_DELETIONS,
@@ -87,7 +116,25 @@ export class ScratchServer implements AsyncDisposable {
       ...(this.runner ? { compaction: this.runner(this.store) } : {}),
       onStep: (step) => this.onStep(step),
     })
-    await this.#manager.attach(this.tenantId, ++this.#generation)
+    this.#generation++
+    for (const id of this.#shardIds) {
+      await this.#manager.attach(id, this.#generation, undefined, this.#shards?.stripeBlocks)
+    }
+  }
+
+  /** Lets go as by a crash and stays down; `restart` brings it back. */
+  async crash(): Promise<void> {
+    await this.#manager?.abandon()
+    this.#manager = null
+  }
+
+  /** Paths of all local files, for tests that lose or damage some while the server is down. */
+  async localFiles(): Promise<string[]> {
+    const found = await readdir(this.localFolder, { recursive: true, withFileTypes: true })
+    return found
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name))
+      .toSorted()
   }
 
   /** Works off the queue of objects to delete. */

@@ -140,7 +140,7 @@ describe('storage against the model', () => {
     'three shards': { limits: merges, shards: { count: 3, stripeBlocks: 2 } },
   }
   const { ZENITH_MODEL_RUNS, ZENITH_MODEL_SEED, ZENITH_MODEL_PATH } = process.env
-  const numRuns = Number(ZENITH_MODEL_RUNS ?? 8)
+  const numRuns = Number(ZENITH_MODEL_RUNS ?? 6)
   for (const [name, { limits, shards }] of Object.entries(shapes)) {
     test(name, { timeout: 120_000 + numRuns * 10_000 }, async () => {
       await fc.assert(

@@ -139,7 +139,10 @@ export class ScratchServer implements AsyncDisposable {
 
   /** Works off the queue of objects to delete. */
   async deleteDoomed(): Promise<void> {
-    for (const name of this.doomed.splice(0)) await this.store.delete(name)
+    for (let name = this.doomed[0]; name !== undefined; name = this.doomed[0]) {
+      await this.faults.delete(name)
+      this.doomed.shift()
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

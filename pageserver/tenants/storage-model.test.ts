@@ -88,7 +88,8 @@ async function perform(run: StorageRun, one: Step): Promise<void> {
     case 'gc':
       return await run.collect(one.back)
     case 'crash':
-      return await run.crash(one.loss, one.seed)
+      await run.crash(one.loss, one.seed)
+      return
     case 'together':
       return await run.together(one.back, one.seed)
     case 'flush':

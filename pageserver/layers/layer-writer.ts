@@ -37,6 +37,7 @@ const IMAGE_CHUNK_BYTES = 32 * 1024
 const MAX_CHUNK_ENTRIES = 8192
 const CHUNKS_IN_FLIGHT = 8
 const WRITE_BYTES = 1024 * 1024
+const EMPTY = Buffer.alloc(0)
 
 interface StoredChunk {
   stored: Buffer
@@ -82,6 +83,8 @@ export class LayerWriter {
   #chunkCodec: number[] = []
   #pending: Buffer[] = []
   #pendingBytes = 0
+  #written: Buffer = EMPTY
+  readonly #spares: SpareBuffers
   /** File offset after everything handed to `#pending`. */
   #end = HEADER_SIZE
 
@@ -102,6 +105,7 @@ export class LayerWriter {
     this.#pendingBytes = HEADER_SIZE
     this.#chunkBytes = id.kind === LayerKind.Delta ? DELTA_CHUNK_BYTES : IMAGE_CHUNK_BYTES
     this.#values = Buffer.allocUnsafeSlow(this.#chunkBytes * 2)
+    this.#spares = new SpareBuffers(this.#chunkBytes * 1.25)
   }
 
   /** Creates the file, which must not exist. */
@@ -300,7 +304,7 @@ export class LayerWriter {
     const count = this.#entries
     if (count === 0) return
     const overhead = chunkOverhead(count)
-    const raw = Buffer.allocUnsafeSlow(overhead + this.#valuesUsed)
+    const raw = this.#spares.take(overhead + this.#valuesUsed)
     raw.writeUInt32LE(count, 0)
     raw.writeUInt32LE(0, 4)
     const offsets = 8 + 8 * count
@@ -315,7 +319,7 @@ export class LayerWriter {
     this.#entries = 0
     this.#valuesUsed = 0
     this.#sealed++
-    const packed = packChunk(raw)
+    const packed = packChunk(raw, this.#spares)
     // Its failure is seen by the `pump` or `finish` that awaits it.
     packed.catch(() => undefined)
     this.#queue.push(packed)
@@ -344,8 +348,13 @@ export class LayerWriter {
   }
 
   async #flush(): Promise<void> {
-    let bytes = this.#pending.length === 1 ? (this.#pending[0] as Buffer) : null
-    bytes ??= Buffer.concat(this.#pending)
+    // Used again and again, for the same reason as the memory of chunks.
+    if (this.#written.length < this.#pendingBytes) {
+      this.#written = Buffer.allocUnsafeSlow(Math.max(this.#pendingBytes, 1.5 * WRITE_BYTES))
+    }
+    const bytes = this.#written.subarray(0, this.#pendingBytes)
+    let used = 0
+    for (const part of this.#pending) used += part.copy(bytes, used)
     this.#pending = []
     this.#pendingBytes = 0
     for (let done = 0; done < bytes.length; ) {
@@ -383,12 +392,37 @@ export class LayerWriter {
   }
 }
 
-async function packChunk(raw: Buffer): Promise<StoredChunk> {
-  if (raw.length >= MIN_COMPRESSED_BYTES) {
+async function packChunk(raw: Buffer, spares: SpareBuffers): Promise<StoredChunk> {
+  const rawBytes = raw.length
+  if (rawBytes >= MIN_COMPRESSED_BYTES) {
     const stored = await packZstd(raw)
-    if (savesEnough(stored.length, raw.length)) {
-      return { stored, codec: Codec.Zstd, rawBytes: raw.length }
+    if (savesEnough(stored.length, rawBytes)) {
+      spares.give(raw)
+      return { stored, codec: Codec.Zstd, rawBytes }
     }
   }
-  return { stored: raw, codec: Codec.Raw, rawBytes: raw.length }
+  return { stored: raw, codec: Codec.Raw, rawBytes }
+}
+
+/**
+ * Memory of chunks, used again: what is allocated for each chunk makes V8 collect garbage early and
+ * often.
+ */
+class SpareBuffers {
+  readonly #bytes: number
+  readonly #spare: ArrayBuffer[] = []
+
+  constructor(bytes: number) {
+    this.#bytes = bytes
+  }
+
+  take(length: number): Buffer {
+    if (length > this.#bytes) return Buffer.allocUnsafeSlow(length)
+    return Buffer.from(this.#spare.pop() ?? new ArrayBuffer(this.#bytes), 0, length)
+  }
+
+  /** Nobody reads it any more. */
+  give({ buffer }: Buffer): void {
+    if (buffer.byteLength === this.#bytes) this.#spare.push(buffer as ArrayBuffer)
+  }
 }

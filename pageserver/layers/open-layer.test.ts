@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import { OpenLayer } from './open-layer.ts'
@@ -50,7 +51,7 @@ describe('chains', () => {
     const order: number[] = []
     const writer = { add: (_slot: number, _blk: number, lsn: number) => order.push(lsn) > 0 }
     for (const version of layer.versionsOf(layer.find(1, 2)).toReversed()) {
-      layer.writeVersion(version, 1, 2, writer)
+      layer.writeVersion(version, writer)
     }
     expect(order).toEqual([10, 20, 30, 30, 40, 50, 55])
     expect(layer.ownImageBytes).toBe(2 * PAGE_SIZE)
@@ -86,6 +87,44 @@ test('unpublished versions move to the next layer in order', () => {
   expect(collect(next, 100, 7, 7)).toEqual(['4only', false])
   expect([...layer.keysBySlot().keys()]).toEqual([1])
 })
+
+test('versions in the order of a file are the chains of the keys, oldest first', () => {
+  const step = fc.record({
+    blk: fc.integer({ min: 0, max: 5 }),
+    image: fc.boolean(),
+    isUnpublished: fc.boolean(),
+  })
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
+      const layer = new OpenLayer(1)
+      const page = Buffer.alloc(PAGE_SIZE)
+      for (const [index, { blk, image }] of steps.entries()) {
+        put(layer, index + 1, Record, 'r', blk % 2, blk)
+        if (image) layer.putOwnImage(blk % 2, blk, index + 1, page)
+      }
+      const last = steps.findIndex(({ isUnpublished }) => isUnpublished)
+      if (last >= 0) {
+        const kept = new OpenLayer(1)
+        for (const [index, { blk }] of steps.entries()) {
+          put(kept, index + 1, Record, 'r', blk % 2, blk)
+        }
+        kept.moveUnpublished(last, new OpenLayer(last + 1))
+        expectOrder(kept)
+      }
+      expectOrder(layer)
+    }),
+  )
+})
+
+function expectOrder(layer: OpenLayer): void {
+  const lists = [...layer.keysBySlot().values()]
+  const expected = lists.flatMap((keys) =>
+    [...keys].flatMap((key) => [...layer.versionsOf(key).toReversed()]),
+  )
+  const order = layer.versionsInOrder(lists)
+  expect([...order]).toEqual(expected)
+  layer.touch(order, 0, order.length)
+}
 
 test('many keys and large values', () => {
   const layer = new OpenLayer(1)

@@ -211,6 +211,56 @@ export class OpenLayer {
   }
 
   /**
+   * All versions as a layer file has them: keys in the order given, the versions of each oldest
+   * first. Walks through the versions in the order they came, since a walk along the chains would
+   * wait for memory at each step.
+   */
+  versionsInOrder(keyLists: readonly Uint32Array[]): Uint32Array {
+    const versions = this.#versions
+    const places = new Uint32Array(this.keyCount)
+    for (let version = 0; version < versions.count; version++) {
+      const key = versions.key(version)
+      if (this.#isPlain(key, version)) places[key] = (places[key] as number) + 1
+    }
+    let total = 0
+    for (const keys of keyLists) {
+      for (const key of keys) {
+        const count = this.#hasOwnImage(key) ? this.versionsOf(key).length : places[key]
+        places[key] = total
+        total += count as number
+      }
+    }
+    const order = new Uint32Array(total)
+    for (let version = 0; version < versions.count; version++) {
+      const key = versions.key(version)
+      if (!this.#isPlain(key, version)) continue
+      const place = places[key] as number
+      order[place] = version
+      places[key] = place + 1
+    }
+    for (const keys of keyLists) {
+      for (const key of keys) {
+        if (this.#hasOwnImage(key)) order.set(this.versionsOf(key).reverse(), places[key])
+      }
+    }
+    return order
+  }
+
+  /** True for a version of a key without own images that has not moved to the next layer. */
+  #isPlain(key: number, version: number): boolean {
+    return this.#keys.head(key) > version && !this.#hasOwnImage(key)
+  }
+
+  #hasOwnImage(key: number): boolean {
+    return this.#keys.image(key) !== 0
+  }
+
+  /** Brings versions nearer that are about to be written. */
+  touch(order: Uint32Array, from: number, count: number): void {
+    this.#versions.touch(order, from, Math.min(from + count, order.length))
+  }
+
+  /**
    * All versions of a key, newest first, own images before what they stand for. The array is
    * overwritten by the next call.
    */
@@ -234,11 +284,12 @@ export class OpenLayer {
   }
 
   /** Appends one version to a layer file; returns what its `add` does. */
-  writeVersion(version: number, slot: number, blk: number, writer: VersionWriter): boolean {
+  writeVersion(version: number, writer: VersionWriter): boolean {
     const versions = this.#versions
+    const key = versions.key(version)
     return writer.add(
-      slot,
-      blk,
+      this.keySlot(key),
+      this.keyBlk(key),
       versions.lsn(version),
       versions.kind(version),
       versions.slab(version),

@@ -11,6 +11,9 @@ import { LayerKind, layerName } from '../layers/layer-name.ts'
 import { LayerWriter } from '../layers/layer-writer.ts'
 import type { OpenLayer } from '../layers/open-layer.ts'
 
+/** Versions brought into the cache before they are copied. */
+const TOUCHED_AHEAD = 32
+
 let tempCount = 0
 
 export interface DeltaTarget {
@@ -45,7 +48,8 @@ export async function writeDelta(
   const temp = `${path}.tmp~${tempCount++}`
   const writer = await LayerWriter.create(temp, id, target.owner, slots)
   try {
-    for (const slot of order) await writeSlot(memory, slot, bySlot.get(slot) as Uint32Array, writer)
+    const keyLists = order.map((slot) => bySlot.get(slot) as Uint32Array)
+    await writeVersions(memory, memory.versionsInOrder(keyLists), writer)
     const entry = await writer.finish()
     target.onWritten?.()
     await renameDurably(temp, path)
@@ -57,19 +61,13 @@ export async function writeDelta(
   }
 }
 
-async function writeSlot(
+async function writeVersions(
   memory: OpenLayer,
-  slot: number,
-  keys: Uint32Array,
+  versions: Uint32Array,
   writer: LayerWriter,
 ): Promise<void> {
-  for (const key of keys) {
-    const blk = memory.keyBlk(key)
-    // A hot key may have hundreds of thousands of versions: other work runs in between.
-    const versions = memory.versionsOf(key)
-    for (let index = versions.length - 1; index >= 0; index--) {
-      const version = versions[index] as number
-      if (memory.writeVersion(version, slot, blk, writer)) await writer.pump()
-    }
+  for (let at = 0; at < versions.length; at++) {
+    if (at % TOUCHED_AHEAD === 0) memory.touch(versions, at, TOUCHED_AHEAD)
+    if (memory.writeVersion(versions[at] as number, writer)) await writer.pump()
   }
 }

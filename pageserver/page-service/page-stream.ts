@@ -29,6 +29,8 @@ import { readBlocks, readSingle, UnknownRelation } from './reader.ts'
 
 /** Pages being read or waiting to be sent on one connection; 8 MiB. */
 const MAX_PAGES_IN_FLIGHT = 1024
+/** An answer of so many pages is sent at once. */
+const LONG_ANSWER_PAGES = 8
 
 /** Pages of all connections. */
 const buffers = new PageBuffers()
@@ -66,6 +68,7 @@ export class PageStream {
   /** Decoded, not yet started. */
   #queue: PageStreamRequest[] = []
   #startScheduled = false
+  #sendScheduled = false
   /** Started, in order of arrival. */
   #pending: Pending[] = []
   #pagesInFlight = 0
@@ -139,6 +142,21 @@ export class PageStream {
     void answered.then((answer) => {
       pending.answer = answer
       this.#metrics.observe(kind, pending.pages, performance.now() - startedAt)
+      // What fills a socket's buffer alone gains nothing by company.
+      if (pending.pages >= LONG_ANSWER_PAGES) this.#send()
+      else this.#sendSoon()
+    })
+  }
+
+  /**
+   * Sends at the end of this turn of the event loop, so that what else is answered in it goes out by
+   * the same system call.
+   */
+  #sendSoon(): void {
+    if (this.#sendScheduled) return
+    this.#sendScheduled = true
+    setImmediate(() => {
+      this.#sendScheduled = false
       this.#send()
     })
   }

@@ -7,7 +7,7 @@
  * holds the footer's CRC. So one number in the manifest vouches for every byte that a read uses.
  */
 import { crc32, constants as zlibConstants, zstdCompressSync } from 'node:zlib'
-import { ZenithError } from '#libs/errors.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { readLsnLE, writeLsnLE } from '#libs/lsn.ts'
 import { KEY_SIZE, writeKey } from '../keyspace/key.ts'
 import type { LayerId } from './layer-name.ts'
@@ -130,11 +130,16 @@ export function pack(raw: Buffer): { stored: Buffer; codec: Codec } {
 /** Throws `corrupt` when the bytes do not expand to `rawBytes`. The CRC was checked before. */
 export function unpack(stored: Buffer, codec: Codec, rawBytes: number): Buffer {
   if (codec === Codec.Raw && stored.length === rawBytes) return stored
-  if (codec === Codec.Zstd) {
-    const raw = expandZstd(stored, rawBytes)
-    if (raw.length === rawBytes) return raw
+  const what = `a piece of a layer does not expand to ${rawBytes} bytes`
+  if (codec !== Codec.Zstd) throw new ZenithError('corrupt', what)
+  let raw: Buffer
+  try {
+    raw = expandZstd(stored, rawBytes)
+  } catch (error) {
+    throw new ZenithError('corrupt', `${what}: ${errorMessage(error)}`, { cause: error })
   }
-  throw new ZenithError('corrupt', `a piece of a layer does not expand to ${rawBytes} bytes`)
+  if (raw.length !== rawBytes) throw new ZenithError('corrupt', what)
+  return raw
 }
 
 /*

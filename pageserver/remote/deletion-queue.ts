@@ -17,7 +17,7 @@ import type { Logger } from '#libs/log.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { Deletions } from './deletions.ts'
 import type { Generations } from './generations.ts'
-import type { LocalState, QueuedDeletion } from './local-state.ts'
+import { type LocalState, type QueuedDeletion, sealed } from './local-state.ts'
 
 /** Objects deleted in one go. */
 const BATCH = 1000
@@ -211,7 +211,7 @@ export class DeletionQueue implements Deletions {
   #put(number: number, entry: QueuedDeletion): void {
     this.#queued.set(number, entry)
     this.#names.set(entry.name, number)
-    this.#store(this.#options.state.deletions.put(number, entry))
+    this.#store(this.#options.state.deletions.put(number, sealed(number, entry)))
   }
 
   #remove(numbers: readonly number[]): void {

@@ -9,7 +9,7 @@ import { connectSafekeeper } from '#libs/pgwire/safekeeper-connection.ts'
 import { decodeWalStreamMessage } from '#libs/protocol/wal-stream.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
 import { RMGR, XACT_INFO, XACT_OPCODE_MASK } from '#libs/wal/format.ts'
-import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import { RecordFramer } from '#libs/wal/record-framer.ts'
 import type { TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { firstPlaceOf } from './places.ts'
@@ -144,14 +144,7 @@ function laterCommitIn(framer: RecordFramer, timeUs: number): Lsn | null {
   const record = new DecodedRecord()
   for (let index = 0; index < framer.count; index++) {
     if (framer.rmid[index] !== RMGR.TRANSACTION) continue
-    const inArena = framer.place[index] === IN_ARENA
-    record.decode(
-      inArena ? framer.arena : framer.slice,
-      inArena ? framer.arenaView : framer.sliceView,
-      framer.offset[index] as number,
-      framer.length[index] as number,
-      framer.startLsn[index] as number,
-    )
+    framer.decode(index, record)
     const opcode = record.info & XACT_OPCODE_MASK
     if (opcode !== XACT_INFO.COMMIT && opcode !== XACT_INFO.COMMIT_PREPARED) continue
     if (readLsnLE(record.buffer, record.mainOffset) > timeUs) return framer.startLsn[index] as Lsn

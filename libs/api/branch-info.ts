@@ -1,8 +1,6 @@
 /** What the control plane tells of a branch. */
 import { type Static, Type } from 'typebox'
-
-const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
-const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
+import { IdText, LsnText, Nullable } from './schemas.ts'
 
 /** `archiving`, `unarchiving` and `deleting` go on by themselves. */
 export const BranchState = Type.Union([
@@ -20,9 +18,9 @@ export const BranchInfo = Type.Object({
   timelineId: IdText,
   state: BranchState,
   /** Name of the branch that it reads its history from; null when all of that is its own. */
-  parent: Type.Union([Type.String(), Type.Null()]),
+  parent: Nullable(Type.String()),
   /** The parent's LSN at which this branch starts; null exactly when there is no parent. */
-  branchLsn: Type.Union([LsnText, Type.Null()]),
+  branchLsn: Nullable(LsnText),
   /** Not to be deleted, reset or restored. */
   protected: Type.Boolean(),
   createdAt: Type.String({ description: 'ISO 8601, UTC' }),

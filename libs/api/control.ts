@@ -7,7 +7,7 @@
  */
 import { routes } from '#libs/http/route.ts'
 import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { type Static, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
 import { BranchInfo } from './branch-info.ts'
 import { controlPaths } from './control-paths.ts'
@@ -16,25 +16,13 @@ import { historyRoutes } from './history.ts'
 import { lifecycleRoutes } from './lifecycle.ts'
 import { generationRoutes } from './generations.ts'
 import { FollowInfo, SslMode, transferRoutes } from './transfer.ts'
+import { IdText, LsnText, Nullable, Port, TenantShardText, Time } from './schemas.ts'
 
 /** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
 export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
 
-export const IdText = Type.String({ pattern: '^[0-9a-f]{32}$', description: '32 hex digits' })
-/** What a page server knows a tenant by: its id, or that of one of its shards. */
-export const TenantShardText = Type.String({
-  pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$',
-  description: '32 hex digits; of a shard also "-", its number and the count, in hex: ...-0104',
-})
 /** Blocks of a relation that stay together in one shard. */
 export const StripeBlocks = Type.Integer({ minimum: 1, maximum: MAX_STRIPE_BLOCKS })
-export const LsnText = Type.String({
-  pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$',
-  description: 'WAL position, as Postgres prints it: 0/1609610',
-})
-const Port = Type.Integer({ minimum: 1, maximum: 65535 })
-const Time = Type.String({ description: 'ISO 8601, UTC' })
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 
 /** A pageserver or safekeeper, as computes and other services reach it. */
 export const NodeInfo = Type.Object({

@@ -1,12 +1,11 @@
 /** Routes of the control plane for pageservers: which there are, and where tenants are. */
 import { routes } from '#libs/http/route.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { type Static, Type } from 'typebox'
 import { fleetPaths } from './fleet-paths.ts'
+import { IdText, Nullable } from './schemas.ts'
 
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const Id = Type.Integer({ minimum: 1 })
-const TenantId = Type.String({ pattern: '^[0-9a-f]{32}$', description: '32 hex digits' })
-const TenantParams = Type.Object({ tenantId: TenantId })
+const TenantParams = Type.Object({ tenantId: IdText })
 const Shard = Type.Optional(
   Type.Integer({ minimum: 0, description: 'of a sharded tenant; default 0' }),
 )
@@ -30,7 +29,7 @@ export type PageserverNode = Static<typeof PageserverNode>
 
 /** Where a tenant, or one shard of it, is, and how far a move of that is. */
 export const TenantMoveInfo = Type.Object({
-  tenantId: TenantId,
+  tenantId: IdText,
   shard: Type.Integer(),
   pageserverId: Id,
   generation: Type.Integer(),

@@ -3,14 +3,11 @@
  * part of `controlRoutes`.
  */
 import { routes } from '#libs/http/route.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { type Static, Type } from 'typebox'
 import { historyPaths } from './history-paths.ts'
 import { HistorySettings } from './pageserver-retention.ts'
+import { IdText, LsnText, Nullable, Time } from './schemas.ts'
 
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
-const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
-const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
-const Time = Type.String({ description: 'ISO 8601, UTC' })
 const TenantParams = Type.Object({ tenantId: IdText })
 const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
 

@@ -7,9 +7,8 @@ import { type Static, Type } from 'typebox'
 import { BranchInfo } from './branch-info.ts'
 import { lifecyclePaths } from './lifecycle-paths.ts'
 import { TimelineSizes } from './pageserver-lifecycle.ts'
+import { IdText, LsnText } from './schemas.ts'
 
-const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
-const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
 const TenantParams = Type.Object({ tenantId: IdText })
 const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
 const Nothing = Type.Object({})

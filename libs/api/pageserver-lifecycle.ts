@@ -4,11 +4,8 @@
  */
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
+import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
 
-const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
-const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
-/** A tenant, or a shard of one. */
-const TenantShardText = Type.String({ pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$' })
 const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
 const None = Type.Object({})
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
@@ -27,7 +24,7 @@ export type DetachedTimeline = Static<typeof DetachedTimeline>
 
 export const TimelineSizes = Type.Object({
   /** All relations at the end; null while the timeline is archived. */
-  logicalBytes: Type.Union([Type.Integer(), Type.Null()]),
+  logicalBytes: Nullable(Type.Integer()),
   /** Layer files of its own. */
   ownBytes: Type.Integer(),
   /** Layer files that belong to timelines it was detached from. */

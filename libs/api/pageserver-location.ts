@@ -3,18 +3,11 @@
  * docs/storage/fleet.md.
  */
 import { routes } from '#libs/http/route.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { type Static, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
-import {
-  IdText,
-  LsnText,
-  NodeAddress,
-  StripeBlocks,
-  TenantShardText,
-  WalSource,
-} from './control.ts'
+import { NodeAddress, StripeBlocks, WalSource } from './control.ts'
+import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
 
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const TenantParams = Type.Object({ tenantId: TenantShardText })
 
 /** `secondary` keeps a copy of the primary's layer files and serves nothing. */

@@ -3,12 +3,9 @@
  * `pageserverRoutes`. Times are microseconds since 2000-01-01 UTC, as Postgres counts them.
  */
 import { routes } from '#libs/http/route.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { type Static, Type } from 'typebox'
+import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
 
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
-const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
-const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
-const TenantShardText = Type.String({ pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$' })
 const TenantParams = Type.Object({ tenantId: TenantShardText })
 const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
 const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'

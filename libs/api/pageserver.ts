@@ -6,16 +6,16 @@
  * that exists is a 409. LSNs are strings (`0/1609610`), the system identifier a decimal string.
  */
 import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { type Static, Type } from 'typebox'
 import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
-import { IdText, LsnText, StripeBlocks, TenantShardText, WalSource } from './control.ts'
+import { StripeBlocks, WalSource } from './control.ts'
 import { locationRoutes } from './pageserver-location.ts'
 import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
 import { pageserverRetentionRoutes } from './pageserver-retention.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 import { importJobRoutes } from './transfer.ts'
+import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
 
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const None = Type.Object({})
 const TenantParams = Type.Object({ tenantId: TenantShardText })
 const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })

@@ -8,7 +8,8 @@ import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { type Static, Type } from 'typebox'
-import { IdText, LsnText, NodeInfo } from './control.ts'
+import { NodeInfo } from './control.ts'
+import { IdText, LsnText } from './schemas.ts'
 
 const None = Type.Object({})
 const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })

@@ -3,13 +3,10 @@
  * An import is begun by one request and asked after by others, since it may take hours.
  */
 import { routes } from '#libs/http/route.ts'
-import { type Static, type TSchema, Type } from 'typebox'
+import { type Static, Type } from 'typebox'
 import { importJobPaths, transferPaths } from './transfer-paths.ts'
+import { IdText, LsnText, Nullable, Port } from './schemas.ts'
 
-const IdText = Type.String({ pattern: '^[0-9a-f]{32}$' })
-const LsnText = Type.String({ pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$' })
-const Port = Type.Integer({ minimum: 1, maximum: 65535 })
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const TenantParams = Type.Object({ tenantId: IdText })
 const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
 const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })

@@ -29,6 +29,7 @@ import {
   XLP_FIRST_IS_OVERWRITE_CONTRECORD,
   XLR_RMGR_INFO_MASK,
 } from './format.ts'
+import type { DecodedRecord } from './decoded-record.ts'
 import { checkPageHeader, PAGE_INFO_OFFSET, PAGE_REM_LEN_OFFSET } from './page-header.ts'
 
 const ARENA_KEPT_BYTES = 1024 * 1024
@@ -83,6 +84,18 @@ export class RecordFramer {
     this.#lsn = assertLsn(startLsn)
     this.#recordEndLsn = startLsn
     this.#maxRecordSize = options.maxRecordSize ?? MAX_RECORD_SIZE
+  }
+
+  /** Decodes a record of the batch; see `DecodedRecord.decode`. */
+  decode(index: number, record: DecodedRecord): void {
+    const inArena = this.place[index] === IN_ARENA
+    record.decode(
+      inArena ? this.arena : this.slice,
+      inArena ? this.arenaView : this.sliceView,
+      this.offset[index] as number,
+      this.length[index] as number,
+      this.startLsn[index] as number,
+    )
   }
 
   /** LSN of the next byte that `feed` expects. */

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { type Lsn, parseLsn, segmentOffset, WAL_PAGE_SIZE, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { type Checkpoint, readCheckpoint } from '#libs/pg/checkpoint.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
-import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import { RecordFramer } from '#libs/wal/record-framer.ts'
 import { makeOnlineCheckpoint, type OnlineCheckpoint } from './online-checkpoint.ts'
 
 const COUNTERS: Checkpoint = {
@@ -45,15 +45,8 @@ function recordsOf(made: OnlineCheckpoint, endLsn: Lsn): Found[] {
   framer.feed(bytes.subarray(made.redoLsn - first, endLsn - first))
   const found: Found[] = []
   for (let index = 0; index < framer.count; index++) {
-    const inArena = framer.place[index] === IN_ARENA
     const record = new DecodedRecord()
-    record.decode(
-      inArena ? framer.arena : framer.slice,
-      inArena ? framer.arenaView : framer.sliceView,
-      framer.offset[index] as number,
-      framer.length[index] as number,
-      framer.startLsn[index] as number,
-    )
+    framer.decode(index, record)
     const { rmid, info, mainOffset, mainLength } = record
     found.push({
       startLsn: framer.startLsn[index] as number,

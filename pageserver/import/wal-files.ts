@@ -20,7 +20,7 @@ import { type Checkpoint, readCheckpoint } from '#libs/pg/checkpoint.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
 import { RMGR, XLOG_INFO, XLR_RMGR_INFO_MASK } from '#libs/wal/format.ts'
 import { checkPageHeader } from '#libs/wal/page-header.ts'
-import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import { RecordFramer } from '#libs/wal/record-framer.ts'
 import type { BackupLabel } from './backup-label.ts'
 
 const READ_BYTES = 1024 * 1024
@@ -55,14 +55,7 @@ export class WalFiles {
     const look = () => {
       for (let index = 0; index < framer.count; index += 1) {
         if (framer.rmid[index] !== RMGR.XLOG) continue
-        const inArena = framer.place[index] === IN_ARENA
-        record.decode(
-          inArena ? framer.arena : framer.slice,
-          inArena ? framer.arenaView : framer.sliceView,
-          framer.offset[index] as number,
-          framer.length[index] as number,
-          framer.startLsn[index] as number,
-        )
+        framer.decode(index, record)
         if (record.startLsn === label.checkpointLsn) {
           checkpoint = readCheckpoint(record.buffer, record.mainOffset)
         }

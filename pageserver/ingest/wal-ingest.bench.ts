@@ -12,7 +12,7 @@ import { newTimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { parseControlFile } from '#libs/pg/control-file.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
-import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import { RecordFramer } from '#libs/wal/record-framer.ts'
 import { readWalSegments } from '../../test_runner/oracle/wal-segments.ts'
 import { importDataFolder, importLsn } from '../import/data-folder-import.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
@@ -114,14 +114,7 @@ await stage('framing, CRC and block references', () => {
   for (let at = 0; at < wal.length; at += SLICE_BYTES) {
     framer.feed(wal.subarray(at, at + SLICE_BYTES))
     for (let index = 0; index < framer.count; index += 1) {
-      const inArena = framer.place[index] === IN_ARENA
-      record.decode(
-        inArena ? framer.arena : framer.slice,
-        inArena ? framer.arenaView : framer.sliceView,
-        framer.offset[index] as number,
-        framer.length[index] as number,
-        framer.startLsn[index] as number,
-      )
+      framer.decode(index, record)
       blocks += record.blockCount
     }
   }

@@ -17,7 +17,7 @@ import {
   rmgrName,
   XLR_RMGR_INFO_MASK,
 } from '#libs/wal/format.ts'
-import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import { RecordFramer } from '#libs/wal/record-framer.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 import { ingestLogicalMessage, ingestRewriteMapping } from './aux-file-records.ts'
 import { BlockReferences, isPageImage } from './block-references.ts'
@@ -176,14 +176,7 @@ export class WalIngest {
     const context = this.#context
     const { record } = context
     const isLast = index === framer.count - 1
-    const inArena = framer.place[index] === IN_ARENA
-    record.decode(
-      inArena ? framer.arena : framer.slice,
-      inArena ? framer.arenaView : framer.sliceView,
-      framer.offset[index] as number,
-      framer.length[index] as number,
-      framer.startLsn[index] as number,
-    )
+    framer.decode(index, record)
     context.endLsn = framer.endLsn[index] as number
     if (record.xid !== 0) this.#seeXid(index, record.xid)
     try {

@@ -98,7 +98,7 @@ class Sides {
     const folder = join(this.#dir, 'pageserver')
     const { tenantId, timelineId } = this.#compute.spec
     const lsn = formatLsn(this.#report.lsn)
-    await callPageserver(this.#pageserverUrl(), 'waitLsn', {
+    await callPageserver(this.#zenith.pageserverUrl, 'waitLsn', {
       params: { tenantId, timelineId },
       body: { lsn, timeoutMs: 60_000 },
     })
@@ -113,7 +113,7 @@ class Sides {
   async replayWithStock(): Promise<string> {
     const { tenantId, timelineId } = this.#compute.spec
     const params = { tenantId, timelineId }
-    const timeline = await callPageserver(this.#pageserverUrl(), 'getTimeline', { params })
+    const timeline = await callPageserver(this.#zenith.pageserverUrl, 'getTimeline', { params })
     if (timeline.ancestorTimelineId !== undefined) {
       throw new Error('the byte oracle needs a branch that does not come from another one')
     }
@@ -141,10 +141,6 @@ class Sides {
       const records = recordsOf(wal, difference.page)
       difference.what += `\n${records.map((line) => `      ${line}`).join('\n')}`
     }
-  }
-
-  #pageserverUrl(): string {
-    return `http://127.0.0.1:${this.#zenith.pageserverNode.httpPort}`
   }
 }
 

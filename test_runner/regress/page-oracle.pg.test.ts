@@ -184,17 +184,13 @@ describe('WAL of a compute', () => {
   })
 
   function timeline(): Promise<PageserverTimeline> {
-    return callPageserver(pageserverUrl(), 'getTimeline', {
+    return callPageserver(zenith.pageserverUrl, 'getTimeline', {
       params: { tenantId: zenith.tenantId, timelineId },
     })
   }
 
-  function pageserverUrl(): string {
-    return `http://127.0.0.1:${zenith.pageserverNode.httpPort}`
-  }
-
   async function waitForLsn(lsn: Lsn): Promise<void> {
-    await callPageserver(pageserverUrl(), 'waitLsn', {
+    await callPageserver(zenith.pageserverUrl, 'waitLsn', {
       params: { tenantId: zenith.tenantId, timelineId },
       body: { lsn: formatLsn(lsn), timeoutMs: 60_000 },
     })

@@ -2,8 +2,6 @@
  * Nothing of value is on the disk of a compute or of the pageserver: both folders are thrown away,
  * and everything comes back from safekeepers and object store.
  */
-import { rmSync, readdirSync } from 'node:fs'
-import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
 import { Installation } from '../fixtures/installation.ts'
@@ -35,13 +33,7 @@ test('compute folder deleted, pageserver folder deleted: everything comes back',
   await fill(main, 80_001, 90_000)
   const later = await main.value(CHECKSUM)
   await main.stop()
-  await zenith.pageserver.stop('SIGKILL')
-  const folder = join(zenith.dir, 'pageserver')
-  for (const name of readdirSync(folder)) {
-    if (!name.endsWith('.toml') && !name.endsWith('.log')) {
-      rmSync(join(folder, name), { recursive: true })
-    }
-  }
+  await zenith.losePageserverDisk()
   await zenith.start()
   main = await zenith.startCompute('main')
   expect(await main.value(CHECKSUM)).toBe(later)

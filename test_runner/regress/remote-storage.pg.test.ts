@@ -31,13 +31,12 @@ afterAll(async () => {
   await zenith?.[Symbol.asyncDispose]()
 })
 
-const pageserverUrl = () => `http://127.0.0.1:${zenith.pageserverNode.httpPort}`
 const params = () => ({ tenantId: zenith.tenantId, timelineId })
-const checkpoint = () => callPageserver(pageserverUrl(), 'checkpoint', { params: params() })
-const compact = () => callPageserver(pageserverUrl(), 'compact', { params: params() })
+const checkpoint = () => callPageserver(zenith.pageserverUrl, 'checkpoint', { params: params() })
+const compact = () => callPageserver(zenith.pageserverUrl, 'compact', { params: params() })
 
 async function metric(name: string): Promise<number> {
-  const { text } = await requestText('GET', `${pageserverUrl()}/metrics`)
+  const { text } = await requestText('GET', `${zenith.pageserverUrl}/metrics`)
   const found = new RegExp(`^zenith_pageserver_${name}(?:{[^}]*})? (\\S+)$`, 'm').exec(text)
   if (!found) throw new Error(`there is no metric ${name}`)
   return Number(found[1])
@@ -64,7 +63,7 @@ async function write(round: number): Promise<string> {
   const { rows } = await client.query('SELECT pg_current_wal_insert_lsn()::text AS lsn')
   await client.end()
   const { lsn } = rows[0] as { lsn: string }
-  await callPageserver(pageserverUrl(), 'waitLsn', {
+  await callPageserver(zenith.pageserverUrl, 'waitLsn', {
     params: params(),
     body: { lsn, timeoutMs: 30_000 },
   })
@@ -81,7 +80,7 @@ const layerObjects = () => globSync('object-store/**/layers/*', { cwd: zenith.di
 
 test('without the control plane WAL is kept and nothing is deleted; a killed pageserver goes on with its list', async () => {
   for (let round = 0; round <= 2; round++) await write(round)
-  const before = await callPageserver(pageserverUrl(), 'getTimeline', { params: params() })
+  const before = await callPageserver(zenith.pageserverUrl, 'getTimeline', { params: params() })
   expect(before.remoteConsistentLsn).toBe(before.diskConsistentLsn)
   const deleted = await metric('deletions_total')
 
@@ -92,7 +91,7 @@ test('without the control plane WAL is kept and nothing is deleted; a killed pag
   const queued = await metric('deletion_queue')
   expect(queued).toBeGreaterThan(0)
   expect(await metric('deletions_total')).toBe(deleted)
-  const during = await callPageserver(pageserverUrl(), 'getTimeline', { params: params() })
+  const during = await callPageserver(zenith.pageserverUrl, 'getTimeline', { params: params() })
   expect(parseLsn(during.diskConsistentLsn)).toBeGreaterThan(parseLsn(before.diskConsistentLsn))
   expect(during.remoteConsistentLsn).toBe(before.remoteConsistentLsn)
   await checkRound(compute, 3)
@@ -106,7 +105,7 @@ test('without the control plane WAL is kept and nothing is deleted; a killed pag
   expect(layerObjects()).toBeLessThan(objects)
   await expect
     .poll(async () => {
-      const now = await callPageserver(pageserverUrl(), 'getTimeline', { params: params() })
+      const now = await callPageserver(zenith.pageserverUrl, 'getTimeline', { params: params() })
       return parseLsn(now.remoteConsistentLsn) - parseLsn(during.diskConsistentLsn)
     }, PATIENCE)
     .toBeGreaterThanOrEqual(0)

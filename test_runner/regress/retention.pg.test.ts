@@ -37,10 +37,6 @@ describe('history', () => {
   afterAll(() => zenith[Symbol.asyncDispose]())
 
   const timeline = () => ({ tenantId: zenith.tenantId, timelineId: main })
-  const pageserverUrl = () => {
-    const { host, httpPort } = zenith.pageserverNode
-    return `http://${host}:${httpPort}`
-  }
   /** The end of the WAL; on return it has been committed. */
   const lsnNow = async () => {
     const lsn = String(await primary.value('SELECT pg_current_wal_insert_lsn()'))
@@ -52,18 +48,21 @@ describe('history', () => {
     await primary.query('CHECKPOINT')
     const lsn = await lsnNow()
     const options = { params: timeline() }
-    await callPageserver(pageserverUrl(), 'waitLsn', {
+    await callPageserver(zenith.pageserverUrl, 'waitLsn', {
       ...options,
       body: { lsn, timeoutMs: 30_000 },
     })
-    await callPageserver(pageserverUrl(), 'checkpoint', options)
-    await callPageserver(pageserverUrl(), 'compact', { ...options, timeoutMs: 60_000 })
+    await callPageserver(zenith.pageserverUrl, 'checkpoint', options)
+    await callPageserver(zenith.pageserverUrl, 'compact', { ...options, timeoutMs: 60_000 })
   }
   /** Waits while the tenant rests after it was attached. */
   const collect = async (body: Partial<HistorySettings> = NOTHING) => {
     for (;;) {
       try {
-        return await callPageserver(pageserverUrl(), 'collectGarbage', { params: timeline(), body })
+        return await callPageserver(zenith.pageserverUrl, 'collectGarbage', {
+          params: timeline(),
+          body,
+        })
       } catch (error) {
         if (!(error instanceof ZenithError) || error.code !== 'unavailable') throw error
         await sleep(200)

@@ -3,15 +3,15 @@
  * whose layers and WAL lie there, also while the way to it is cut.
  */
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { callPageserver } from '#libs/api/pageserver.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import { objectStoreContract } from '#libs/object-store/contract-suite.ts'
 import { S3ObjectStore } from '#libs/object-store/s3-store.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { FaultProxy } from '../fixtures/fault-proxy.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { S3Server } from '../fixtures/s3-server.ts'
@@ -114,13 +114,13 @@ test('an installation keeps layers and WAL in S3, goes on while it is away, and 
   await main.query('SELECT pg_switch_wal()')
   const timelineId = main.spec.timelineId
   const params = { tenantId: zenith.tenantId, timelineId }
-  const url = `http://127.0.0.1:${zenith.pageserverNode.httpPort}`
+  const url = zenith.pageserverUrl
   const checkpoint = () => callPageserver(url, 'checkpoint', { params, timeoutMs: WAIT_MS })
   await checkpoint()
   const layers = `tenants/${zenith.tenantId}/timelines/${timelineId}/layers`
   expect((await store.list(layers)).objects.length).toBeGreaterThan(0)
   const segments = `wal/${zenith.tenantId}/${timelineId}`
-  await eventually(async () => (await store.list(segments)).objects.length > 0)
+  await eventually(async () => (await store.list(segments)).objects.length > 0, 'a segment')
 
   proxy.isolate()
   const before = await callPageserver(url, 'getTimeline', { params })
@@ -138,26 +138,12 @@ test('an installation keeps layers and WAL in S3, goes on while it is away, and 
   const checksum = `SELECT md5(string_agg(id || note, ',' ORDER BY id)) FROM thing`
   const expected = await main.value(checksum)
   await main.stop()
-  await zenith.pageserver.stop('SIGKILL')
-  const folder = join(zenith.dir, 'pageserver')
-  for (const name of readdirSync(folder)) {
-    if (!name.endsWith('.toml') && !name.endsWith('.log')) {
-      rmSync(join(folder, name), { recursive: true })
-    }
-  }
+  await zenith.losePageserverDisk()
   await zenith.start()
   main = await zenith.startCompute('main')
   expect(await main.value(checksum)).toBe(expected)
 })
 
 async function arrives(store: S3ObjectStore, name: string): Promise<void> {
-  await eventually(async () => (await store.size(name)) !== null)
-}
-
-async function eventually(holds: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + WAIT_MS
-  while (!(await holds())) {
-    if (Date.now() > deadline) throw new Error('it did not come about in time')
-    await sleep(50)
-  }
+  await eventually(async () => (await store.size(name)) !== null, name)
 }

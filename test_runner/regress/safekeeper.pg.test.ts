@@ -10,20 +10,10 @@ import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { WalService } from '../fixtures/wal-service.ts'
 
 const run = promisify(execFile)
-
-/** Waits until `check` gives something other than null or false. */
-async function eventually<T>(check: () => Promise<T | null | false>, what: string): Promise<T> {
-  const deadline = Date.now() + 30_000
-  while (true) {
-    const value = await check()
-    if (value !== null && value !== false) return value
-    if (Date.now() > deadline) throw new Error(`timed out waiting for ${what}`)
-    await sleep(20)
-  }
-}
 
 async function currentLsn(service: WalService): Promise<number> {
   const [row] = await service.postgres.query('SELECT pg_current_wal_flush_lsn()::text AS lsn')

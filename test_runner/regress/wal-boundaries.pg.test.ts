@@ -18,6 +18,7 @@ import {
 import { XLP_FIRST_IS_CONTRECORD } from '#libs/wal/format.ts'
 import { walPayload } from '../../pageserver/basebackup/wal-pages.ts'
 import type { Compute } from '../fixtures/compute.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { Installation, type InstallationOptions } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 import { SafekeeperLog } from '../fixtures/safekeeper-log.ts'
@@ -41,14 +42,6 @@ const LARGE_WRITES = [60, 8, 60, 0].map((megabytes) =>
     : `SELECT pg_logical_emit_message(false, 'x', m)
        FROM (SELECT repeat('y', ${megabytes} * 1000000) AS m) AS one, generate_series(1, 4)`,
 )
-
-async function eventually(check: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  const deadline = Date.now() + 90_000
-  while (!(await check())) {
-    if (Date.now() > deadline) throw new Error(`timed out waiting for ${what}`)
-    await sleep(20)
-  }
-}
 
 async function install(options: InstallationOptions = {}): Promise<Installation> {
   const zenith = await Installation.create({ safekeepers: 1, ...options })

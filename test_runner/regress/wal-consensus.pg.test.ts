@@ -9,6 +9,7 @@ import { formatLsn, parseLsn, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import type { VoteReply } from '#libs/protocol/wal-push.ts'
 import { SafekeeperLink } from '../../compute/proposer/safekeeper-link.ts'
 import type { WalProposer } from '../../compute/proposer/wal-proposer.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { FaultProxy } from '../fixtures/fault-proxy.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
@@ -16,14 +17,6 @@ import { WalService } from '../fixtures/wal-service.ts'
 import { Prng } from '../sim/prng.ts'
 
 const PATIENCE_MS = 120_000
-
-async function eventually(check: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  const deadline = Date.now() + PATIENCE_MS
-  while (!(await check())) {
-    if (Date.now() > deadline) throw new Error(`timed out waiting for ${what}`)
-    await sleep(20)
-  }
-}
 
 /** A compute with a load on it; what the clients were told is checked at the end of each test. */
 async function underLoad(

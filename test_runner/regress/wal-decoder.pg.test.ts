@@ -16,7 +16,7 @@ import { giveTo, runAs } from '#libs/system-user.ts'
 import { DecodedRecord } from '#libs/wal/decoded-record.ts'
 import { rmgrName } from '#libs/wal/format.ts'
 import { restoreImage } from '#libs/wal/page-image.ts'
-import { IN_ARENA, RecordFramer } from '#libs/wal/record-framer.ts'
+import { RecordFramer } from '#libs/wal/record-framer.ts'
 import { importLsn } from '../../pageserver/import/data-folder-import.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 import { PRELUDE, WORKLOAD } from '../oracle/access-method-workload.ts'
@@ -48,14 +48,7 @@ function decodeAll(
       framer.feed(bytes.subarray(at, at + step))
       at += step
       for (let index = 0; index < framer.count; index += 1) {
-        const inArena = framer.place[index] === IN_ARENA
-        record.decode(
-          inArena ? framer.arena : framer.slice,
-          inArena ? framer.arenaView : framer.sliceView,
-          framer.offset[index] as number,
-          framer.length[index] as number,
-          framer.startLsn[index] as number,
-        )
+        framer.decode(index, record)
         see(record)
       }
     }

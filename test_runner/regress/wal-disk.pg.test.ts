@@ -9,22 +9,13 @@ import { expect, test } from 'vitest'
 import { callSafekeeper } from '#libs/api/safekeeper.ts'
 import { newTimelineId } from '#libs/ids.ts'
 import { formatLsn, parseLsn, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { SmallDisk, smallDisksMissing } from '../fixtures/small-disk.ts'
 import { WalFollower } from '../fixtures/wal-follower.ts'
 import { WalService } from '../fixtures/wal-service.ts'
 
 const MIB = 1024 * 1024
 const OFFLOAD = { tail_after_s: 900, evict_after_s: 0, takeover_s: 1 }
-
-async function eventually<T>(check: () => Promise<T | null | false>, what: string): Promise<T> {
-  const deadline = Date.now() + 120_000
-  for (;;) {
-    const value = await check()
-    if (value !== null && value !== false) return value
-    if (Date.now() > deadline) throw new Error(`timed out waiting for ${what}`)
-    await sleep(20)
-  }
-}
 
 async function insertedUntil(service: WalService): Promise<number> {
   const [row] = await service.postgres.query('SELECT pg_current_wal_flush_lsn()::text AS lsn')

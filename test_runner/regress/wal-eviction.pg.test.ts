@@ -5,21 +5,13 @@
  */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { callPageserver } from '#libs/api/pageserver.ts'
 import { callSafekeeper, type SafekeeperTimeline } from '#libs/api/safekeeper.ts'
 import { parseLsn } from '#libs/lsn.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
-
-async function eventually(check: () => Promise<boolean>, what: string): Promise<void> {
-  const deadline = Date.now() + 90_000
-  while (!(await check())) {
-    if (Date.now() > deadline) throw new Error(`timed out waiting for ${what}`)
-    await sleep(100)
-  }
-}
 
 test('WAL leaves three safekeepers under load; an idle timeline leaves altogether and wakes', async () => {
   await using installation = await Installation.create({

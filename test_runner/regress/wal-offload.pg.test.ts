@@ -22,20 +22,13 @@ import { expect, test } from 'vitest'
 import { callSafekeeper } from '#libs/api/safekeeper.ts'
 import { formatLsn, type Lsn, parseLsn, segmentFileName, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { WalFollower } from '../fixtures/wal-follower.ts'
 import { WalService } from '../fixtures/wal-service.ts'
 
 const run = promisify(execFile)
 const SETTINGS = { tail_after_s: 900, evict_after_s: 0, takeover_s: 1 }
 const ROWS = "INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 10000) g"
-
-async function eventually(check: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  const deadline = Date.now() + 60_000
-  while (!(await check())) {
-    if (Date.now() > deadline) throw new Error(`timed out waiting for ${what}`)
-    await sleep(50)
-  }
-}
 
 async function currentLsn(service: WalService): Promise<Lsn> {
   const [row] = await service.postgres.query('SELECT pg_current_wal_flush_lsn()::text AS lsn')

@@ -6,7 +6,6 @@
  * Checked throughout: sums on every branch, now and in the past; no pgbench ever fails; local layer
  * files stay within their bound. At the end, with history cut off: what is stored stands in proportion to the data.
  */
-import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { callControl } from '#libs/api/control-client.ts'
@@ -156,7 +155,7 @@ export class Soak {
 
   async #call(name: 'checkpoint' | 'compact', timelineId: string): Promise<void> {
     const params = { tenantId: this.#zenith.tenantId, timelineId }
-    await callPageserver(this.#url, name, { params, timeoutMs: CALL_TIMEOUT_MS })
+    await callPageserver(this.#zenith.pageserverUrl, name, { params, timeoutMs: CALL_TIMEOUT_MS })
   }
 
   async #collect(timelineId: string, pitrIntervalMs: number | null): Promise<void> {
@@ -167,7 +166,7 @@ export class Soak {
     }
     for (;;) {
       try {
-        await callPageserver(this.#url, 'collectGarbage', options)
+        await callPageserver(this.#zenith.pageserverUrl, 'collectGarbage', options)
         return
       } catch (error) {
         // After a start of the page server nothing is removed until leases had time to be renewed.
@@ -180,13 +179,7 @@ export class Soak {
 
   /** The page server's disk is lost: everything comes back from object storage. */
   async #wipe(): Promise<void> {
-    const { pageserver, dir } = this.#zenith
-    await pageserver.stop('SIGKILL')
-    const folder = join(dir, 'pageserver')
-    for (const name of readdirSync(folder)) {
-      if (name.endsWith('.toml') || name.endsWith('.log')) continue
-      rmSync(join(folder, name), { recursive: true })
-    }
+    await this.#zenith.losePageserverDisk()
     await this.#zenith.start()
   }
 
@@ -227,7 +220,7 @@ export class Soak {
     const { compute } = this.#someBank()
     const { tenantId } = this.#zenith
     const { timelineId, branch } = compute.spec
-    const retained = await callPageserver(this.#url, 'getRetained', {
+    const retained = await callPageserver(this.#zenith.pageserverUrl, 'getRetained', {
       params: { tenantId, timelineId },
     })
     const kept = parseLsn(retained.cutoffLsn ?? retained.startLsn)
@@ -283,7 +276,7 @@ export class Soak {
     for (const { compute } of this.#banks) {
       await checkSums(compute, ROWS)
       const { timelineId } = compute.spec
-      const sizes = await callPageserver(this.#url, 'getTimelineSizes', {
+      const sizes = await callPageserver(this.#zenith.pageserverUrl, 'getTimelineSizes', {
         params: { ...params, timelineId },
       })
       logicalBytes += sizes.logicalBytes ?? 0
@@ -298,11 +291,6 @@ export class Soak {
       storedBytes: bytesBelow(objects),
     }
   }
-
-  get #url(): string {
-    return `http://127.0.0.1:${this.#zenith.pageserverNode.httpPort}`
-  }
-
   #someBank(): Bank {
     return this.#banks[this.#pick(this.#banks.length)] as Bank
   }

@@ -1,0 +1,21 @@
+/** Schemas that requests and responses of every service are made of. */
+import { type TSchema, Type } from 'typebox'
+
+/** What JSON has as null while there is nothing to tell. */
+export const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+
+export const IdText = Type.String({ pattern: '^[0-9a-f]{32}$', description: '32 hex digits' })
+
+/** What a page server knows a tenant by: its id, or that of one of its shards. */
+export const TenantShardText = Type.String({
+  pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$',
+  description: '32 hex digits; of a shard also "-", its number and the count, in hex: ...-0104',
+})
+
+export const LsnText = Type.String({
+  pattern: '^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$',
+  description: 'WAL position, as Postgres prints it: 0/1609610',
+})
+
+export const Port = Type.Integer({ minimum: 1, maximum: 65535 })
+export const Time = Type.String({ description: 'ISO 8601, UTC' })

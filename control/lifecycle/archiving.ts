@@ -12,6 +12,10 @@ import type { LifecycleContext } from './lifecycle.ts'
 import { onHolders } from './on-holders.ts'
 import { childrenOf } from './rules.ts'
 
+/**
+ * Goes on from wherever it stopped. With children or computes that came meanwhile, the branch
+ * stays.
+ */
 export async function archiveStep(
   context: LifecycleContext,
   timeline: TimelineRecord,
@@ -36,6 +40,7 @@ export async function archiveStep(
   await settle(context, timeline, 'archived')
 }
 
+/** Goes on from wherever it stopped. While the parent is not active, the branch stays archived. */
 export async function unarchiveStep(
   context: LifecycleContext,
   timeline: TimelineRecord,

@@ -13,6 +13,7 @@ import type { LifecycleContext } from './lifecycle.ts'
 import { onHolders } from './on-holders.ts'
 import { childrenOf, hasChildren } from './rules.ts'
 
+/** Goes on from wherever it stopped. With children that came meanwhile, the branch stays. */
 export async function deleteStep(
   context: LifecycleContext,
   timeline: TimelineRecord,

@@ -7,6 +7,7 @@ import { pageserverApi } from '../remote.ts'
 import type { LifecycleContext } from './lifecycle.ts'
 import { onHolders } from './on-holders.ts'
 
+/** Goes on from wherever it stopped; nothing without a detach that was begun. */
 export async function detachStep(
   { registry, log }: LifecycleContext,
   timeline: TimelineRecord,

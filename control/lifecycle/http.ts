@@ -6,6 +6,7 @@ import type { Lifecycle } from './lifecycle.ts'
 
 type Handlers = Pick<RouteHandlers<ControlRoutes>, keyof typeof lifecycleRoutes>
 
+/** The handlers for the control plane's table of routes. */
 export function lifecycleHandlers(lifecycle: Lifecycle): Handlers {
   return {
     listBranchDetails: ({ params }) => lifecycle.listDetails(params.tenantId),

@@ -171,6 +171,7 @@ export class Lifecycle {
     return this.#info(tenantId, to)
   }
 
+  /** Protects a branch, or ends that. */
   async protect(tenantId: string, name: string, on: boolean): Promise<BranchInfo> {
     await this.#registry.branch(tenantId, name)
     await this.#registry.change<BranchRecord>(recordKey.branch(tenantId, name), (current) => {
@@ -188,6 +189,7 @@ export class Lifecycle {
     throw new ZenithError('not_found', `There is no branch named "${name}".`)
   }
 
+  /** All branches of a tenant with their sizes. */
   listDetails(tenantId: string): Promise<BranchDetails[]> {
     return detailsOf(this.#context, tenantId)
   }

@@ -22,6 +22,7 @@ import { childrenOf, oldName } from './rules.ts'
 
 const MAX_ATTEMPTS = 20
 
+/** Gives the new timeline the name. Throws `unavailable` when the records change all the time. */
 export async function replaceStep(
   context: LifecycleContext,
   timeline: TimelineRecord,

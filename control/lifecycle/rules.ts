@@ -20,6 +20,7 @@ export interface Family {
 /** What a timeline needs next; null when nothing is under way. */
 export type LifecycleStep = 'create' | 'delete' | 'archive' | 'unarchive' | 'replace' | 'detach'
 
+/** What is to be done for a timeline; null = it is as it should be. */
 export function nextStep({ state, replaces, detaching }: TimelineRecord): LifecycleStep | null {
   switch (state) {
     case 'creating':
@@ -49,6 +50,7 @@ export function childrenOf(
   )
 }
 
+/** Those of the branch that run, or start or stop. */
 export function activeEndpoints({ timeline, endpoints }: Family): EndpointRecord[] {
   return endpoints.filter(
     ({ timelineId, status }) => timelineId === timeline.timelineId && isActive(status),
@@ -76,6 +78,7 @@ export function checkDelete(family: Family, options: { evenMain: boolean }): voi
   }
 }
 
+/** The refusal that names them. */
 export function hasChildren(name: string, children: readonly TimelineRecord[]): ZenithError {
   const names = children.map(({ branch }) => `"${branch}"`).join(', ')
   const first = children[0]?.branch ?? ''

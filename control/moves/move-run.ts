@@ -42,10 +42,12 @@ export class MoveRun {
     return this.#machine?.problem ?? null
   }
 
+  /** Layer bytes that the warm-up has still to copy; null before it is known. */
   get missingBytes(): number | null {
     return this.#machine?.missingBytes ?? null
   }
 
+  /** The process ends: the move goes on after the next start. */
   stop(): void {
     this.#stopping.abort()
   }

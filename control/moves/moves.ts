@@ -28,6 +28,7 @@ export class Moves {
     this.#log = log
   }
 
+  /** Every placement of every tenant, with its move. */
   async list(): Promise<TenantMoveInfo[]> {
     return (await this.#registry.tenants()).flatMap((tenant) =>
       tenant.placements.map((placement) => this.#info(tenant, placement)),

@@ -42,10 +42,12 @@ export class PageserverHealth {
     this.#options = options
   }
 
+  /** Begins to ask, in the background. */
   start(): void {
     this.#running ??= this.#run()
   }
 
+  /** Ends the asking; an answer that is awaited holds it up only for a moment. */
   async stop(): Promise<void> {
     this.#stop.abort()
     await Promise.race([this.#running, sleep(200)])
@@ -57,6 +59,7 @@ export class PageserverHealth {
     return performance.now() - (this.#heardMs.get(id) ?? this.#startedMs)
   }
 
+  /** True when it has answered the last time it was asked. */
   answers(id: number): boolean {
     return this.#wellSinceMs.has(id)
   }

@@ -58,6 +58,7 @@ export function takeOver(placement: PlacementRecord, to: number, now: Date): Pla
   }
 }
 
+/** The move goes on in this phase; without a move it stays as it is. */
 export function inPhase(placement: PlacementRecord, phase: MovePhase): PlacementRecord {
   const { move } = placement
   return move === undefined ? placement : { ...placement, move: { ...move, phase } }
@@ -75,6 +76,7 @@ export function handOver(placement: PlacementRecord, lost: boolean): PlacementRe
   }
 }
 
+/** The move is over, and the one that was left does not serve any more. */
 export function finishMove(placement: PlacementRecord): PlacementRecord {
   const { move, ...rest } = placement
   if (move === undefined) return placement

@@ -6,6 +6,7 @@ import type { Registry } from '../registry.ts'
 /** How many placements each pageserver serves, or is about to serve. */
 export type Load = ReadonlyMap<number, number>
 
+/** How many placements each pageserver has, or will have once moves are through. */
 export async function loadOf(registry: Registry): Promise<Load> {
   const load = new Map<number, number>()
   for (const { placements } of await registry.tenants()) {

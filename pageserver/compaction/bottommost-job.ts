@@ -61,6 +61,7 @@ export async function compactBottom(job: BottomJob, env: JobEnv): Promise<LayerE
   })
 }
 
+/** As `compactBottom`, over layers that are open. A failure leaves no file. */
 export async function rewriteBottom(work: BottomWork): Promise<LayerEntry[]> {
   const rewrite = new BottomRewrite(work)
   try {

@@ -25,6 +25,7 @@ export class FlushDelay {
     return this.#waitedMs
   }
 
+  /** Resolves after so many milliseconds, or when the wait is ended early. */
   async wait(ms: number): Promise<void> {
     const startMs = performance.now()
     await new Promise<void>((resolve) => {

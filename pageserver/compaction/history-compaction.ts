@@ -70,6 +70,7 @@ export class HistoryCompaction {
     return this.#canRun ? (this.#planImages()[0]?.urgency ?? 0) : 0
   }
 
+  /** How urgent the next piece below the cutoff is; 0 = there is none. */
   get bottomDue(): number {
     return this.#canRun ? (this.#planBottom()[0]?.urgency ?? 0) : 0
   }

@@ -81,6 +81,7 @@ export function standsForAll({ id }: PlanLayer, oldestLsn: Lsn): boolean {
   return id.floorLsn <= oldestLsn
 }
 
+/** Stored bytes of all shares together. */
 export function bytesOf(shares: readonly Share<PlanLayer>[]): number {
   return shares.reduce((sum, { bytes }) => sum + bytes, 0)
 }

@@ -90,6 +90,7 @@ export class L0Output {
     return this.#done.map(({ entry }) => entry)
   }
 
+  /** Ends without a result: what was written is removed. */
   async abort(): Promise<void> {
     await this.#writer?.abort()
     for (const temp of [this.#temp, ...this.#done.map((done) => done.temp)]) {

@@ -69,6 +69,7 @@ export class LayerOutput {
     if (slot !== this.#slot || blk !== this.#blk) await this.cut()
   }
 
+  /** Appends a version; keys ascend, and the LSNs of a key as the kind of layer wants them. */
   async add(slot: number, blk: number, lsn: Lsn, kind: number, value: Buffer): Promise<void> {
     const writer = this.#writer ?? (await this.#open(slot, blk))
     this.#slot = slot
@@ -109,6 +110,7 @@ export class LayerOutput {
     return this.#done.map(({ entry }) => entry)
   }
 
+  /** Ends without a result: what was written is removed. */
   async abort(): Promise<void> {
     await this.#writer?.abort()
     for (const temp of [this.#temp, ...this.#done.map((done) => done.temp)]) {

@@ -4,6 +4,7 @@ import type { Metrics } from '#libs/metrics.ts'
 import type { Compactor, CompactorStats } from './compactor.ts'
 import { JOB_KINDS } from './job.ts'
 
+/** Adds the gauges of compaction to a registry. */
 export function watchCompaction(registry: Metrics, compactor: Compactor): void {
   const registers = [registry]
   const byKind = (

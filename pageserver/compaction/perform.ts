@@ -21,6 +21,10 @@ export interface JobPlace {
   isStopping: () => boolean
 }
 
+/**
+ * Gives the new layer files, which are in the job's folder. Throws `unavailable` when it is
+ * stopped.
+ */
 export async function performJob(job: CompactionJob, place: JobPlace): Promise<LayerEntry[]> {
   const slots = new SlotTable()
   const cache = new ChunkCache(CACHE_BYTES)

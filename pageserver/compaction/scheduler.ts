@@ -34,6 +34,7 @@ export type Decision =
   /** Nothing now; look again at the time, or when something happens when it is null. */
   | { do: 'wait'; untilMs: number | null }
 
+/** Kinds come in the order of `JOB_KINDS`; of one kind, the timeline where most is due. */
 export function nextJob(state: SchedulerState): Decision {
   const { nowMs, running, targets } = state
   const rested = targets.filter((target) => target.restUntilMs <= nowMs)

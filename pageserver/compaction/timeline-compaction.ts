@@ -39,6 +39,7 @@ export class TimelineCompaction implements CompactionTarget {
     this.#history = new HistoryCompaction({ ...options, signal: this.#closing.signal })
   }
 
+  /** How much of a kind is due, comparable between timelines; 0 = nothing. */
   due(kind: JobKind): number {
     // A stale holder replaces nothing.
     if (this.#closing.signal.aborted || !this.#store.mayWrite) return 0
@@ -50,6 +51,7 @@ export class TimelineCompaction implements CompactionTarget {
     return Math.max(this.#history.bottomDue, this.#history.l0Due)
   }
 
+  /** Does one job of the kind, if it is still due then. `stop` ends it early, between two files. */
   async compact(kind: JobKind, runner: CompactionRunner, stop: AbortSignal): Promise<void> {
     if (kind === 'l0') {
       await this.#mergeL0(runner, this.#context.limits.l0CompactCount, stop)

@@ -8,6 +8,7 @@ export interface GcMetrics {
   failed: () => void
 }
 
+/** Adds the counters of collection to a registry. */
 export function createGcMetrics(registry: Metrics): GcMetrics {
   const counter = (name: string, help: string) =>
     new Counter({ name: `zenith_pageserver_${name}`, help, registers: [registry] })

@@ -27,6 +27,7 @@ export class Leases {
     this.#horizons.set(holder, { lsn: Math.min(before, lsn), nextLsn: lsn, untilMs })
   }
 
+  /** True while the LSN is leased. */
   has(lsn: Lsn): boolean {
     return this.#points.has(lsn)
   }

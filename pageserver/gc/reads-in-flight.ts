@@ -4,6 +4,7 @@ class Epoch {
   readers = 0
   onEmpty: (() => void) | null = null
 
+  /** A read has ended. */
   leave(): void {
     this.readers--
     if (this.readers === 0) this.onEmpty?.()

@@ -109,6 +109,7 @@ export class Retention {
     this.leases.setHorizon(holder, lsn, this.#now() + this.#options.leaseMs)
   }
 
+  /** How long a lease lasts after it was granted or renewed. */
   get leaseMs(): number {
     return this.#options.leaseMs
   }

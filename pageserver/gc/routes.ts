@@ -12,6 +12,7 @@ import type { GarbageCollector } from './garbage-collector.ts'
 
 const LEASE_WAIT_MS = 30_000
 
+/** They throw `not_found` for a tenant or timeline that is not here. */
 export function retentionHandlers(parts: {
   tenants: TenantManager
   collector: GarbageCollector

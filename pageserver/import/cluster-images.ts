@@ -91,6 +91,7 @@ class ImageSet {
     return this.#done.map(({ entry }) => entry)
   }
 
+  /** Ends without a result: what was written is removed. */
   async abort(): Promise<void> {
     await this.#writer?.abort()
   }

@@ -7,6 +7,7 @@ import type { TimelineService } from '../timeline-service.ts'
 import type { ImportJobs } from './import-jobs.ts'
 import { dropSlot } from './primary-backup.ts'
 
+/** Each can be repeated; `not_found` for an import that this process does not know. */
 export function importHandlers(
   jobs: ImportJobs,
   service: TimelineService,

@@ -20,6 +20,7 @@ const DATA = 0x64
 const PROGRESS = 0x70
 const BASE_ARCHIVE = 'base.tar'
 
+/** How errors and the list of imports name it. */
 export function describeServer({ host, pgPort }: StockServer): string {
   return `Postgres at ${host}:${pgPort}`
 }

@@ -50,6 +50,7 @@ export class AccessTimes {
     }
   }
 
+  /** The layer's local file is gone. */
   forget(folder: string, layer: AccessedLayer): void {
     this.#stored.delete(layer)
     this.#ignoring(this.#table.remove(`${folder}/${layer.fileName}`))

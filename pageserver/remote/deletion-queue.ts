@@ -115,6 +115,7 @@ export class DeletionQueue implements Deletions {
     this.#wakeIn(0)
   }
 
+  /** Resolves when none of these names is in the queue any more. */
   async settle(names: readonly string[]): Promise<void> {
     const waiting = new Set(names.filter((name) => this.#names.has(name)))
     if (waiting.size === 0) return

@@ -20,6 +20,7 @@ export const DiskConfig = Type.Object(
 )
 export type DiskConfig = Static<typeof DiskConfig>
 
+/** The bounds of the local disk that are set. */
 export function diskSettings(config: DiskConfig = {}): Partial<DiskSettings> {
   const { max_usage_percent, min_free_bytes, max_bytes, tenant_floor_bytes } = config
   return {
@@ -30,6 +31,7 @@ export function diskSettings(config: DiskConfig = {}): Partial<DiskSettings> {
   }
 }
 
+/** The limits of timelines that are set. */
 export function storageLimits(config: DiskConfig = {}): Partial<StorageLimits> {
   const { max_unuploaded_bytes } = config
   return max_unuploaded_bytes === undefined ? {} : { maxPendingUploadBytes: max_unuploaded_bytes }

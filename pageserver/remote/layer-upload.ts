@@ -40,6 +40,7 @@ export class LayerUpload {
     }
   }
 
+  /** Layers that will not be uploaded any more. */
   forget(layers: readonly Layer[]): void {
     for (const layer of layers) {
       if (this.#expected.delete(layer)) this.#context.uploads.done(layer.sizeBytes)

@@ -106,6 +106,7 @@ const Body = Compile(Type.Union([Snapshot, Edit]))
 export type ManifestBody = Static<typeof Snapshot> | Static<typeof Edit>
 type LayerJson = Static<typeof Layer>
 
+/** A line with magic, format and CRC-32 of the rest, then JSON (docs/formats/manifest.md). */
 export function encodeManifest(body: ManifestBody): Buffer {
   const text = `${JSON.stringify(body)}\n`
   const crc = crc32(text).toString(16).padStart(8, '0')
@@ -137,6 +138,7 @@ export function decodeManifest(bytes: Buffer, name: string): ManifestBody {
   return body
 }
 
+/** Everything that the manifest says, needing no other. */
 export function snapshotBody(manifest: Manifest): ManifestBody {
   const { facts } = manifest
   return {

@@ -58,6 +58,7 @@ const COUNTERS: readonly Reading[] = [
   ],
 ]
 
+/** Adds the gauges of object storage to a registry. */
 export function watchRemote(registry: Metrics, stats: () => RemoteStats): void {
   const registers = [registry]
   for (const [name, help, value] of GAUGES) {

@@ -25,6 +25,10 @@ const FINAL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'internal',
 ])
 
+/**
+ * Gives what `work` gives. Throws at once what no repetition mends, the last error once the
+ * attempts are used up, and `unavailable` when the signal says stop.
+ */
 export async function retry<T>(work: () => Promise<T>, options: RetryOptions): Promise<T> {
   const { signal, firstMs = FIRST_MS, lastMs = LAST_MS, attempts = Infinity } = options
   let pauseMs = firstMs

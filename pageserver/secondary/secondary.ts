@@ -52,10 +52,12 @@ export class Secondary {
     this.#options = options
   }
 
+  /** How warm the copy is. */
   get info(): SecondaryInfo {
     return this.#info
   }
 
+  /** Begins to copy, in the background. */
   start(): void {
     this.#running ??= this.#run()
   }

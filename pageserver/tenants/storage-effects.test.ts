@@ -213,7 +213,7 @@ describe('cut off at each effect', () => {
           const cut = way.startsWith('crash') ? crashAt : failAt
           await cut(operation, effect, way).catch((error: unknown) => {
             failures.push(
-              `${way} effect ${effect}: ${error instanceof Error ? error.stack : error}`,
+              `${way} effect ${effect}: ${String(error instanceof Error ? error.stack : error)}`,
             )
           })
         }

@@ -97,7 +97,15 @@ async function perform(run: StorageRun, one: Step): Promise<void> {
       return await run[one.op](one.seed)
     case 'unarchive':
       return await run.unarchive(one.which)
-    default:
+    case 'archive':
+    case 'bottom':
+    case 'compact':
+    case 'delete':
+    case 'detach':
+    case 'images':
+    case 'restart':
+    case 'settle':
+    case 'sweep':
       return await run[one.op]()
   }
 }

@@ -24,7 +24,7 @@ import { Layer, type LayerContext, type LayerEntry } from '../layers/layer.ts'
 import type { LayerOwner } from '../layers/layer-format.ts'
 import { LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
-import { OpenLayer } from '../layers/open-layer.ts'
+import type { OpenLayer } from '../layers/open-layer.ts'
 import { Confirmation } from '../remote/confirmation.ts'
 import { LayerUpload } from '../remote/layer-upload.ts'
 import type { Manifest, TimelineFacts, TimelineState } from '../remote/manifest.ts'
@@ -33,16 +33,11 @@ import { manifestFolder, layerFolder, localFolder } from '../remote/paths.ts'
 import type { Attachment } from '../tenants/attachment.ts'
 import { writeDelta } from './delta-writer.ts'
 import { FlushWaiters } from './flush-waiters.ts'
+import { type FrozenLayer, MemoryLayers } from './memory-layers.ts'
 import type { StorageContext } from './storage-context.ts'
 
 /** Between attempts to write while the disk is full. */
 const DISK_FULL_REST_MS = 1000
-
-interface FrozenLayer {
-  memory: OpenLayer
-  endLsn: Lsn
-  prevRecordLsn: Lsn | null
-}
 
 export interface LayerStoreOptions {
   tenantId: TenantId
@@ -96,10 +91,7 @@ export class LayerStore {
   #leasedLsns: readonly Lsn[]
   readonly #layerContext: LayerContext
   readonly #manifests: ManifestStore
-  #open: OpenLayer
-  /** Oldest first. */
-  #frozen: FrozenLayer[] = []
-  #memory: OpenLayer[]
+  #memory: MemoryLayers
   #layers: LayerMap
   /** On local disk and in the map, but not known to be in storage. */
   #unpublished: Layer[] = []
@@ -161,8 +153,7 @@ export class LayerStore {
         context.log.warn(ids, 'a newer generation holds the tenant: WAL is not let go any more')
       },
     })
-    this.#open = new OpenLayer(manifest ? manifest.diskConsistentLsn + 1 : facts.startLsn)
-    this.#memory = [this.#open]
+    this.#memory = new MemoryLayers(manifest ? manifest.diskConsistentLsn + 1 : facts.startLsn)
     this.#layers = new LayerMap(
       (manifest?.layers ?? []).map((entry) => new Layer(entry, this.#layerContext)),
     )
@@ -187,12 +178,12 @@ export class LayerStore {
   }
 
   get open(): OpenLayer {
-    return this.#open
+    return this.#memory.open
   }
 
   /** Open layer, then frozen ones, newest first. */
   get memory(): readonly OpenLayer[] {
-    return this.#memory
+    return this.#memory.all
   }
 
   get layers(): LayerMap {
@@ -248,7 +239,7 @@ export class LayerStore {
   }
 
   get frozenCount(): number {
-    return this.#frozen.length
+    return this.#memory.frozenCount
   }
 
   get isDraft(): boolean {
@@ -267,8 +258,7 @@ export class LayerStore {
     this.#layers = this.#layers.with(layers)
     this.#unpublished.push(...layers)
     this.#upload.expect(layers)
-    this.#open = new OpenLayer(lsn + 1)
-    this.#memory = [this.#open]
+    this.#memory = new MemoryLayers(lsn + 1)
     this.#diskConsistentLsn = lsn
   }
 
@@ -293,19 +283,12 @@ export class LayerStore {
 
   /** Starts a new open layer; what lies above `lastRecordLsn` moves to it. */
   freeze(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
-    if (lastRecordLsn < this.#open.startLsn) return
-    const memory = this.#open
-    this.#open = new OpenLayer(lastRecordLsn + 1)
-    memory.moveUnpublished(lastRecordLsn, this.#open)
-    this.#frozen.push({ memory, endLsn: lastRecordLsn + 1, prevRecordLsn })
-    this.#memory = [this.#open, ...this.#frozen.map((frozen) => frozen.memory).reverse()]
+    this.#memory.freeze(lastRecordLsn, prevRecordLsn)
   }
 
   /** As `freeze`, but what lies above `lastRecordLsn` is forgotten. */
   dropUnpublished(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
-    this.freeze(lastRecordLsn, prevRecordLsn)
-    this.#open = new OpenLayer(this.#open.startLsn)
-    this.#memory = [this.#open, ...this.#frozen.map((frozen) => frozen.memory).reverse()]
+    this.#memory.dropUnpublished(lastRecordLsn, prevRecordLsn)
   }
 
   /**
@@ -324,7 +307,7 @@ export class LayerStore {
   /** Writes and publishes, in the background, everything that is frozen now or while it runs. */
   startFlush(): void {
     if (this.#closing.signal.aborted) return this.#failWaiters(closed())
-    if (this.#frozen.length > 0) {
+    if (this.#memory.oldestFrozen) {
       this.#writing ??= this.#background(
         () => this.#writeAll(),
         () => {
@@ -390,7 +373,8 @@ export class LayerStore {
 
   /** False while ingest should wait: too much is unwritten, or on local disk only. */
   get hasRoom(): boolean {
-    return this.#frozen.length <= this.#context.limits.maxFrozen && !this.#context.uploads.isFull
+    const { limits, uploads } = this.#context
+    return this.frozenCount <= limits.maxFrozen && !uploads.isFull
   }
 
   /** Resolves when there is room, or the timeline closes. */
@@ -462,10 +446,12 @@ export class LayerStore {
   }
 
   async #writeAll(): Promise<void> {
-    while (this.#frozen.length > 0 && !this.#closing.signal.aborted) {
+    for (;;) {
+      const frozen = this.#memory.oldestFrozen
+      if (!frozen || this.#closing.signal.aborted) return
       await this.#delayFlush()
       try {
-        await this.#writeFrozen(this.#frozen[0] as FrozenLayer)
+        await this.#writeFrozen(frozen)
       } catch (error) {
         if (!isDiskFull(error)) throw error
         await this.#relieveDisk(error)
@@ -508,9 +494,7 @@ export class LayerStore {
       this.#unpublished.push(layer)
       this.#upload.expect([layer])
     }
-    assert(this.#frozen[0] === frozen, 'frozen layers are flushed in order')
-    this.#frozen.shift()
-    this.#memory = [this.#open, ...this.#frozen.map((other) => other.memory).reverse()]
+    this.#memory.dropWritten(frozen)
     this.#diskConsistentLsn = frozen.endLsn - 1
     this.#prevRecordLsn = frozen.prevRecordLsn
     for (const resolve of this.#roomWaiters.splice(0)) resolve()

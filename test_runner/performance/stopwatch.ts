@@ -8,7 +8,7 @@ export interface Elapsed {
   processSeconds: number
 }
 
-export async function timed(work: () => Promise<unknown> | unknown): Promise<Elapsed> {
+export async function timed(work: () => unknown): Promise<Elapsed> {
   const start = performance.now()
   const thread = process.threadCpuUsage()
   const all = process.cpuUsage()

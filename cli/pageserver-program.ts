@@ -1,9 +1,7 @@
 /** The `zenith pageserver` commands with their options and help. */
 import { type Command, InvalidArgumentError } from 'commander'
-import { example, optionsOf, withCommon } from './command-options.ts'
+import { example, optionsOf, withCommon, withTimeout } from './command-options.ts'
 import type { MoveOptions, RemoveOptions } from './commands/pageserver.ts'
-
-const DEFAULT_TIMEOUT_S = 600
 
 export function addPageserverCommands(program: Command): void {
   const pageserver = program
@@ -65,23 +63,8 @@ export function addPageserverCommands(program: Command): void {
     })
 }
 
-function withTimeout(command: Command): Command {
-  return command.option(
-    '--timeout <seconds>',
-    'how long to wait; what has begun goes on after that',
-    parseSeconds,
-    DEFAULT_TIMEOUT_S,
-  )
-}
-
 function withShard(command: Command): Command {
   return command.option('--shard <n>', 'of a sharded tenant: just this one, from 0', parseShard)
-}
-
-function parseSeconds(text: string): number {
-  const seconds = Number(text)
-  if (/^\d+$/.test(text) && seconds >= 1) return seconds
-  throw new InvalidArgumentError('A time limit is a number of seconds.')
 }
 
 function parseShard(text: string): number {

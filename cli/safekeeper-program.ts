@@ -1,10 +1,9 @@
 /** The `zenith safekeeper` commands with their options and help. */
 import { type Command, InvalidArgumentError } from 'commander'
-import { example, optionsOf, withCommon, withTenant } from './command-options.ts'
+import { example, optionsOf, withCommon, withTenant, withTimeout } from './command-options.ts'
 import type { ChangeOptions } from './commands/safekeeper.ts'
 
 const MAX_MEMBERS = 9
-const DEFAULT_TIMEOUT_S = 600
 
 export function addSafekeeperCommands(program: Command): void {
   const safekeeper = program
@@ -70,21 +69,6 @@ export function addSafekeeperCommands(program: Command): void {
       const { safekeeperAbort } = await import('./commands/safekeeper.ts')
       await safekeeperAbort(branch, optionsOf(command))
     })
-}
-
-function withTimeout(command: Command): Command {
-  return command.option(
-    '--timeout <seconds>',
-    'how long to wait; what has begun goes on after that',
-    parseSeconds,
-    DEFAULT_TIMEOUT_S,
-  )
-}
-
-function parseSeconds(text: string): number {
-  const seconds = Number(text)
-  if (/^\d+$/.test(text) && seconds >= 1) return seconds
-  throw new InvalidArgumentError('A time limit is a number of seconds.')
 }
 
 function parseCount(text: string): number {

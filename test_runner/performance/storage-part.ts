@@ -13,7 +13,7 @@ import { measureEngine } from './storage-engine.ts'
 import { measureLimits } from './storage-limits.ts'
 
 const [part = '', options = '{}'] = process.argv.slice(2)
-const sizes = { scale: 20, seconds: 12, layers: 100_000, records: 1e6, ...JSON.parse(options) }
+const sizes = { scale: 20, seconds: 12, layers: 100_000, records: 6e5, ...JSON.parse(options) }
 const report = new Report()
 if (part === 'limits') await measureLimits(report)
 else if (part === 'engine') await measureEngine(sizes, report)

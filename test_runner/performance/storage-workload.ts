@@ -29,7 +29,7 @@ export async function measureStorage(
   say: (text: string) => void,
 ): Promise<void> {
   const { scale, seconds, quick } = options
-  const sizes = { scale, seconds, layers: quick ? 10_000 : 100_000, records: quick ? 1e5 : 1e6 }
+  const sizes = { scale, seconds, layers: quick ? 10_000 : 100_000, records: quick ? 1e5 : 6e5 }
   for (const part of PARTS) {
     say(part)
     const node = [process.execPath, '--expose-gc', PART, part, JSON.stringify(sizes)]

@@ -259,7 +259,7 @@ export class Supervisor {
     this.#startLsn = startLsn
     this.#dataFolder = backup.dataFolder
     this.#oldData = backup.oldData
-    this.#socketFolder ??= makeSocketFolder(place.folder)
+    this.#socketFolder ??= makeSocketFolder(place.folder, spec.attempt)
     this.settings.install(backup.dataFolder, this.#socketFolder)
     const { fileCount, byteCount } = backup
     this.#log.info({ lsn: formatLsn(startLsn), term, fileCount, byteCount }, 'base backup fetched')

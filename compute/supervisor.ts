@@ -38,6 +38,7 @@ import { logTail, Postgres } from './postgres.ts'
 import type { Role } from './role.ts'
 import { keepAccessFiles, replacePrivateFile } from './safekeeper-access.ts'
 import { oldestRestartLsn, restoreSlots } from './slot-files.ts'
+import { noteSharedMemory, removeLeftSharedMemory } from './shared-memory.ts'
 import { makeSocketFolder, removeSocketFolder } from './socket-folder.ts'
 import type { ComputePlace } from './spec.ts'
 import { SERVICE_FILE, safekeeperService, standbySettings } from './standby-config.ts'
@@ -253,6 +254,7 @@ export class Supervisor {
     const { spec, place } = this.#options
     assert(this.#elected !== null, 'a base backup needs an election before it')
     const { startLsn: lsn, term } = this.#elected
+    removeLeftSharedMemory(place.folder)
     const backup = await fetchBaseBackup({ spec, lsn, dataFolder: place.dataFolder })
     this.#control = controlOf(backup.dataFolder)
     const startLsn = lsn ?? this.#control.checkpoint.redo
@@ -330,6 +332,7 @@ export class Supervisor {
       this.#handle({ kind: 'postgres-ended', clean, reason: `${reason}${tail}` })
     })
     if (!(await postgres.ready())) return null
+    noteSharedMemory(this.#options.place.folder, this.#dataFolder)
     if (spec.dropSubscriptions === true) await this.#dropSubscriptions(this.#dataFolder)
     return { kind: 'ready' }
   }

@@ -20,6 +20,20 @@ const PACKAGES = ['python3-moto', 'python3-flask-cors']
 const LEFT_OUT = /^(tar|dpkg|debconf|ca-certificates|openssl|netbase|gcc-.*-base)$/
 const WHAT = 'Fetching an S3 server'
 
+/**
+ * As moto's own server, but one request at a time: between its threads two conditional puts of a name
+ * can both win, which no real store allows.
+ */
+const SERVE = `import argparse
+from werkzeug.serving import run_simple
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+parser = argparse.ArgumentParser()
+parser.add_argument('-H')
+parser.add_argument('-p', type=int)
+args = parser.parse_args()
+run_simple(args.H, args.p, DomainDispatcherApplication(create_backend_app), threaded=False)
+`
+
 /** A command and its environment, to which options of moto's server are added. */
 export interface S3ServerProgram {
   readonly command: readonly string[]
@@ -45,12 +59,11 @@ function programIn(root: string): S3ServerProgram {
   const libraries = ['usr/lib/x86_64-linux-gnu', 'lib/x86_64-linux-gnu'].map((one) =>
     join(root, one),
   )
-  const main = 'import sys; from moto.server import main; main(sys.argv[1:])'
   return {
     command: [
       join(root, LOADER),
       ...['--library-path', libraries.join(':')],
-      ...[join(root, 'usr', 'bin', 'python3'), '-W', 'ignore', '-c', main],
+      ...[join(root, 'usr', 'bin', 'python3'), '-W', 'ignore', '-c', SERVE],
     ],
     env: {
       PYTHONHOME: join(root, 'usr'),

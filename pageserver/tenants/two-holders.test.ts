@@ -71,7 +71,8 @@ function holder(name: string): Holder {
     deletions: { ...NO_DELETIONS, push: (_, __, names) => doomed.push(...names) },
     generations: { validate: async (_, generation) => generation === newest },
     log: QUIET,
-    limits: { imageAfterDeltas: 1000 },
+    // Layers are counted: none are made or merged meanwhile.
+    limits: { imageAfterDeltas: 1000, l0CompactCount: 1000 },
   })
   managers.push(manager)
   return { folder: join(folder, name), manager, doomed, fetched: own.fetched }

@@ -17,6 +17,9 @@ import { CommandContext, type CommonOptions, requireRunning } from './command-co
 export const SUPERUSER = 'zenith_admin'
 export const DATABASE = 'postgres'
 
+/** A port that the user did not choose is chosen anew this often when another program was quicker. */
+const PORT_TRIES = 3
+
 export interface PlaceOptions extends CommonOptions {
   readonly branch?: string
   readonly port?: number
@@ -76,22 +79,35 @@ export async function startPostgres(
     const body = { name, branch, ...requestOf(how) }
     await callControl(url, 'createEndpoint', { params: { tenantId }, body })
   }
-  const port = how.port === undefined ? {} : { port: how.port }
-  const spec = await callControl(url, 'startEndpoint', { params, body: port }).catch(
-    async (error: unknown) => {
-      // A refused command leaves nothing behind.
-      if (existing === null) {
-        await callControl(url, 'deleteEndpoint', { params }).catch(() => undefined)
-      }
-      throw error
-    },
-  )
-  context.say(`Starting ${existing === null ? 'new' : 'existing'} postgres ${name} on ${branch}...`)
+  const own = how.port ?? existing?.requestedPort ?? null
   const path = shownPath(installation.endpointDir(tenantId, name))
-  context.say(`Extracting base backup to create postgres instance: path=${path} port=${spec.port}`)
-  const child = spawnCompute(installation, spec)
-  how.release?.()
-  return await waitUntilRunning(installation, spec, child)
+  for (let triesLeft = PORT_TRIES; ; triesLeft -= 1) {
+    const port = how.port === undefined ? {} : { port: how.port }
+    const spec = await callControl(url, 'startEndpoint', { params, body: port }).catch(
+      async (error: unknown) => {
+        // A refused command leaves nothing behind.
+        if (existing === null) {
+          await callControl(url, 'deleteEndpoint', { params }).catch(() => undefined)
+        }
+        throw error
+      },
+    )
+    context.say(
+      `Starting ${existing === null ? 'new' : 'existing'} postgres ${name} on ${branch}...`,
+    )
+    context.say(
+      `Extracting base backup to create postgres instance: path=${path} port=${spec.port}`,
+    )
+    const child = spawnCompute(installation, spec)
+    how.release?.()
+    try {
+      return await waitUntilRunning(installation, spec, child)
+    } catch (error) {
+      const portTaken = error instanceof ZenithError && error.code === 'conflict'
+      if (!portTaken || own !== null || triesLeft === 0) throw error
+      context.say(`${error.message} Trying another port.`)
+    }
+  }
 }
 
 export async function pgStop(name: string, options: CommonOptions): Promise<void> {

@@ -43,7 +43,13 @@ export function spawnCompute(installation: Installation, spec: ComputeSpec): Spa
   })
 }
 
-/** Waits until Postgres accepts connections. Throws with the reason and the end of the log. */
+/** What Postgres says last when something else listens on its port (ServerLoop's sockets, postmaster.c). */
+const PORT_TAKEN = 'could not create any TCP/IP sockets'
+
+/**
+ * Waits until Postgres accepts connections. Throws with the reason and the end of the log: `conflict`
+ * when another program took the port after it had been found free, else `unavailable`, `timeout`.
+ */
 export async function waitUntilRunning(
   installation: Installation,
   spec: ComputeSpec,
@@ -59,6 +65,13 @@ export async function waitUntilRunning(
     if (info.attempt === spec.attempt && info.status === 'running') return info
     const failed = info.attempt !== spec.attempt || isOver(info.status)
     if (failed || ending !== null) {
+      if (info.attempt === spec.attempt && info.error?.includes(PORT_TAKEN) === true) {
+        throw new ZenithError(
+          'conflict',
+          `Another program has just taken port ${spec.port}, where Postgres "${spec.endpoint}" was to listen.`,
+          { hint: `Try again, or choose another: zenith pg start ${spec.endpoint} --port <port>.` },
+        )
+      }
       const reason = info.error ?? `its process ended (${ending ?? info.status})`
       throw new ZenithError(
         'unavailable',

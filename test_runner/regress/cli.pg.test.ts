@@ -2,6 +2,7 @@
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { ZenithCommand } from '../fixtures/zenith-command.ts'
 
@@ -200,6 +201,14 @@ test('two installations side by side; ports', async () => {
   const busy = await two.run(`pg start dev --branch main --port ${port}`)
   expect(busy.code).toBe(4)
   taken.close()
+
+  // Another program takes the port between the look whether it is free and Postgres' start.
+  await two.ok('branch dev')
+  const specFile = join(two.dir, 'pgdatadirs', 'tenants', two.tenantId, 'dev', 'spec.json')
+  const [started, thief] = await Promise.all([two.ok('pg start dev'), takePortOf(specFile)])
+  expect(started).toContain(`just taken port ${thief.port}`)
+  expect(await two.sql('dev', 'SELECT 1 AS one')).toEqual([{ one: 1 }])
+  thief.server.close()
 })
 
 test('two commands at once on one installation come one after the other', async () => {
@@ -223,7 +232,22 @@ test('tenants share nothing', async () => {
   expect(await zenith.ok(`branch --tenant ${other}`)).toBe(' main\n')
 })
 
-function listen(): Promise<Server> {
+function listen(port = 0): Promise<Server> {
   const server = createServer()
-  return new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(server)))
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(port, '127.0.0.1', () => resolve(server))
+  })
+}
+
+/** Listens on the port that a compute is told, before the compute's process can have come up. */
+async function takePortOf(specFile: string): Promise<{ server: Server; port: number }> {
+  for (;;) {
+    const spec = existsSync(specFile) ? readFileSync(specFile, 'utf8') : ''
+    if (spec.endsWith('}\n')) {
+      const { port } = JSON.parse(spec) as { port: number }
+      return { server: await listen(port), port }
+    }
+    await sleep(2)
+  }
 }

@@ -162,7 +162,8 @@ describe('a merge of L0 layers', () => {
     )
     for (const layer of own) {
       await layer.load()
-      expect(layer.index.columns.groupCls).not.toContain(KeyClass.AuxFile)
+      const classes = [...layer.index.groupSlot].map((slot) => detached.source.slots.cls(slot))
+      expect(classes).not.toContain(KeyClass.AuxFile)
     }
     expect(await readAll(detached, lsns)).toEqual(before)
   })

@@ -6,7 +6,7 @@
  * input, then of the next: keys are merged, versions are copied in runs as they lie. Of layers
  * taken over from an ancestor only what counts is copied.
  *
- * Memory: the indexes of the inputs (28 bytes a row), of the file being written, and per input two
+ * Memory: the indexes of the inputs (14 bytes a row), of the file being written, and per input two
  * windows of eight chunks of 64 KiB: about 12 MiB for ten inputs, and the job's chunk cache.
  */
 import { assert, ZenithError } from '#libs/errors.ts'
@@ -107,12 +107,13 @@ async function mergeKey(
   let started = false
   for (const cursor of cursors) {
     const { layer, chunks } = cursor.input
-    const { rowBlk, rowChunk, rowEntry, rowCount } = layer.index.columns
+    const { index } = layer
+    const { rowBlk } = index.columns
     for (; cursor.row < cursor.endRow && rowBlk[cursor.row] === blk; cursor.row++) {
-      const number = rowChunk[cursor.row] as number
+      const number = index.chunkOf(cursor.row)
       const chunk = chunks.at(number) ?? (await chunks.load(number))
-      const first = rowEntry[cursor.row] as number
-      const count = entriesBelow(chunk, first, rowCount[cursor.row] as number, layer.ceilingLsn)
+      const first = index.entryOf(cursor.row)
+      const count = entriesBelow(chunk, first, index.countOf(cursor.row), layer.ceilingLsn)
       if (count === 0) continue
       if (!started) await output.startKey(slot, blk, rows * ROW_BYTES > job.layerBytes)
       started = true

@@ -18,8 +18,9 @@ export async function copyRows(
   output: LayerOutput,
 ): Promise<void> {
   const chunks = new ChunkReader(layer)
-  const { groupFirstRow, rowBlk, rowChunk, rowEntry, rowCount } = layer.index.columns
-  for (const [group, slot] of layer.index.groupSlot.entries()) {
+  const { index } = layer
+  const { groupFirstRow, rowBlk } = index.columns
+  for (const [group, slot] of index.groupSlot.entries()) {
     if (layer.origin !== null && !isInheritedClass(slots.cls(slot))) continue
     const bounds = blocksInRange(slots, slot, range)
     if (!bounds) continue
@@ -27,10 +28,10 @@ export async function copyRows(
     for (let row = groupFirstRow[group] as number; row < end; row++) {
       const blk = rowBlk[row] as number
       if (blk < bounds.first || blk > bounds.last) continue
-      const number = rowChunk[row] as number
+      const number = index.chunkOf(row)
       const chunk = chunks.at(number) ?? (await chunks.load(number))
-      let first = rowEntry[row] as number
-      let last = first + (rowCount[row] as number)
+      let first = index.entryOf(row)
+      let last = first + index.countOf(row)
       while (first < last && chunkEntryLsn(chunk, first) <= aboveLsn) first++
       while (first < last && chunkEntryLsn(chunk, last - 1) >= layer.endLsn) last--
       if (first === last) continue

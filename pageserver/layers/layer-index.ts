@@ -1,119 +1,120 @@
 /**
  * The resident index of one layer: which chunk holds which key. It is per key and not per version,
- * so it stays small (28 bytes a row in a delta, 12 in an image), and it answers "does this layer
- * finish the key" without reading data.
+ * and answers "does this layer finish the key" without reading data. Rows are those of the section
+ * (`index-section.ts`), in fewer bytes: 14 a row in a delta, 4 in an image, and 27 a chunk.
  *
- * Rows are sorted by (prefix, blk, first LSN); a group is the rows of one prefix. A key whose
- * versions fill several chunks has one row for each. Bytes of the section, each column starting at
- * the next multiple of 8:
- *
- *   row first LSN f64 | row base LSN f64 (deltas only) | chunk offset f64 | group spc u32 | db u32 |
- *   rel u32 | first row u32 x (groups + 1) | row blk u32 | row chunk u32 | chunk stored u32 |
- *   chunk raw u32 | chunk crc32 u32 | row entry u16 | row count u16 | group cls u8 | group fork u8 |
- *   chunk codec u8
+ * - Rows lie in the order of chunks, and their entries one after the other: the chunk of a row is
+ *   found by search, the number of its entries is the distance to the next row.
+ * - Where every row has one entry, its place in the chunk is that of the row.
+ * - LSNs are distances from the lowest one, in units that make 32 bits enough: 1, unless the layer
+ *   spans 4 GiB of WAL or more. Then an LSN is known as a range, and only what holds for all of the
+ *   range is concluded from it.
  */
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
+import { type IndexCounts, type SectionColumns, sectionColumns } from './index-section.ts'
 import { LayerKind } from './layer-name.ts'
 
-export interface IndexCounts {
-  groups: number
-  rows: number
-  chunks: number
-}
-
 export interface IndexColumns {
-  rowFirstLsn: Float64Array
-  /** Highest LSN in the row of a version that needs nothing older; 0 = none. */
-  rowBaseLsn: Float64Array
   chunkOffset: Float64Array
-  groupSpc: Uint32Array
-  groupDb: Uint32Array
-  groupRel: Uint32Array
   groupFirstRow: Uint32Array
   rowBlk: Uint32Array
-  rowChunk: Uint32Array
   chunkStored: Uint32Array
   chunkRaw: Uint32Array
   chunkCrc: Uint32Array
-  rowEntry: Uint16Array
-  rowCount: Uint16Array
-  groupCls: Uint8Array
-  groupFork: Uint8Array
   chunkCodec: Uint8Array
 }
 
-/** Columns over one buffer, zeroed or as given. Throws `corrupt` when the size does not fit. */
-export function indexColumns(kind: LayerKind, counts: IndexCounts, from?: Buffer): IndexColumns {
-  const { groups, rows, chunks } = counts
-  const lsnRows = kind === LayerKind.Delta ? rows : 0
-  const sizes = [8 * lsnRows, 8 * lsnRows, 8 * chunks, 4 * groups, 4 * groups, 4 * groups]
-  sizes.push(4 * (groups + 1), 4 * rows, 4 * rows, 4 * chunks, 4 * chunks, 4 * chunks)
-  sizes.push(2 * rows, 2 * rows, groups, groups, chunks)
-  const starts: number[] = []
-  let total = 0
-  for (const size of sizes) {
-    starts.push(total)
-    total += Math.ceil(size / 8) * 8
-  }
-  if (from && from.length !== total) {
-    throw new ZenithError('corrupt', `a layer index has ${from.length} bytes in place of ${total}`)
-  }
-  const memory = new ArrayBuffer(total)
-  if (from) new Uint8Array(memory).set(from)
-  const at = (column: number) => starts[column] as number
-  return {
-    rowFirstLsn: new Float64Array(memory, at(0), lsnRows),
-    rowBaseLsn: new Float64Array(memory, at(1), lsnRows),
-    chunkOffset: new Float64Array(memory, at(2), chunks),
-    groupSpc: new Uint32Array(memory, at(3), groups),
-    groupDb: new Uint32Array(memory, at(4), groups),
-    groupRel: new Uint32Array(memory, at(5), groups),
-    groupFirstRow: new Uint32Array(memory, at(6), groups + 1),
-    rowBlk: new Uint32Array(memory, at(7), rows),
-    rowChunk: new Uint32Array(memory, at(8), rows),
-    chunkStored: new Uint32Array(memory, at(9), chunks),
-    chunkRaw: new Uint32Array(memory, at(10), chunks),
-    chunkCrc: new Uint32Array(memory, at(11), chunks),
-    rowEntry: new Uint16Array(memory, at(12), rows),
-    rowCount: new Uint16Array(memory, at(13), rows),
-    groupCls: new Uint8Array(memory, at(14), groups),
-    groupFork: new Uint8Array(memory, at(15), groups),
-    chunkCodec: new Uint8Array(memory, at(16), chunks),
-  }
-}
+/** Distances that 32 bits hold, one value being that for "none". */
+const MAX_DISTANCE = 0xffffffff - 1
 
 export class LayerIndex {
   readonly counts: IndexCounts
   readonly columns: IndexColumns
   /** Slot of each group, so that scans need no lookups. */
   readonly groupSlot: Uint32Array
+  /** LSNs are known up to so many bytes, less one. */
+  readonly lsnUnit: number
+  readonly #lowestLsn: Lsn
+  /** Distance of the first version of each row. Empty in an image, as the next one. */
+  readonly #rowFirst: Uint32Array
+  /** Distance + 1 of the highest version that needs nothing older; 0 = none. */
+  readonly #rowBase: Uint32Array
+  /** First entry of each row in its chunk; empty when each row has one entry. */
+  readonly #rowEntry: Uint16Array
+  readonly #chunkFirstRow: Uint32Array
+  readonly #chunkEntries: Uint16Array
   readonly #slots: SlotTable
   /** What was asked for last: the keys of a read mostly share their prefix. */
   #foundSlot = -1
   #foundGroup = -1
+  /** Rows are mostly asked for in their order. */
+  #foundChunk = 0
 
+  /** `section` is the stored form. Throws `corrupt` when it is none. */
   constructor(kind: LayerKind, counts: IndexCounts, section: Buffer, slots: SlotTable) {
-    const columns = indexColumns(kind, counts, section)
-    this.counts = counts
-    this.columns = columns
-    this.#slots = slots
-    this.groupSlot = new Uint32Array(counts.groups)
-    for (let group = 0; group < counts.groups; group++) {
-      this.groupSlot[group] = slots.intern(
-        columns.groupCls[group] as number,
-        columns.groupSpc[group] as number,
-        columns.groupDb[group] as number,
-        columns.groupRel[group] as number,
-        columns.groupFork[group] as number,
-      )
+    const { groups, rows, chunks } = counts
+    const stored = sectionColumns(kind, counts, section)
+    const isDelta = kind === LayerKind.Delta
+    const lsns = isDelta ? lsnRange(stored) : { lowestLsn: 0, unit: 1 }
+    const hasEntries = stored.rowCount.some((count) => count !== 1)
+    const lsnRows = isDelta ? rows : 0
+    const entryRows = hasEntries ? rows : 0
+    const words = groups + groups + 1 + rows + 2 * lsnRows + chunks + 1 + 3 * chunks
+    const memory = new ArrayBuffer(8 * chunks + 4 * words + 2 * (entryRows + chunks) + chunks)
+    let at = 0
+    const next = <T>(
+      column: new (m: ArrayBuffer, at: number, n: number) => T,
+      n: number,
+      size = 4,
+    ) => {
+      const made = new column(memory, at, n)
+      at += n * size
+      return made
     }
+    this.counts = { groups, rows, chunks }
+    this.#slots = slots
+    this.#lowestLsn = lsns.lowestLsn
+    this.lsnUnit = lsns.unit
+    const chunkOffset = next(Float64Array, chunks, 8)
+    this.groupSlot = next(Uint32Array, groups)
+    const groupFirstRow = next(Uint32Array, groups + 1)
+    const rowBlk = next(Uint32Array, rows)
+    this.#rowFirst = next(Uint32Array, lsnRows)
+    this.#rowBase = next(Uint32Array, lsnRows)
+    this.#chunkFirstRow = next(Uint32Array, chunks + 1)
+    const chunkStored = next(Uint32Array, chunks)
+    const chunkRaw = next(Uint32Array, chunks)
+    const chunkCrc = next(Uint32Array, chunks)
+    this.#rowEntry = next(Uint16Array, entryRows, 2)
+    this.#chunkEntries = next(Uint16Array, chunks, 2)
+    const chunkCodec = next(Uint8Array, chunks, 1)
+    chunkOffset.set(stored.chunkOffset)
+    groupFirstRow.set(stored.groupFirstRow)
+    rowBlk.set(stored.rowBlk)
+    chunkStored.set(stored.chunkStored)
+    chunkRaw.set(stored.chunkRaw)
+    chunkCrc.set(stored.chunkCrc)
+    chunkCodec.set(stored.chunkCodec)
+    this.#rowEntry.set(stored.rowEntry.subarray(0, entryRows))
+    this.columns = {
+      chunkOffset,
+      groupFirstRow,
+      rowBlk,
+      chunkStored,
+      chunkRaw,
+      chunkCrc,
+      chunkCodec,
+    }
+    this.#takeLsns(stored)
+    this.#takeChunks(stored)
+    this.#internGroups(stored)
   }
 
   /** Memory held. */
   get sizeBytes(): number {
-    return this.columns.rowBlk.buffer.byteLength + this.groupSlot.byteLength
+    return this.columns.rowBlk.buffer.byteLength
   }
 
   /** Group of a slot, or -1. */
@@ -158,11 +159,115 @@ export class LayerIndex {
     let high = this.counts.groups
     while (low < high) {
       const middle = (low + high) >>> 1
-      if ((this.columns.groupCls[middle] as number) < cls) low = middle + 1
+      if (this.#slots.cls(this.groupSlot[middle] as number) < cls) low = middle + 1
       else high = middle
     }
     return low
   }
+
+  /** The chunk that holds a row. */
+  chunkOf(row: number): number {
+    const firstRow = this.#chunkFirstRow
+    let low = this.#foundChunk
+    if (row < (firstRow[low] as number) || row >= (firstRow[low + 1] as number)) {
+      const isNext = row === firstRow[low + 1]
+      low = isNext ? low + 1 : 0
+      let high = isNext ? low + 1 : this.counts.chunks
+      while (high - low > 1) {
+        const middle = (low + high) >>> 1
+        if ((firstRow[middle] as number) <= row) low = middle
+        else high = middle
+      }
+      this.#foundChunk = low
+    }
+    return low
+  }
+
+  /** First entry of a row in its chunk. */
+  entryOf(row: number): number {
+    if (this.#rowEntry.length > 0) return this.#rowEntry[row] as number
+    return row - (this.#chunkFirstRow[this.chunkOf(row)] as number)
+  }
+
+  /** How many entries a row has. */
+  countOf(row: number): number {
+    if (this.#rowEntry.length === 0) return 1
+    const chunk = this.chunkOf(row)
+    const isLast = row + 1 === this.#chunkFirstRow[chunk + 1]
+    const end = isLast ? this.#chunkEntries[chunk] : this.#rowEntry[row + 1]
+    return (end as number) - (this.#rowEntry[row] as number)
+  }
+
+  /** LSN of the first version of a delta's row: this, or less than `lsnUnit` above. */
+  firstLsn(row: number): Lsn {
+    return this.#lowestLsn + (this.#rowFirst[row] as number) * this.lsnUnit
+  }
+
+  /**
+   * Highest LSN in a delta's row of a version that needs nothing older: this, or less than `lsnUnit`
+   * above. Null = none.
+   */
+  baseLsn(row: number): Lsn | null {
+    const distance = this.#rowBase[row] as number
+    return distance === 0 ? null : this.#lowestLsn + (distance - 1) * this.lsnUnit
+  }
+
+  #takeLsns({ rowFirstLsn, rowBaseLsn }: SectionColumns): void {
+    const unit = this.lsnUnit
+    for (let row = 0; row < rowFirstLsn.length; row++) {
+      const base = rowBaseLsn[row] as number
+      this.#rowFirst[row] = ((rowFirstLsn[row] as number) - this.#lowestLsn) / unit
+      this.#rowBase[row] = base === 0 ? 0 : Math.floor((base - this.#lowestLsn) / unit) + 1
+    }
+  }
+
+  #takeChunks({ rowChunk, rowEntry, rowCount }: SectionColumns): void {
+    const { rows, chunks } = this.counts
+    let chunk = -1
+    let entries = 0
+    for (let row = 0; row < rows; row++) {
+      if (rowChunk[row] !== chunk) {
+        if (chunk >= 0) this.#chunkEntries[chunk] = entries
+        chunk++
+        entries = 0
+        this.#chunkFirstRow[chunk] = row
+      }
+      if (rowChunk[row] !== chunk || rowEntry[row] !== entries) {
+        throw new ZenithError('corrupt', 'the rows of a layer index do not follow its chunks')
+      }
+      entries += rowCount[row] as number
+    }
+    if (chunk + 1 !== chunks) {
+      throw new ZenithError('corrupt', 'a layer index has chunks without rows')
+    }
+    if (chunk >= 0) this.#chunkEntries[chunk] = entries
+    this.#chunkFirstRow[chunks] = rows
+  }
+
+  #internGroups(stored: SectionColumns): void {
+    for (let group = 0; group < this.counts.groups; group++) {
+      this.groupSlot[group] = this.#slots.intern(
+        stored.groupCls[group] as number,
+        stored.groupSpc[group] as number,
+        stored.groupDb[group] as number,
+        stored.groupRel[group] as number,
+        stored.groupFork[group] as number,
+      )
+    }
+  }
+}
+
+/** Where distances of LSNs begin, and in which unit all of them fit. */
+function lsnRange({ rowFirstLsn, rowBaseLsn }: SectionColumns): { lowestLsn: Lsn; unit: number } {
+  let lowestLsn = Number.POSITIVE_INFINITY
+  let highestLsn = 0
+  for (let row = 0; row < rowFirstLsn.length; row++) {
+    lowestLsn = Math.min(lowestLsn, rowFirstLsn[row] as number)
+    highestLsn = Math.max(highestLsn, rowFirstLsn[row] as number, rowBaseLsn[row] as number)
+  }
+  let unit = 1
+  while ((highestLsn - lowestLsn) / unit >= MAX_DISTANCE) unit *= 2
+  return { lowestLsn, unit }
 }
 
 /** Where a version of a key may lie in a layer, as the planner sees it. */
@@ -182,16 +287,17 @@ export function visitDeltaRows(
   ceilingLsn: Lsn,
   visitor: RowVisitor,
 ): boolean {
-  const { groupFirstRow, rowBlk, rowFirstLsn, rowBaseLsn } = index.columns
+  const { groupFirstRow, rowBlk } = index.columns
+  const slack = index.lsnUnit - 1
   const first = groupFirstRow[group] as number
   for (let row = index.findLastRow(group, blk); row >= first && rowBlk[row] === blk; row--) {
-    const firstLsn = rowFirstLsn[row] as number
+    const firstLsn = index.firstLsn(row)
     if (firstLsn >= ceilingLsn) continue
     visitor.visit(row)
-    const baseLsn = rowBaseLsn[row] as number
-    if (baseLsn !== 0 && baseLsn < ceilingLsn && baseLsn >= floorLsn) return true
+    const baseLsn = index.baseLsn(row)
+    if (baseLsn !== null && baseLsn + slack < ceilingLsn && baseLsn >= floorLsn) return true
     // Rows before hold nothing newer than this one's first version.
-    if (firstLsn < floorLsn) return false
+    if (firstLsn + slack < floorLsn) return false
   }
   return false
 }

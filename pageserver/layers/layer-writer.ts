@@ -26,7 +26,7 @@ import {
 } from './layer-format.ts'
 import type { Key } from '../keyspace/key.ts'
 import type { LayerEntry } from './layer.ts'
-import { indexColumns } from './layer-index.ts'
+import { sectionColumns } from './index-section.ts'
 import { type LayerId, LayerKind } from './layer-name.ts'
 import { packZstd } from './zstd-packer.ts'
 
@@ -365,7 +365,7 @@ export class LayerWriter {
 
   #indexSection(): Buffer {
     const counts = { groups: this.#groupSlot.length, rows: this.#rows, chunks: this.#sealed }
-    const columns = indexColumns(this.#id.kind, counts)
+    const columns = sectionColumns(this.#id.kind, counts)
     for (const [group, slot] of this.#groupSlot.entries()) {
       columns.groupCls[group] = this.#slots.cls(slot)
       columns.groupSpc[group] = this.#slots.spc(slot)

@@ -294,7 +294,7 @@ async function expand(
     for (const step of plan.steps) {
       if (!('row' in step)) continue
       const { layer, index } = step
-      const chunk = index.columns.rowChunk[step.row] as number
+      const chunk = index.chunkOf(step.row)
       const already = wanted.get(layer)
       if (already) already.chunks.add(chunk)
       else wanted.set(layer, { index, chunks: new Set([chunk]) })
@@ -321,10 +321,9 @@ function expandPlan(plan: KeyPlan, chunks: Map<Layer, Map<number, Buffer>>): Ver
       continue
     }
     const { layer, index, row, floorLsn, ceilingLsn } = step
-    const { rowChunk, rowEntry, rowCount } = index.columns
-    const chunk = chunks.get(layer)?.get(rowChunk[row] as number) as Buffer
-    const first = rowEntry[row] as number
-    for (let entry = first + (rowCount[row] as number) - 1; entry >= first; entry--) {
+    const chunk = chunks.get(layer)?.get(index.chunkOf(row)) as Buffer
+    const first = index.entryOf(row)
+    for (let entry = first + index.countOf(row) - 1; entry >= first; entry--) {
       const lsn = chunkEntryLsn(chunk, entry)
       if (lsn >= ceilingLsn) continue
       if (lsn < floorLsn) break

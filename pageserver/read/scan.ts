@@ -62,9 +62,10 @@ function addLayerKeys(
   filter: ScanFilter,
   add: (slot: number, blk: number) => void,
 ): void {
-  const { groupCls, groupFirstRow, rowBlk } = index.columns
-  for (let group = index.firstGroupOfClass(cls); groupCls[group] === cls; group++) {
+  const { groupFirstRow, rowBlk } = index.columns
+  for (let group = index.firstGroupOfClass(cls); group < index.counts.groups; group++) {
     const slot = index.groupSlot[group] as number
+    if (slots.cls(slot) !== cls) break
     if (!passes(slots, slot, filter)) continue
     const last = groupFirstRow[group + 1] as number
     for (let row = groupFirstRow[group] as number; row < last; row++) {

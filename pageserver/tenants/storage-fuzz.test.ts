@@ -13,7 +13,7 @@ import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import { decodeFooter, FOOTER_SIZE, unpack } from '../layers/layer-format.ts'
-import { indexColumns } from '../layers/layer-index.ts'
+import { sectionColumns } from '../layers/index-section.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import { LocalState, sealed } from '../remote/local-state.ts'
 import { decodeManifest, encodeManifest, manifestOf } from '../remote/manifest.ts'
@@ -133,7 +133,7 @@ describe('damage', () => {
     const footer = fc.uint8Array({ minLength: FOOTER_SIZE, maxLength: FOOTER_SIZE })
     fc.assert(fc.property(footer, (bytes) => decodeFooter(Buffer.from(bytes)) === null))
     const counts = { groups: 0xffffffff, rows: 0xffffffff, chunks: 0xffffffff }
-    expect(() => indexColumns(LayerKind.Delta, counts, Buffer.alloc(64))).toThrow(
+    expect(() => sectionColumns(LayerKind.Delta, counts, Buffer.alloc(64))).toThrow(
       'a layer index has',
     )
     const codec = fc.nat(3) as fc.Arbitrary<0 | 1>

@@ -9,7 +9,7 @@ export function addHistoryCommands(program: Command): void {
   const tenant = named(program, 'tenant')
   withTenant(tenant.command('set'))
     .description(
-      'Set how much history is kept: younger than --history, and of that --history-bytes',
+      'Set how much history is kept: younger than --history, and of that --history-bytes; and how large a branch may become',
     )
     .option('--history <time>', 'keep what is younger: 7d, 12h, 30m', checked(parseDuration))
     .option(
@@ -17,10 +17,16 @@ export function addHistoryCommands(program: Command): void {
       'of that so much WAL at most: 10GB, or none',
       checked(parseLimit),
     )
+    .option(
+      '--max-size <size>',
+      'what all databases of a branch together may have: 10GB, or none',
+      checked(parseLimit),
+    )
     .addHelpText(
       'after',
       example(
         'zenith tenant set --history 30d',
+        'zenith tenant set --max-size 10GB',
         'zenith tenant set --history 7d --history-bytes 10GB',
       ),
     )
@@ -29,7 +35,9 @@ export function addHistoryCommands(program: Command): void {
       await tenantSet(optionsOf<TenantSetOptions>(command))
     })
   withTenant(tenant.command('show'))
-    .description('Show how much history is kept, and how far back each branch can be read')
+    .description(
+      'Show how much history is kept, how far back each branch can be read, and how large it may become',
+    )
     .addHelpText('after', example('zenith tenant show'))
     .action(async (_: unknown, command: Command) => {
       const { tenantShow } = await import('./commands/history.ts')

@@ -89,6 +89,11 @@ export class SupervisorHttp {
         this.#supervisor.setPageservers(pageservers)
         return json(200, this.#supervisor.status())
       }
+      case `POST ${computePaths.setSizeLimit.path}`: {
+        const { bytes } = JSON.parse(body) as { bytes: number | null }
+        this.#supervisor.setSizeLimit(bytes)
+        return json(200, this.#supervisor.status())
+      }
       case `POST ${computePaths.systemSettings.path}`:
         return this.#storeSystemSettings()
       case 'GET /healthz': {

@@ -102,6 +102,14 @@ export class LiveSettings {
     if (this.#dataFolder !== null) this.#write('postgresql.conf', postgresConf({ spec }))
   }
 
+  /** Another limit on the size of the cluster; as above. */
+  setSizeLimit(bytes: number | null): void {
+    const { spec, log } = this.#options
+    spec.sizeLimitBytes = bytes
+    log.info({ bytes }, 'told the limit on the size of the cluster')
+    if (this.#dataFolder !== null) this.#write('postgresql.conf', postgresConf({ spec }))
+  }
+
   /**
    * Resolves when the control plane has durably what ALTER SYSTEM has set up to now. The file is
    * read after the request, and requests go one by one, so the last one stored is complete.

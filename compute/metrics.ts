@@ -33,6 +33,12 @@ function register(supervisor: Supervisor): Metrics {
     supervisor.status().state === 'running' ? 1 : 0,
   )
   gauge('term', 'Term this compute was elected with', () => supervisor.status().term ?? 0)
+  gauge('cluster_size_bytes', 'All databases together, as the page server told last', () => {
+    return supervisor.clusterBytes ?? 0
+  })
+  gauge('size_limit_bytes', 'What the tenant allows all databases together; 0 = any size', () => {
+    return supervisor.status().sizeLimitBytes ?? 0
+  })
   registerBackpressure(metrics, supervisor)
   const phases = new Gauge({
     name: 'zenith_compute_start_phase_seconds',

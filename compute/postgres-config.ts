@@ -9,6 +9,8 @@ import { PROGRESS_FILE_NAME } from './progress-file.ts'
 /** Name that the supervisor's replication connection goes by. */
 export const PROPOSER_NAME = 'walproposer'
 
+const MEGABYTE = 1024 * 1024
+
 export interface ConfigOptions {
   spec: ComputeSpec
   startLsn: Lsn
@@ -41,6 +43,7 @@ export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
     '# As pg_control has them at first, so that start-up writes no WAL for them.',
     computeSettingsConf(),
     "shared_preload_libraries = 'zenith'",
+    ...sizeLimitLines(spec),
     '# Chosen by the owner of the endpoint.',
     ...chosenLines(spec.settings),
     '',
@@ -48,6 +51,12 @@ export function postgresConf({ spec }: Pick<ConfigOptions, 'spec'>): string {
     ...pageserverLines(spec),
     '',
   ].join('\n')
+}
+
+/** The limit of the tenant; a setting of this endpoint, which comes later, wins. */
+function sizeLimitLines({ sizeLimitBytes }: ComputeSpec): string[] {
+  if (sizeLimitBytes === undefined || sizeLimitBytes === null) return []
+  return [settingLine('zenith.max_cluster_size', `${Math.ceil(sizeLimitBytes / MEGABYTE)}MB`)]
 }
 
 /** One connection string per shard, in their order (`pgxn/zenith/shard_map.c`). */

@@ -15,17 +15,22 @@ afterEach(() => rmSync(dir, { recursive: true, force: true }))
 
 test('golden bytes, as the extension maps them', () => {
   const file = new ProgressFile(path)
-  file.tell({ lastReceivedLsn: 0x1_0000_0030, diskConsistentLsn: 0x20, remoteConsistentLsn: 0x10 })
+  file.tell(
+    { lastReceivedLsn: 0x1_0000_0030, diskConsistentLsn: 0x20, remoteConsistentLsn: 0x10 },
+    { bytes: 0x4000, lsn: 0x1_0000_0030 },
+  )
   const bytes = readFileSync(path)
   expect(bytes.length).toBe(4096)
-  expect(bytes.toString('hex', 0, 48)).toBe(
+  expect(bytes.toString('hex', 0, 64)).toBe(
     '5a505247' +
-      '01000000' +
+      '02000000' +
       '3000000001000000' +
       '2000000000000000' +
       '1000000000000000' +
-      // The exclusive or of the three and of 0x5a656e6974685052.
-      '5250687468' +
+      '0040000000000000' +
+      '3000000001000000' +
+      // The exclusive or of the five and of 0x5a656e6974685052.
+      '6210687469' +
       '6e655a' +
       '0000000000000000',
   )

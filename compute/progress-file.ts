@@ -1,13 +1,13 @@
 /**
- * The file in which the supervisor tells the backends of its Postgres how far the page server is, and
- * they tell it how long writers had to sleep for that. Format: `docs/formats/progress-file.md`.
+ * The file in which the supervisor tells the backends of its Postgres how far the page server is and
+ * how large the cluster, and they tell it how long writers had to sleep for that. Format: `docs/formats/progress-file.md`.
  *
  * Backends have it mapped, so what is told costs one small write here and a few loads there, and no
  * connection, query or wake-up.
  */
 import { chownSync, closeSync, openSync, readSync, writeSync } from 'node:fs'
 import type { Lsn } from '#libs/lsn.ts'
-import type { ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
+import type { ClusterSize, ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
 import { runAs } from '#libs/system-user.ts'
 
 /** Name within the data folder. */
@@ -15,9 +15,9 @@ export const PROGRESS_FILE_NAME = 'zenith_progress'
 
 const FILE_BYTES = 4096
 const MAGIC = 0x4752505a
-const VERSION = 1
-const POSITIONS_AT = 8
-const POSITIONS_BYTES = 32
+const VERSION = 2
+const WORDS_AT = 8
+const WORDS = 5
 const SLEPT_AT = 64
 const SLEPT_BYTES = 24
 const CHECK = 0x5a65_6e69_7468_5052n
@@ -32,7 +32,7 @@ export interface BackpressureFigures {
 
 export class ProgressFile {
   readonly #descriptor: number
-  readonly #positions = Buffer.alloc(POSITIONS_BYTES)
+  readonly #words = Buffer.alloc(8 * (WORDS + 1))
   readonly #slept = Buffer.alloc(SLEPT_BYTES)
 
   /** Makes the file anew; Postgres must not be running yet. */
@@ -42,14 +42,16 @@ export class ProgressFile {
     bytes.writeUInt32LE(MAGIC, 0)
     bytes.writeUInt32LE(VERSION, 4)
     writeSync(this.#descriptor, bytes)
-    this.#write(0, 0, 0)
+    this.#write(0, 0, 0, 0, 0)
     const user = runAs()
     if (user !== null) chownSync(path, user.uid, user.gid)
   }
 
-  /** Tells the backends the positions of the slowest shard. */
-  tell({ lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn }: ShardPositions): void {
-    this.#write(lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn)
+  /** Tells the backends the positions of the slowest shard, and the size of the cluster if known. */
+  tell(positions: ShardPositions, size: ClusterSize | null): void {
+    const { lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn } = positions
+    const { bytes, lsn } = size ?? { bytes: 0, lsn: 0 }
+    this.#write(lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn, bytes, lsn)
   }
 
   figures(): BackpressureFigures {
@@ -66,14 +68,14 @@ export class ProgressFile {
   }
 
   /** One call for all, so that a reader hardly ever sees a part of it; the check word tells if it does. */
-  #write(...lsns: [Lsn, Lsn, Lsn]): void {
+  #write(...words: [Lsn, Lsn, Lsn, bytes: number, lsn: Lsn]): void {
     let check = CHECK
-    for (const [index, lsn] of lsns.entries()) {
-      const value = BigInt(lsn)
-      this.#positions.writeBigUInt64LE(value, index * 8)
+    for (const [index, word] of words.entries()) {
+      const value = BigInt(word)
+      this.#words.writeBigUInt64LE(value, index * 8)
       check ^= value
     }
-    this.#positions.writeBigUInt64LE(check, 24)
-    writeSync(this.#descriptor, this.#positions, 0, POSITIONS_BYTES, POSITIONS_AT)
+    this.#words.writeBigUInt64LE(check, 8 * WORDS)
+    writeSync(this.#descriptor, this.#words, 0, this.#words.length, WORDS_AT)
   }
 }

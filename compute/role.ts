@@ -6,10 +6,12 @@ import type { ComputeSpec } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, parseLsn } from '#libs/lsn.ts'
-import type { ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
+import type { ClusterSize, ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
 import { createProposer } from './proposer-of-spec.ts'
 import type { PostgresAddress } from './proposer/postgres-stream.ts'
 import { ReplicaRole } from './replica-role.ts'
+
+export type PageserverListener = (positions: ShardPositions, size: ClusterSize | null) => void
 
 export interface Role {
   /** What clients are promised: quorum-durable WAL, or the state that is shown; 0 at first. */
@@ -27,8 +29,11 @@ export interface Role {
   stream(options: PostgresAddress & { startLsn: Lsn }): void
   /** Called when Postgres has ended cleanly; resolves when what it wrote is committed. */
   stop(): Promise<void>
-  /** Tells how far the page server is with this compute's WAL, now and whenever that is heard. */
-  onPageserver?(listener: (positions: ShardPositions) => void): void
+  /**
+   * Tells how far the page server is with this compute's WAL, and how large that makes the cluster,
+   * now and whenever it is heard.
+   */
+  onPageserver?(listener: PageserverListener): void
   /** Tells that replay was paused, which may be for want of larger limits. */
   onPaused?(listener: () => void): void
   /** Tells when this compute must not go on. */

@@ -9,7 +9,7 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
-import type { ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
+import type { ClusterSize, ShardPositions } from '#libs/protocol/shard-feedbacks.ts'
 import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
 import { existsSync, readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
@@ -72,7 +72,9 @@ export class Supervisor {
   #postgres: Postgres | null = null
   #progress: ProgressFile | null = null
   #pageserver: ShardPositions | null = null
+  #clusterSize: ClusterSize | null = null
   #streamsAlready = false
+  #reloadWhenReady = false
   #endAccessFiles: () => void = () => {}
   #stopTimer: NodeJS.Timeout | undefined
   #reported: Promise<void> = Promise.resolve()
@@ -131,13 +133,24 @@ export class Supervisor {
    */
   setPageservers(pageservers: readonly NodeInfo[]): void {
     this.settings.setPageservers(pageservers)
+    if (this.#reload()) return
+    throw new ZenithError('unavailable', 'Postgres has only just been launched')
+  }
+
+  /** All databases of the branch together may have so many bytes; null = any number. */
+  setSizeLimit(bytes: number | null): void {
+    this.settings.setSizeLimit(bytes)
+    this.#reloadWhenReady = !this.#reload()
+  }
+
+  /** Makes Postgres, if there is one, read its settings; false when it must not be signalled yet. */
+  #reload(): boolean {
     const pid = this.#postgres?.pid ?? null
-    if (pid === null || this.#dataFolder === null) return
+    if (pid === null || this.#dataFolder === null) return true
     // Before it has its lock file, the signal would end it.
-    if (!existsSync(join(this.#dataFolder, 'postmaster.pid'))) {
-      throw new ZenithError('unavailable', 'Postgres has only just been launched')
-    }
+    if (!existsSync(join(this.#dataFolder, 'postmaster.pid'))) return false
     process.kill(pid, 'SIGHUP')
+    return true
   }
 
   status(): ComputeStatus {
@@ -155,6 +168,7 @@ export class Supervisor {
       startLsn: lsnText(this.#startLsn),
       term: this.#elected === null ? null : (role.term ?? this.#elected.term),
       lagBytes: role.lagBytes,
+      sizeLimitBytes: spec.sizeLimitBytes ?? null,
       postgresPid: this.#postgres?.pid ?? null,
       host: spec.host,
       port: spec.port,
@@ -166,6 +180,11 @@ export class Supervisor {
   /** How far the page server is with this compute's WAL; null before it has told, and for readers. */
   get pageserver(): ShardPositions | null {
     return this.#pageserver
+  }
+
+  /** Bytes of all relations, as the page server told last; null before, and for readers. */
+  get clusterBytes(): number | null {
+    return this.#clusterSize?.bytes ?? null
   }
 
   /** What writers slept so that the page server can follow; null while there are none. */
@@ -332,6 +351,7 @@ export class Supervisor {
       this.#handle({ kind: 'postgres-ended', clean, reason: `${reason}${tail}` })
     })
     if (!(await postgres.ready())) return null
+    if (this.#reloadWhenReady) this.#reload()
     noteSharedMemory(this.#options.place.folder, this.#dataFolder)
     if (spec.dropSubscriptions === true) await this.#dropSubscriptions(this.#dataFolder)
     return { kind: 'ready' }
@@ -346,9 +366,10 @@ export class Supervisor {
   #shareProgress(dataFolder: string): void {
     const progress = new ProgressFile(join(dataFolder, PROGRESS_FILE_NAME))
     this.#progress = progress
-    this.#options.role.onPageserver?.((positions) => {
+    this.#options.role.onPageserver?.((positions, size) => {
       this.#pageserver = positions
-      progress.tell(positions)
+      this.#clusterSize = size
+      progress.tell(positions, size)
     })
   }
 

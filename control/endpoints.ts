@@ -235,6 +235,7 @@ export class Endpoints {
       port: chosen,
       controlPlaneUrl: this.#controlPlaneUrl(),
       ...(await this.#whereIs(tenantId)),
+      sizeLimitBytes: (await this.#registry.tenant(tenantId)).maxBytes ?? null,
       safekeepers: await this.#registry.members(timeline),
       ...(newSafekeepers === null ? {} : { newSafekeepers }),
       membershipGeneration: timeline.membershipGeneration,

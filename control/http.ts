@@ -22,6 +22,7 @@ import {
   nextSafekeeperId,
   setSafekeeperState,
 } from './safekeepers.ts'
+import type { SizeLimits } from './size-limits.ts'
 import type { Tenants } from './tenants.ts'
 import type { Tokens } from './tokens.ts'
 
@@ -40,6 +41,7 @@ export interface ControlParts {
   tokens: Tokens
   exports: Exports
   history: History
+  sizeLimits: SizeLimits
   imports: Imports
 }
 
@@ -97,6 +99,8 @@ function handlersOf(parts: ControlParts): Handlers {
     issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),
     getHistory: ({ params }) => parts.history.get(params.tenantId),
     setHistory: ({ params, body }) => parts.history.set(params.tenantId, body),
+    getSizeLimit: ({ params }) => parts.sizeLimits.get(params.tenantId),
+    setSizeLimit: ({ params, body }) => parts.sizeLimits.set(params.tenantId, body),
     lsnAtTime: ({ params, query }) => parts.history.lsnAt(params.tenantId, params.name, query.time),
     timeAtLsn: ({ params, query }) => parts.history.timeAt(params.tenantId, params.name, query.lsn),
     listTenants: () => tenants.list(),

@@ -24,6 +24,7 @@ import { PageserverHealth } from './moves/pageserver-health.ts'
 import { Pageservers } from './moves/pageservers.ts'
 import { Registry } from './registry.ts'
 import { runResumer } from './resumer.ts'
+import { SizeLimits } from './size-limits.ts'
 import { openStore } from './store/open-store.ts'
 import { TimeSearch } from './time-search.ts'
 import { Tenants } from './tenants.ts'
@@ -92,9 +93,11 @@ runProcess('control', async (self) => {
       : { roundMs: config.lease_renewal_seconds * 1000 }),
   })
   const history = new History({ registry, times, onSet: () => keeper.wake() })
+  const sizeLimits = new SizeLimits({ registry, log })
   const exports = new Exports({ registry, tips, log })
   addRoutes(app, {
     history,
+    sizeLimits,
     moves,
     pageservers,
     registry,
@@ -120,7 +123,17 @@ runProcess('control', async (self) => {
   self.onStop(() => health.stop())
   health.start()
   self.onStop(
-    runResumer({ tenants, branches, imports, lifecycle, timelines, migrations, moves, log }),
+    runResumer({
+      tenants,
+      branches,
+      imports,
+      lifecycle,
+      timelines,
+      migrations,
+      moves,
+      sizeLimits,
+      log,
+    }),
   )
   log.info({ host, port }, 'listening')
 })

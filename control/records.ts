@@ -23,6 +23,8 @@ export interface TenantRecord {
   mainTimelineId: string
   /** How much history it keeps; absent: the default. */
   history?: { pitrIntervalMs: number; pitrBytes: number | null }
+  /** What all databases of one branch together may have; absent or null: any number of bytes. */
+  maxBytes?: number | null
   createdAt: string
 }
 

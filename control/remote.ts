@@ -333,6 +333,14 @@ export const computeApi = {
       { timeoutMs: SETTINGS_TIMEOUT_MS },
     ),
 
+  setSizeLimit: (host: string, httpPort: number, bytes: number | null): Promise<unknown> =>
+    requestJson(
+      'POST',
+      urlOf({ host, httpPort }) + computePaths.setSizeLimit.path,
+      { bytes },
+      { timeoutMs: STATUS_TIMEOUT_MS },
+    ),
+
   stop: (host: string, httpPort: number): Promise<ComputeStatus> =>
     requestJson(
       'POST',

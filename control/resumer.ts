@@ -10,6 +10,7 @@ import type { Lifecycle } from './lifecycle/lifecycle.ts'
 import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
+import type { SizeLimits } from './size-limits.ts'
 import type { Tenants } from './tenants.ts'
 import type { Timelines } from './timelines.ts'
 
@@ -24,9 +25,11 @@ export function runResumer(options: {
   timelines: Timelines
   migrations: Migrations
   moves: Moves
+  sizeLimits: SizeLimits
   log: Logger
 }): () => Promise<void> {
   const { tenants, branches, imports, lifecycle, timelines, migrations, moves, log } = options
+  const { sizeLimits } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
@@ -36,6 +39,7 @@ export function runResumer(options: {
     () => timelines.fillPending(),
     () => migrations.resume(),
     () => moves.resume(),
+    () => sizeLimits.resume(),
   ]
   const loop = async () => {
     while (!stop.signal.aborted) {

@@ -1,7 +1,8 @@
-/** `zenith tenant set|show` and `zenith branch lsn|time`: how much history, and what was when. */
+/** `zenith tenant set|show` and `zenith branch lsn|time`: how much is kept and allowed, and what was when. */
 import { callControl } from '#libs/api/control-client.ts'
 import type { BranchHistory } from '#libs/api/history.ts'
 import type { HistorySettings } from '#libs/api/pageserver-retention.ts'
+import type { StoredSizeLimit } from '#libs/api/size-limit.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { formatBytes } from '../output/progress.ts'
@@ -16,19 +17,35 @@ export interface TenantSetOptions extends CommonOptions {
   /** Milliseconds. */
   readonly history?: number
   readonly historyBytes?: number | 'none'
+  readonly maxSize?: number | 'none'
 }
 
 export async function tenantSet(options: TenantSetOptions): Promise<void> {
   const context = new CommandContext(options)
-  const { history, historyBytes } = options
-  if (history === undefined && historyBytes === undefined) {
+  const { history, historyBytes, maxSize } = options
+  if (history === undefined && historyBytes === undefined && maxSize === undefined) {
     throw new ZenithError('invalid_argument', 'Nothing is to be set.', {
-      hint: 'zenith tenant set --history 7d, with --history-bytes 10GB for a limit of size.',
+      hint: 'zenith tenant set --history 7d, with --history-bytes 10GB for a limit of size; or --max-size 10GB.',
     })
   }
   const installation = context.openRunning()
-  const settings = await callControl(installation.controlUrl, 'setHistory', {
-    params: { tenantId: context.tenantId(installation) },
+  const url = installation.controlUrl
+  const params = { tenantId: context.tenantId(installation) }
+  const lines: string[] = []
+  const limit =
+    maxSize === undefined
+      ? null
+      : await callControl(url, 'setSizeLimit', {
+          params,
+          body: { maxBytes: maxSize === 'none' ? null : maxSize },
+        })
+  if (limit !== null) lines.push(...describeLimit(limit))
+  if (history === undefined && historyBytes === undefined) {
+    context.show(limit, `${lines.join('\n')}\n`)
+    return
+  }
+  const settings = await callControl(url, 'setHistory', {
+    params,
     body: {
       ...(history === undefined ? {} : { pitrIntervalMs: history }),
       ...(historyBytes === undefined
@@ -36,17 +53,21 @@ export async function tenantSet(options: TenantSetOptions): Promise<void> {
         : { pitrBytes: historyBytes === 'none' ? null : historyBytes }),
     },
   })
-  context.show(settings, `History is kept ${describe(settings)}.\n`)
+  lines.push(`History is kept ${describe(settings)}.`)
+  context.show({ ...settings, ...limit }, `${lines.join('\n')}\n`)
 }
 
 export async function tenantShow(options: CommonOptions): Promise<void> {
   const context = new CommandContext(options)
   const installation = context.openRunning()
   const tenantId = context.tenantId(installation)
-  const history = await callControl(installation.controlUrl, 'getHistory', { params: { tenantId } })
+  const params = { tenantId }
+  const history = await callControl(installation.controlUrl, 'getHistory', { params })
+  const { maxBytes } = await callControl(installation.controlUrl, 'getSizeLimit', { params })
   context.show(
-    history,
-    `Tenant ${tenantId} keeps history ${describe(history.settings)}.\n\n` +
+    { ...history, maxBytes },
+    `Tenant ${tenantId} keeps history ${describe(history.settings)}.\n` +
+      `${describeLimit({ maxBytes, behind: [] }).join('\n')}\n\n` +
       formatTable(
         ['BRANCH', 'OLDEST LSN', 'OLDEST COMMIT', 'END', 'HISTORY', 'KEPT BELOW', 'LAYERS'],
         history.branches.map(rowOf),
@@ -96,6 +117,15 @@ export async function branchTime(
 function describe({ pitrIntervalMs, pitrBytes }: HistorySettings): string {
   const time = `for ${formatDuration(pitrIntervalMs)}`
   return pitrBytes === null ? time : `${time}, of that ${formatBytes(pitrBytes)} of WAL at most`
+}
+
+function describeLimit({ maxBytes, behind }: StoredSizeLimit): string[] {
+  const limit =
+    maxBytes === null
+      ? 'The databases of a branch may have any size.'
+      : `The databases of a branch may have ${formatBytes(maxBytes)} together.`
+  if (behind.length === 0) return [limit]
+  return [limit, `Not told yet, and told again every few seconds: ${behind.join(', ')}.`]
 }
 
 function rowOf(branch: BranchHistory): (string | null)[] {

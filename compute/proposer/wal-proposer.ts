@@ -15,7 +15,11 @@ import type { Logger } from '#libs/log.ts'
 import { DonorReader } from '#libs/pgwire/donor-reader.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { configurationProblem } from '#libs/protocol/quorum.ts'
-import { type ShardPositions, ShardFeedbacks } from '#libs/protocol/shard-feedbacks.ts'
+import {
+  type ClusterSize,
+  type ShardPositions,
+  ShardFeedbacks,
+} from '#libs/protocol/shard-feedbacks.ts'
 import type { AcceptorMessage, Member, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import type { PageserverFeedback } from '#libs/protocol/wal-stream.ts'
 import { ProposerCore } from './core.ts'
@@ -82,7 +86,7 @@ export class WalProposer {
   readonly #horizon = new StandbyHorizon()
   #fencedReason: string | null = null
   #stopped = false
-  #onPageserver: (positions: ShardPositions) => void = () => {}
+  #onPageserver: (positions: ShardPositions, size: ClusterSize | null) => void = () => {}
   readonly #fencedCallbacks: ((reason: string) => void)[] = []
   #electionWaiter: { resolve: (won: Election) => void; reject: (error: Error) => void } | null =
     null
@@ -160,10 +164,9 @@ export class WalProposer {
   }
 
   /** Calls back now and whenever the page server's positions have been heard. One listener. */
-  onPageserver(listener: (positions: ShardPositions) => void): void {
+  onPageserver(listener: (positions: ShardPositions, size: ClusterSize | null) => void): void {
     this.#onPageserver = listener
-    const positions = this.#shards.lowest
-    if (positions !== null) listener(positions)
+    this.#tellPageserver()
   }
 
   status(): WalProposerStatus {
@@ -348,8 +351,12 @@ export class WalProposer {
 
   #onFeedback(feedbacks: readonly PageserverFeedback[]): void {
     for (const feedback of feedbacks) this.#shards.heard(feedback)
+    this.#tellPageserver()
+  }
+
+  #tellPageserver(): void {
     const positions = this.#shards.lowest
-    if (positions !== null) this.#onPageserver(positions)
+    if (positions !== null) this.#onPageserver(positions, this.#shards.clusterSize)
   }
 
   #onWal(wal: Buffer): void {

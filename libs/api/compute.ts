@@ -25,6 +25,8 @@ export interface ComputeStatus {
   term: number | null
   /** Bytes of WAL that a replica has still to replay; null for others, and before it knows. */
   lagBytes: number | null
+  /** What the tenant allows all databases of the branch together; null = any number of bytes. */
+  sizeLimitBytes: number | null
   postgresPid: number | null
   host: string
   port: number
@@ -60,6 +62,8 @@ export const computePaths = {
    * tenant's shards). Postgres reads it at once; running queries follow.
    */
   setPageservers: { method: 'POST', path: '/pageservers' },
+  /** What all databases together may have from now on (`{ bytes: number | null }`). */
+  setSizeLimit: { method: 'POST', path: '/size-limit' },
   /** From a backend after ALTER SYSTEM: answers once the control plane has it durably. */
   systemSettings: { method: 'POST', path: '/system-settings' },
 } as const

@@ -1,6 +1,7 @@
 import { historyPaths } from './history-paths.ts'
 import { fleetPaths } from './fleet-paths.ts'
 import { lifecyclePaths } from './lifecycle-paths.ts'
+import { sizeLimitPaths } from './size-limit-paths.ts'
 import { transferPaths } from './transfer-paths.ts'
 import { generationPaths } from './generation-paths.ts'
 
@@ -47,6 +48,7 @@ export const controlPaths = {
   },
   deleteEndpoint: { method: 'DELETE', path: '/v1/tenant/:tenantId/endpoint/:name' },
   ...historyPaths,
+  ...sizeLimitPaths,
   ...lifecyclePaths,
   ...transferPaths,
 } as const

@@ -15,6 +15,7 @@ import { fleetRoutes } from './fleet.ts'
 import { historyRoutes } from './history.ts'
 import { lifecycleRoutes } from './lifecycle.ts'
 import { generationRoutes } from './generations.ts'
+import { sizeLimitRoutes } from './size-limit.ts'
 import { FollowInfo, SslMode, transferRoutes } from './transfer.ts'
 import { IdText, LsnText, Nullable, Port, TenantShardText, Time } from './schemas.ts'
 
@@ -217,6 +218,8 @@ export const ComputeSpec = Type.Object({
   settings: Type.Optional(Settings),
   /** Contents of postgresql.auto.conf. */
   systemSettings: Type.Optional(Settings),
+  /** What all databases of the branch together may have; absent or null: any number of bytes. */
+  sizeLimitBytes: Type.Optional(Nullable(Type.Integer({ minimum: 0 }))),
   /** Drop all subscriptions to publications first; reported with `subscriptionsDropped`. */
   dropSubscriptions: Type.Optional(Type.Boolean()),
 })
@@ -576,6 +579,7 @@ export const controlRoutes = routes({
     response: EndpointInfo,
   },
   ...historyRoutes,
+  ...sizeLimitRoutes,
   ...lifecycleRoutes,
   ...transferRoutes,
 })

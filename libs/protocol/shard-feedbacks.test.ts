@@ -76,4 +76,20 @@ describe('ShardFeedbacks', () => {
       remoteConsistentLsn: 130,
     })
   })
+
+  it('takes the size of the cluster from the shard that is furthest, once one knows it', () => {
+    const shards = new ShardFeedbacks(2, 0)
+    const heard = (change: Partial<PageserverFeedback>) =>
+      shards.heard(feedback({ shardCount: 2, ...change }))
+    heard({ shardNumber: 0 })
+    expect(shards.clusterSize).toBeNull()
+    heard({ shardNumber: 0, replyTimeUs: 2n, currentTimelineSizeBytes: 8192 })
+    heard({ shardNumber: 1, lastReceivedLsn: 400, currentTimelineSizeBytes: 16384 })
+    expect(shards.clusterSize).toEqual({ bytes: 16384, lsn: 400 })
+    heard({ shardNumber: 0, replyTimeUs: 3n, lastReceivedLsn: 500, currentTimelineSizeBytes: 1 })
+    expect(shards.clusterSize).toEqual({ bytes: 1, lsn: 500 })
+    // Started again, it does not know yet.
+    heard({ shardNumber: 0, replyTimeUs: 4n, lastReceivedLsn: 500, incarnation: 2 })
+    expect(shards.clusterSize).toEqual({ bytes: 1, lsn: 500 })
+  })
 })

@@ -9,6 +9,9 @@
  *
  * How many shards there are the page servers say themselves. The largest count counts: a tenant may
  * be split, never joined, and one that speaks of fewer shards has been replaced.
+ *
+ * Each shard knows the size of every relation, so the size of the cluster is what the one that is
+ * furthest says, and not a sum.
  */
 import { assert } from '../errors.ts'
 import type { Lsn } from '../lsn.ts'
@@ -19,6 +22,12 @@ export interface ShardPositions {
   lastReceivedLsn: Lsn
   diskConsistentLsn: Lsn
   remoteConsistentLsn: Lsn
+}
+
+/** Bytes of all relations, and the end of the WAL that they follow from. */
+export interface ClusterSize {
+  bytes: number
+  lsn: Lsn
 }
 
 export class ShardFeedbacks {
@@ -66,6 +75,15 @@ export class ShardFeedbacks {
     return lowest
   }
 
+  /** Null until a shard has told one. */
+  get clusterSize(): ClusterSize | null {
+    let newest: ClusterSize | null = null
+    for (const { currentTimelineSizeBytes: bytes, lastReceivedLsn: lsn } of this.#shards.values()) {
+      if (bytes > 0 && (newest === null || lsn > newest.lsn)) newest = { bytes, lsn }
+    }
+    return newest
+  }
+
   /** Takes what a page server says. False when it speaks of fewer shards than there are by now. */
   heard(feedback: PageserverFeedback): boolean {
     const { shardNumber, shardCount } = feedback
@@ -91,5 +109,13 @@ function merged(known: PageserverFeedback, told: PageserverFeedback): Pageserver
   // What is in object storage has been received, whatever a page server that starts again says of itself.
   const diskConsistentLsn = Math.max(highest('diskConsistentLsn'), remoteConsistentLsn)
   const lastReceivedLsn = Math.max(highest('lastReceivedLsn'), diskConsistentLsn)
-  return { ...newest, lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn }
+  // One that has just started does not know it yet.
+  const currentTimelineSizeBytes = newest.currentTimelineSizeBytes || known.currentTimelineSizeBytes
+  return {
+    ...newest,
+    currentTimelineSizeBytes,
+    lastReceivedLsn,
+    diskConsistentLsn,
+    remoteConsistentLsn,
+  }
 }

@@ -37,6 +37,7 @@ export const MAX_SHARDS = 256
 
 /** How far one shard of a timeline is on its page server. Decoded ones hold to the order of the three. */
 export interface PageserverFeedback {
+  /** All relations as of `lastReceivedLsn`, those of other shards too; 0 while it is not known. */
   currentTimelineSizeBytes: number
   /** End of the WAL that the page server has taken in (memory). */
   lastReceivedLsn: Lsn

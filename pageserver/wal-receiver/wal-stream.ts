@@ -128,7 +128,8 @@ export class WalStream {
   sendFeedback(nowMs: number): void {
     const sinceLastMs = nowMs - this.#feedbackAt
     if (this.#ended || sinceLastMs < FEEDBACK_MIN_GAP_MS) return
-    const { lastRecordLsn, diskConsistentLsn, remoteConsistentLsn, shard } = this.#options.timeline
+    const { timeline } = this.#options
+    const { lastRecordLsn, diskConsistentLsn, remoteConsistentLsn, shard } = timeline
     const lsns = `${lastRecordLsn} ${diskConsistentLsn} ${remoteConsistentLsn}`
     if (lsns === this.#feedbackLsns && sinceLastMs < FEEDBACK_INTERVAL_MS) return
     this.#feedbackAt = nowMs
@@ -159,7 +160,7 @@ export class WalStream {
     )
     this.#client.sendCopyData(
       encodePageserverFeedback({
-        currentTimelineSizeBytes: 0,
+        currentTimelineSizeBytes: timeline.logicalBytes ?? 0,
         lastReceivedLsn: lastRecordLsn,
         diskConsistentLsn,
         remoteConsistentLsn,

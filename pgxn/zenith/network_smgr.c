@@ -227,6 +227,8 @@ zenith_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 		mdextend(reln, forknum, blocknum, buffer, skipFsync);
 		return;
 	}
+	if (forknum == MAIN_FORKNUM)
+		zenith_cluster_limit_check(locator_of(reln), 1);
 	if (forknum == INIT_FORKNUM && IsTransactionState())
 		zenith_init_fork_grown(locator_of(reln));
 	forget_gap(locator_of(reln), forknum, blocknum);
@@ -249,6 +251,8 @@ zenith_zeroextend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot extend relation %s beyond %u blocks",
 						fork_name(locator_of(reln), forknum), InvalidBlockNumber)));
+	if (forknum == MAIN_FORKNUM)
+		zenith_cluster_limit_check(locator_of(reln), nblocks);
 	if (forknum == INIT_FORKNUM && IsTransactionState())
 		zenith_init_fork_grown(locator_of(reln));
 	zenith_zero_pages_added(locator_of(reln), forknum, blocknum, nblocks);

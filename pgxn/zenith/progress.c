@@ -6,7 +6,8 @@
  * The supervisor hears it from the safekeepers and writes it to a small file,
  * which all processes have mapped; the format is in
  * docs/formats/progress-file.md.  The three positions and their check word are
- * written by one call, and a reader that catches them half written reads again.
+ * written by one call, and a reader that catches them half written reads again;
+ * so are the size of the cluster and where in the WAL it had that size.
  * In the other direction the file carries what writers had to sleep.
  *
  *-------------------------------------------------------------------------
@@ -23,18 +24,23 @@
 #include "zenith.h"
 
 #define PROGRESS_MAGIC 0x4752505a	/* "ZPRG" */
-#define PROGRESS_VERSION 1
+#define PROGRESS_VERSION 2
 #define PROGRESS_CHECK UINT64CONST(0x5a656e6974685052)
 #define READ_ATTEMPTS 1000
+
+/* What the supervisor tells: the positions, then these */
+#define CLUSTER_SIZE ZENITH_POSITION_COUNT
+#define SIZE_AS_OF	(CLUSTER_SIZE + 1)
+#define WORD_COUNT	(SIZE_AS_OF + 1)
 
 typedef struct ProgressFile
 {
 	uint32		magic;
 	uint32		version;
 	/* by the supervisor */
-	uint64		lsns[ZENITH_POSITION_COUNT];
-	uint64		check;			/* exclusive or of the LSNs and PROGRESS_CHECK */
-	uint64		unused[3];
+	uint64		words[WORD_COUNT];
+	uint64		check;			/* exclusive or of the words and PROGRESS_CHECK */
+	uint64		unused;
 	/* by us */
 	pg_atomic_uint64 sleeps;
 	pg_atomic_uint64 slept_us;
@@ -76,6 +82,27 @@ zenith_progress_startup(void)
 				 errhint("The supervisor makes it; start both from the same release.")));
 }
 
+/* A consistent copy of what the supervisor has told. */
+static void
+read_words(uint64 words[WORD_COUNT])
+{
+	volatile ProgressFile *shared = file;
+
+	for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++)
+	{
+		uint64		check = PROGRESS_CHECK;
+
+		for (int i = 0; i < WORD_COUNT; i++)
+		{
+			words[i] = shared->words[i];
+			check ^= words[i];
+		}
+		pg_read_barrier();
+		if (check == shared->check)
+			break;
+	}
+}
+
 /*
  * The positions of the page server's slowest shard.  Before it has said
  * anything it has what this compute began with.  Without a supervisor, all that
@@ -84,7 +111,7 @@ zenith_progress_startup(void)
 void
 zenith_progress(XLogRecPtr lsns[ZENITH_POSITION_COUNT])
 {
-	volatile ProgressFile *shared = file;
+	uint64		words[WORD_COUNT];
 	XLogRecPtr	quorum;
 
 	if (file == NULL)
@@ -93,24 +120,26 @@ zenith_progress(XLogRecPtr lsns[ZENITH_POSITION_COUNT])
 		(void) zenith_proposer_positions(&quorum, &lsns[ZENITH_IN_OBJECT_STORAGE]);
 		return;
 	}
-	for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++)
-	{
-		uint64		check = PROGRESS_CHECK;
-
-		for (int i = 0; i < ZENITH_POSITION_COUNT; i++)
-		{
-			lsns[i] = shared->lsns[i];
-			check ^= lsns[i];
-		}
-		pg_read_barrier();
-		if (check == shared->check)
-			break;
-	}
+	read_words(words);
 	for (int i = 0; i < ZENITH_POSITION_COUNT; i++)
-	{
-		if (XLogRecPtrIsInvalid(lsns[i]))
-			lsns[i] = zenith_start_lsn;
-	}
+		lsns[i] = XLogRecPtrIsInvalid(words[i]) ? zenith_start_lsn : words[i];
+}
+
+/*
+ * Bytes of all relations, and the end of the WAL that they follow from.  False
+ * if nobody has told yet.
+ */
+bool
+zenith_progress_size(uint64 *bytes, XLogRecPtr *as_of)
+{
+	uint64		words[WORD_COUNT];
+
+	if (file == NULL)
+		return false;
+	read_words(words);
+	*bytes = words[CLUSTER_SIZE];
+	*as_of = words[SIZE_AS_OF];
+	return *bytes > 0;
 }
 
 /* For the supervisor's metrics: a writer has slept. */

@@ -30,6 +30,7 @@ int			zenith_max_write_lag_mb = 500;
 int			zenith_max_flush_lag_mb = 10 * 1024;
 int			zenith_max_apply_lag_mb = 0;
 int			zenith_max_backpressure_delay_ms = 30000;
+int			zenith_max_cluster_size_mb = 0;
 int			zenith_readahead_pages = 256;
 int			zenith_file_cache_mb = 0;
 int			zenith_max_database_copy_mb = 1024;
@@ -178,6 +179,13 @@ zenith_define_settings(void)
 							&zenith_max_backpressure_delay_ms,
 							30000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("zenith.max_cluster_size",
+							"Size that all databases together may have before relations can't be extended.",
+							"0 means without limit. Temporary and unlogged relations don't count.",
+							&zenith_max_cluster_size_mb,
+							0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("zenith.readahead_pages",
 							"Pages that each backend keeps for reading ahead.",

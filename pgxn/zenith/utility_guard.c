@@ -76,11 +76,13 @@ begin_create_database(PlannedStmt **pstmt)
 	const char *name = template && template->arg ? defGetString(template) : "template1";
 	Oid			original;
 
-	if (strategy == NULL || strategy->arg == NULL ||
-		pg_strcasecmp(defGetString(strategy), "file_copy") != 0)
-		return false;
 	original = get_database_oid(name, true);
 	if (!OidIsValid(original) || !have_createdb_privilege())
+		return false;
+	if (zenith_max_cluster_size_mb > 0)
+		zenith_cluster_limit_check_copy(zenith_database_size(original));
+	if (strategy == NULL || strategy->arg == NULL ||
+		pg_strcasecmp(defGetString(strategy), "file_copy") != 0)
 		return false;
 	if (is_too_large(original))
 	{
@@ -165,6 +167,7 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 {
 	Node	   *statement = pstmt->utilityStmt;
 	bool		copying = false;
+	bool		makes_room;
 	int			guc_level = 0;
 	Oid			dropped = InvalidOid;
 
@@ -192,6 +195,7 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		default:
 			break;
 	}
+	makes_room = zenith_cluster_limit_enter(statement);
 	PG_TRY();
 	{
 		(previous_hook ? previous_hook : standard_ProcessUtility)
@@ -199,12 +203,16 @@ guarded_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	}
 	PG_CATCH();
 	{
+		if (makes_room)
+			zenith_cluster_limit_leave();
 		if (copying)
 			zenith_database_copy_end(false);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 
+	if (makes_room)
+		zenith_cluster_limit_leave();
 	if (nodeTag(statement) == T_AlterSystemStmt)
 		zenith_system_settings_keep();
 	if (copying)

@@ -35,6 +35,7 @@ uint32		zenith_wait_size = 0;
 uint32		zenith_wait_readahead = 0;
 uint32		zenith_wait_reconnect = 0;
 uint32		zenith_wait_backpressure = 0;
+uint32		zenith_wait_cluster_size = 0;
 uint32		zenith_wait_replay = 0;
 uint32		zenith_wait_quorum = 0;
 uint32		zenith_wait_supervisor = 0;
@@ -91,6 +92,7 @@ start_shared_memory(void)
 	zenith_wait_readahead = WaitEventExtensionNew("ZenithReadahead");
 	zenith_wait_reconnect = WaitEventExtensionNew("ZenithPageserverReconnect");
 	zenith_wait_backpressure = WaitEventExtensionNew("ZenithBackpressure");
+	zenith_wait_cluster_size = WaitEventExtensionNew("ZenithClusterSize");
 	zenith_wait_replay = WaitEventExtensionNew("ZenithReplay");
 	zenith_wait_quorum = WaitEventExtensionNew("ZenithQuorum");
 	zenith_wait_supervisor = WaitEventExtensionNew("ZenithSupervisor");

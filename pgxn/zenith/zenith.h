@@ -55,6 +55,7 @@ extern int	zenith_max_write_lag_mb;
 extern int	zenith_max_flush_lag_mb;
 extern int	zenith_max_apply_lag_mb;
 extern int	zenith_max_backpressure_delay_ms;
+extern int	zenith_max_cluster_size_mb;
 extern int	zenith_readahead_pages;
 extern int	zenith_file_cache_mb;
 extern int	zenith_max_database_copy_mb;
@@ -132,6 +133,7 @@ extern uint32 zenith_wait_size;
 extern uint32 zenith_wait_readahead;
 extern uint32 zenith_wait_reconnect;
 extern uint32 zenith_wait_backpressure;
+extern uint32 zenith_wait_cluster_size;
 extern uint32 zenith_wait_replay;
 extern uint32 zenith_wait_quorum;
 extern uint32 zenith_wait_supervisor;
@@ -309,6 +311,7 @@ typedef enum ZenithPosition
 
 extern void zenith_progress_startup(void);
 extern void zenith_progress(XLogRecPtr lsns[ZENITH_POSITION_COUNT]);
+extern bool zenith_progress_size(uint64 *bytes, XLogRecPtr *as_of);
 extern void zenith_progress_slept(uint64 microseconds);
 extern void zenith_progress_holds_up(bool yes);
 
@@ -318,6 +321,12 @@ extern void zenith_backpressure_shmem_init(void);
 extern void zenith_backpressure_register(void);
 extern void zenith_backpressure(void);
 extern uint64 zenith_apply_lag(void);
+
+/* cluster_limit.c */
+extern bool zenith_cluster_limit_enter(const Node *statement);
+extern void zenith_cluster_limit_leave(void);
+extern void zenith_cluster_limit_check(RelFileLocator locator, int blocks);
+extern void zenith_cluster_limit_check_copy(int64 bytes);
 
 /* supervisor.c */
 extern int	zenith_supervisor_post(const char *path, char **text);

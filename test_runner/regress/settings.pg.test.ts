@@ -3,7 +3,10 @@
  * they outlive the compute's data folder; what Zenith rests on cannot be changed by either.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { callControl } from '#libs/api/control-client.ts'
+import type { StoredSizeLimit } from '#libs/api/size-limit.ts'
 import { Installation } from '../fixtures/installation.ts'
+import { until } from '../fixtures/replica.ts'
 import { ZenithCommand } from '../fixtures/zenith-command.ts'
 
 interface Shown {
@@ -12,7 +15,9 @@ interface Shown {
   source: string
 }
 
-describe('ALTER SYSTEM', () => {
+const MEGABYTE = 1024 * 1024
+
+describe('ALTER SYSTEM and the limit of a tenant', () => {
   let zenith: Installation
   beforeAll(async () => {
     zenith = await Installation.create()
@@ -111,6 +116,94 @@ describe('ALTER SYSTEM', () => {
     const again = await zenith.startCompute()
     expect(await again.value('SHOW work_mem')).toBe('6MB')
     await again.query('ALTER SYSTEM RESET ALL')
+    expect(await again.stop()).toBe(0)
+  })
+
+  test('beyond the size limit of its tenant nothing grows until something is dropped', async () => {
+    const compute = await zenith.startCompute()
+    const params = { tenantId: zenith.tenantId }
+    const setLimit = (maxBytes: number | null): Promise<StoredSizeLimit> =>
+      callControl(zenith.controlUrl, 'setSizeLimit', { params, body: { maxBytes } })
+    const size = async () =>
+      Number(await compute.value('SELECT sum(pg_database_size(oid)) FROM pg_database'))
+    const limited = async (megabytes: number) =>
+      until('the limit is in force', async () => {
+        const shown = await compute.value(
+          `SELECT setting FROM pg_settings WHERE name = 'zenith.max_cluster_size'`,
+        )
+        return shown === String(megabytes)
+      })
+    const fill = (table: string, rows: number) =>
+      compute.query(
+        `INSERT INTO ${table} SELECT n, repeat('x', 1000) FROM generate_series(1, ${rows}) AS n`,
+      )
+    const refusal = { code: '53100', hint: expect.stringContaining('--max-size') }
+
+    for (const table of ['kept', 'spare']) {
+      await compute.query(`CREATE TABLE ${table} (id int, v text, u int UNIQUE)`)
+      await fill(`${table} (id, v)`, 3000)
+    }
+    const limit = Math.ceil((await size()) / MEGABYTE) + 6
+    expect(await setLimit(limit * MEGABYTE)).toEqual({ maxBytes: limit * MEGABYTE, behind: [] })
+    await limited(limit)
+
+    // Six megabytes are left.
+    await fill('kept (id, v)', 3000)
+    await expect(fill('kept (id, v)', 6000)).rejects.toMatchObject({
+      ...refusal,
+      message: `the databases of this branch have reached their size limit of ${limit} MB`,
+    })
+    expect(await size()).toBeLessThan((limit + 1) * MEGABYTE)
+    await expect(compute.query('CREATE DATABASE other')).rejects.toMatchObject(refusal)
+    await expect(
+      compute.query(`SELECT lo_from_bytea(0, convert_to(repeat('x', 2000000), 'UTF8'))`),
+    ).rejects.toMatchObject(refusal)
+
+    // What does not make it larger, is a file of the compute, or describes something, goes on.
+    const client = await compute.connect()
+    await client.query('CREATE TEMPORARY TABLE own (id int PRIMARY KEY, v text)')
+    await client.query(
+      `INSERT INTO own SELECT n, repeat('x', 1000) FROM generate_series(1, 2000) AS n`,
+    )
+    await client.end()
+    await compute.query('CREATE UNLOGGED TABLE loose (id int, v text)')
+    await fill('loose (id, v)', 2000)
+    await compute.query('DELETE FROM kept WHERE id > 2500')
+    await compute.query('VACUUM ANALYZE kept')
+    await fill('kept (id, v)', 300)
+    await compute.query('UPDATE kept SET id = -id WHERE id <= 10')
+
+    // Each of these makes room at once.
+    await compute.query('TRUNCATE kept')
+    await fill('kept (id, v)', 5000)
+    await expect(fill('kept (id, v)', 6000)).rejects.toMatchObject(refusal)
+    await compute.query('DROP TABLE spare')
+    await fill('kept (id, v)', 2000)
+
+    // A server's own setting comes before that of its tenant, and both outlive it.
+    await expect(fill('kept (id, v)', 6000)).rejects.toMatchObject(refusal)
+    const endpoint = { params: { ...params, name: 'main' } }
+    const setting = { 'zenith.max_cluster_size': '0' }
+    await callControl(zenith.controlUrl, 'changeSettings', { ...endpoint, body: { set: setting } })
+    await limited(0)
+    await fill('kept (id, v)', 1000)
+    await compute.kill()
+    await callControl(zenith.controlUrl, 'changeSettings', {
+      ...endpoint,
+      body: { resetAll: true },
+    })
+    const again = await zenith.startCompute()
+    expect(await again.value('SHOW zenith.max_cluster_size')).toBe(`${limit}MB`)
+    await expect(
+      again.query(`INSERT INTO kept SELECT n, repeat('x', 1000) FROM generate_series(1, 6000) n`),
+    ).rejects.toMatchObject(refusal)
+    await setLimit(null)
+    await until('the limit is gone', async () => {
+      return (await again.value('SHOW zenith.max_cluster_size')) === '0'
+    })
+    await again.query(
+      `INSERT INTO kept SELECT n, repeat('x', 1000) FROM generate_series(1, 1000) n`,
+    )
     expect(await again.stop()).toBe(0)
   })
 })

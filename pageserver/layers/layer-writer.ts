@@ -1,6 +1,6 @@
 /**
  * Writes one layer file: header, chunks as they fill, index, footer. Entries come in key order,
- * each key's oldest first. Chunks are compressed on the thread pool, a few at a time; the caller
+ * each key's oldest first. Chunks are compressed in another thread, a few at a time; the caller
  * awaits `pump` when `add` says so, which bounds memory and lets other work run in between.
  */
 import { type FileHandle, open } from 'node:fs/promises'
@@ -13,22 +13,20 @@ import type { SlotTable } from '../keyspace/slot-table.ts'
 import { grown } from './column.ts'
 import {
   chunkOverhead,
-  Codec,
+  type Codec,
   encodeFooter,
   encodeHeader,
   FOOTER_SIZE,
   footerCrc,
   HEADER_SIZE,
   type LayerOwner,
-  MIN_COMPRESSED_BYTES,
   pack,
-  savesEnough,
 } from './layer-format.ts'
 import type { Key } from '../keyspace/key.ts'
 import type { LayerEntry } from './layer.ts'
 import { sectionColumns } from './index-section.ts'
 import { type LayerId, LayerKind } from './layer-name.ts'
-import { packZstd } from './zstd-packer.ts'
+import { type ChunkToPack, chunkToPack, type PackedChunk } from './zstd-packer.ts'
 
 /** Raw bytes of a chunk: small for images, where reads are single pages. */
 const DELTA_CHUNK_BYTES = 64 * 1024
@@ -37,12 +35,10 @@ const IMAGE_CHUNK_BYTES = 32 * 1024
 const MAX_CHUNK_ENTRIES = 8192
 const CHUNKS_IN_FLIGHT = 8
 const WRITE_BYTES = 1024 * 1024
-const EMPTY = Buffer.alloc(0)
 
-interface StoredChunk {
-  stored: Buffer
-  codec: Codec
-  rawBytes: number
+interface QueuedChunk {
+  chunk: ChunkToPack
+  packed: Promise<PackedChunk>
 }
 
 export class LayerWriter {
@@ -72,7 +68,7 @@ export class LayerWriter {
   #rowFirstLsn = new Float64Array(1024)
   #rowBaseLsn = new Float64Array(1024)
 
-  #queue: Promise<StoredChunk>[] = []
+  #queue: QueuedChunk[] = []
   /** Raw bytes of the chunks in it. */
   #queuedBytes = 0
   #sealed = 0
@@ -80,13 +76,12 @@ export class LayerWriter {
   #chunkStored: number[] = []
   #chunkRaw: number[] = []
   #chunkCrc: number[] = []
-  #chunkCodec: number[] = []
-  #pending: Buffer[] = []
+  #chunkCodec: Codec[] = []
+  /** Bytes that are to be written next, and how many. */
+  #pending: Buffer = Buffer.allocUnsafeSlow(WRITE_BYTES)
   #pendingBytes = 0
-  #written: Buffer = EMPTY
-  readonly #spares: SpareBuffers
-  /** File offset after everything handed to `#pending`. */
-  #end = HEADER_SIZE
+  /** File offset after all that is pending. */
+  #end = 0
 
   private constructor(
     file: FileHandle,
@@ -101,11 +96,9 @@ export class LayerWriter {
     this.#owner = owner
     this.#slots = slots
     this.#header = encodeHeader(id, owner)
-    this.#pending.push(this.#header)
-    this.#pendingBytes = HEADER_SIZE
     this.#chunkBytes = id.kind === LayerKind.Delta ? DELTA_CHUNK_BYTES : IMAGE_CHUNK_BYTES
     this.#values = Buffer.allocUnsafeSlow(this.#chunkBytes * 2)
-    this.#spares = new SpareBuffers(this.#chunkBytes * 1.25)
+    this.#append(this.#header)
   }
 
   /** Creates the file, which must not exist. */
@@ -213,7 +206,7 @@ export class LayerWriter {
     const section = this.#indexSection()
     const { stored, codec } = pack(section)
     const indexOffset = this.#end
-    this.#enqueue(stored)
+    this.#append(stored)
     const footer = encodeFooter(
       {
         indexOffset,
@@ -228,7 +221,7 @@ export class LayerWriter {
       },
       this.#header,
     )
-    this.#enqueue(footer)
+    this.#append(footer)
     await this.#flush()
     await this.#file.write(this.#header, 0, HEADER_SIZE, 0)
     await syncFile(this.#file, this.#path)
@@ -239,7 +232,11 @@ export class LayerWriter {
 
   /** Gives up; the caller removes the file. */
   async abort(): Promise<void> {
-    await Promise.allSettled(this.#queue)
+    for (const { chunk, packed } of this.#queue) {
+      await packed.catch(() => undefined)
+      chunk.release()
+    }
+    this.#queue = []
     await this.#file.close().catch(() => undefined)
   }
 
@@ -304,61 +301,65 @@ export class LayerWriter {
     const count = this.#entries
     if (count === 0) return
     const overhead = chunkOverhead(count)
-    const raw = this.#spares.take(overhead + this.#valuesUsed)
+    const chunk = chunkToPack(overhead + this.#valuesUsed)
+    const { raw } = chunk
     raw.writeUInt32LE(count, 0)
     raw.writeUInt32LE(0, 4)
     const offsets = 8 + 8 * count
     const kinds = offsets + 4 * (count + 1)
+    raw.set(this.#entryLsnBytes.subarray(0, 8 * count), 8)
+    const offsetColumn = new Uint32Array(raw.buffer, raw.byteOffset + offsets, count + 1)
+    const entryOffset = this.#entryOffset
     for (let entry = 0; entry < count; entry++) {
-      raw.writeDoubleLE(this.#entryLsn[entry] as number, 8 + 8 * entry)
-      raw.writeUInt32LE(overhead + (this.#entryOffset[entry] as number), offsets + 4 * entry)
-      raw[kinds + entry] = this.#entryKind[entry] as number
+      offsetColumn[entry] = overhead + (entryOffset[entry] as number)
     }
-    raw.writeUInt32LE(raw.length, offsets + 4 * count)
-    this.#values.copy(raw, overhead, 0, this.#valuesUsed)
+    offsetColumn[count] = raw.length
+    raw.set(this.#entryKind.subarray(0, count), kinds)
+    raw.set(this.#values.subarray(0, this.#valuesUsed), overhead)
     this.#entries = 0
     this.#valuesUsed = 0
     this.#sealed++
-    const packed = packChunk(raw, this.#spares)
+    const packed = chunk.pack()
     // Its failure is seen by the `pump` or `finish` that awaits it.
     packed.catch(() => undefined)
-    this.#queue.push(packed)
+    this.#queue.push({ chunk, packed })
     this.#queuedBytes += raw.length
   }
 
   async #drain(keep: number): Promise<void> {
     while (this.#queue.length > keep) {
-      const chunk = await (this.#queue[0] as Promise<StoredChunk>)
-      this.#queue = this.#queue.slice(1)
-      this.#queuedBytes -= chunk.rawBytes
+      const { chunk, packed } = this.#queue[0] as QueuedChunk
+      const { codec, stored, crc } = await packed
+      this.#queue.shift()
+      this.#queuedBytes -= chunk.raw.length
+      if (this.#pendingBytes + stored.length > this.#pending.length) await this.#flush()
       this.#chunkOffset.push(this.#end)
-      this.#chunkStored.push(chunk.stored.length)
-      this.#chunkRaw.push(chunk.rawBytes)
-      this.#chunkCrc.push(crc32(chunk.stored))
-      this.#chunkCodec.push(chunk.codec)
-      this.#enqueue(chunk.stored)
-      if (this.#pendingBytes >= WRITE_BYTES) await this.#flush()
+      this.#chunkStored.push(stored.length)
+      this.#chunkRaw.push(chunk.raw.length)
+      this.#chunkCrc.push(crc)
+      this.#chunkCodec.push(codec)
+      this.#append(stored)
+      chunk.release()
     }
   }
 
-  #enqueue(bytes: Buffer): void {
-    this.#pending.push(bytes)
+  /** Takes a copy. There is room, or all was flushed before. */
+  #append(bytes: Buffer): void {
+    if (this.#pendingBytes + bytes.length > this.#pending.length) {
+      const bigger = Buffer.allocUnsafeSlow(this.#pendingBytes + bytes.length)
+      this.#pending.copy(bigger, 0, 0, this.#pendingBytes)
+      this.#pending = bigger
+    }
+    this.#pending.set(bytes, this.#pendingBytes)
     this.#pendingBytes += bytes.length
     this.#end += bytes.length
   }
 
   async #flush(): Promise<void> {
-    // Used again and again, for the same reason as the memory of chunks.
-    if (this.#written.length < this.#pendingBytes) {
-      this.#written = Buffer.allocUnsafeSlow(Math.max(this.#pendingBytes, 1.5 * WRITE_BYTES))
-    }
-    const bytes = this.#written.subarray(0, this.#pendingBytes)
-    let used = 0
-    for (const part of this.#pending) used += part.copy(bytes, used)
-    this.#pending = []
+    const length = this.#pendingBytes
     this.#pendingBytes = 0
-    for (let done = 0; done < bytes.length; ) {
-      const { bytesWritten } = await this.#file.write(bytes, done, bytes.length - done)
+    for (let done = 0; done < length; ) {
+      const { bytesWritten } = await this.#file.write(this.#pending, done, length - done)
       done += bytesWritten
     }
   }
@@ -389,40 +390,5 @@ export class LayerWriter {
     columns.chunkCrc.set(this.#chunkCrc)
     columns.chunkCodec.set(this.#chunkCodec)
     return Buffer.from(columns.rowBlk.buffer)
-  }
-}
-
-async function packChunk(raw: Buffer, spares: SpareBuffers): Promise<StoredChunk> {
-  const rawBytes = raw.length
-  if (rawBytes >= MIN_COMPRESSED_BYTES) {
-    const stored = await packZstd(raw)
-    if (savesEnough(stored.length, rawBytes)) {
-      spares.give(raw)
-      return { stored, codec: Codec.Zstd, rawBytes }
-    }
-  }
-  return { stored: raw, codec: Codec.Raw, rawBytes }
-}
-
-/**
- * Memory of chunks, used again: what is allocated for each chunk makes V8 collect garbage early and
- * often.
- */
-class SpareBuffers {
-  readonly #bytes: number
-  readonly #spare: ArrayBuffer[] = []
-
-  constructor(bytes: number) {
-    this.#bytes = bytes
-  }
-
-  take(length: number): Buffer {
-    if (length > this.#bytes) return Buffer.allocUnsafeSlow(length)
-    return Buffer.from(this.#spare.pop() ?? new ArrayBuffer(this.#bytes), 0, length)
-  }
-
-  /** Nobody reads it any more. */
-  give({ buffer }: Buffer): void {
-    if (buffer.byteLength === this.#bytes) this.#spare.push(buffer as ArrayBuffer)
   }
 }

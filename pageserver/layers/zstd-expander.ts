@@ -19,13 +19,14 @@ interface Handle {
   ): void
 }
 
-interface Context {
+/** What is used of one of Node's streams. */
+export interface ZlibContext {
   handle: Handle
   /** [output bytes left, input bytes left] after a write. */
   left: Uint32Array
 }
 
-let context: Context | null = openContext()
+let context: ZlibContext | null = openContext()
 
 /**
  * Expands one frame, whose checksum the caller has checked, to `rawBytes`. The caller checks the
@@ -39,14 +40,14 @@ export function expandZstd(stored: Buffer, rawBytes: number): Buffer {
   return zstdDecompressSync(stored, { maxOutputLength: rawBytes })
 }
 
-function expandWith({ handle, left }: Context, stored: Buffer, raw: Buffer): boolean {
+function expandWith({ handle, left }: ZlibContext, stored: Buffer, raw: Buffer): boolean {
   // A write that fails leaves the counters as they were.
   left.fill(0xffffffff)
   handle.writeSync(constants.ZSTD_e_end, stored, 0, stored.length, raw, 0, raw.length)
   return left[0] === 0 && left[1] === 0
 }
 
-function openContext(): Context | null {
+function openContext(): ZlibContext | null {
   const stream = createZstdDecompress() as unknown as {
     _handle?: Handle & { onerror?: unknown }
     _writeState?: Uint32Array

@@ -23,16 +23,16 @@ test('golden bytes, as the extension maps them', () => {
   expect(bytes.length).toBe(4096)
   expect(bytes.toString('hex', 0, 64)).toBe(
     '5a505247' +
-      '02000000' +
+      '01000000' +
       '3000000001000000' +
       '2000000000000000' +
       '1000000000000000' +
+      // The exclusive or of the three and of 0x5a656e6974685052.
+      '52506874686e655a' +
       '0040000000000000' +
       '3000000001000000' +
-      // The exclusive or of the five and of 0x5a656e6974685052.
-      '6210687469' +
-      '6e655a' +
-      '0000000000000000',
+      // The same of these two.
+      '62106874686e655a',
   )
   file.close()
 })

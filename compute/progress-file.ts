@@ -15,9 +15,10 @@ export const PROGRESS_FILE_NAME = 'zenith_progress'
 
 const FILE_BYTES = 4096
 const MAGIC = 0x4752505a
-const VERSION = 2
+const VERSION = 1
 const WORDS_AT = 8
-const WORDS = 5
+const POSITIONS = 3
+const WORDS = 7
 const SLEPT_AT = 64
 const SLEPT_BYTES = 24
 const CHECK = 0x5a65_6e69_7468_5052n
@@ -32,7 +33,7 @@ export interface BackpressureFigures {
 
 export class ProgressFile {
   readonly #descriptor: number
-  readonly #words = Buffer.alloc(8 * (WORDS + 1))
+  readonly #words = Buffer.alloc(8 * WORDS)
   readonly #slept = Buffer.alloc(SLEPT_BYTES)
 
   /** Makes the file anew; Postgres must not be running yet. */
@@ -42,7 +43,7 @@ export class ProgressFile {
     bytes.writeUInt32LE(MAGIC, 0)
     bytes.writeUInt32LE(VERSION, 4)
     writeSync(this.#descriptor, bytes)
-    this.#write(0, 0, 0, 0, 0)
+    this.#write([0, 0, 0], [0, 0])
     const user = runAs()
     if (user !== null) chownSync(path, user.uid, user.gid)
   }
@@ -51,7 +52,7 @@ export class ProgressFile {
   tell(positions: ShardPositions, size: ClusterSize | null): void {
     const { lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn } = positions
     const { bytes, lsn } = size ?? { bytes: 0, lsn: 0 }
-    this.#write(lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn, bytes, lsn)
+    this.#write([lastReceivedLsn, diskConsistentLsn, remoteConsistentLsn], [bytes, lsn])
   }
 
   figures(): BackpressureFigures {
@@ -67,15 +68,21 @@ export class ProgressFile {
     closeSync(this.#descriptor)
   }
 
-  /** One call for all, so that a reader hardly ever sees a part of it; the check word tells if it does. */
-  #write(...words: [Lsn, Lsn, Lsn, bytes: number, lsn: Lsn]): void {
+  /** One call for all, so that a reader hardly ever sees a part of it; check words tell if it does. */
+  #write(positions: readonly [Lsn, Lsn, Lsn], size: readonly [bytes: number, lsn: Lsn]): void {
+    this.#put(positions, 0)
+    this.#put(size, POSITIONS + 1)
+    writeSync(this.#descriptor, this.#words, 0, this.#words.length, WORDS_AT)
+  }
+
+  /** Words from this one on, and their check word. */
+  #put(words: readonly number[], first: number): void {
     let check = CHECK
     for (const [index, word] of words.entries()) {
       const value = BigInt(word)
-      this.#words.writeBigUInt64LE(value, index * 8)
+      this.#words.writeBigUInt64LE(value, (first + index) * 8)
       check ^= value
     }
-    this.#words.writeBigUInt64LE(check, 8 * WORDS)
-    writeSync(this.#descriptor, this.#words, 0, this.#words.length, WORDS_AT)
+    this.#words.writeBigUInt64LE(check, (first + words.length) * 8)
   }
 }

@@ -6,8 +6,8 @@
  * The supervisor hears it from the safekeepers and writes it to a small file,
  * which all processes have mapped; the format is in
  * docs/formats/progress-file.md.  The three positions and their check word are
- * written by one call, and a reader that catches them half written reads again;
- * so are the size of the cluster and where in the WAL it had that size.
+ * written by one call, and a reader that catches them half written reads again.
+ * So are the size of the cluster and where in the WAL it has that size.
  * In the other direction the file carries what writers had to sleep.
  *
  *-------------------------------------------------------------------------
@@ -24,23 +24,19 @@
 #include "zenith.h"
 
 #define PROGRESS_MAGIC 0x4752505a	/* "ZPRG" */
-#define PROGRESS_VERSION 2
+#define PROGRESS_VERSION 1
 #define PROGRESS_CHECK UINT64CONST(0x5a656e6974685052)
 #define READ_ATTEMPTS 1000
-
-/* What the supervisor tells: the positions, then these */
-#define CLUSTER_SIZE ZENITH_POSITION_COUNT
-#define SIZE_AS_OF	(CLUSTER_SIZE + 1)
-#define WORD_COUNT	(SIZE_AS_OF + 1)
 
 typedef struct ProgressFile
 {
 	uint32		magic;
 	uint32		version;
 	/* by the supervisor */
-	uint64		words[WORD_COUNT];
-	uint64		check;			/* exclusive or of the words and PROGRESS_CHECK */
-	uint64		unused;
+	uint64		lsns[ZENITH_POSITION_COUNT];
+	uint64		check;			/* exclusive or of the LSNs and PROGRESS_CHECK */
+	uint64		size[2];		/* bytes, and the LSN that they are as of */
+	uint64		size_check;		/* the same of these two */
 	/* by us */
 	pg_atomic_uint64 sleeps;
 	pg_atomic_uint64 slept_us;
@@ -82,23 +78,21 @@ zenith_progress_startup(void)
 				 errhint("The supervisor makes it; start both from the same release.")));
 }
 
-/* A consistent copy of what the supervisor has told. */
+/* A consistent copy of words that the supervisor has told, whose check word follows them. */
 static void
-read_words(uint64 words[WORD_COUNT])
+read_words(volatile uint64 *shared, uint64 *words, int count)
 {
-	volatile ProgressFile *shared = file;
-
 	for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++)
 	{
 		uint64		check = PROGRESS_CHECK;
 
-		for (int i = 0; i < WORD_COUNT; i++)
+		for (int i = 0; i < count; i++)
 		{
-			words[i] = shared->words[i];
+			words[i] = shared[i];
 			check ^= words[i];
 		}
 		pg_read_barrier();
-		if (check == shared->check)
+		if (check == shared[count])
 			break;
 	}
 }
@@ -111,7 +105,6 @@ read_words(uint64 words[WORD_COUNT])
 void
 zenith_progress(XLogRecPtr lsns[ZENITH_POSITION_COUNT])
 {
-	uint64		words[WORD_COUNT];
 	XLogRecPtr	quorum;
 
 	if (file == NULL)
@@ -120,9 +113,12 @@ zenith_progress(XLogRecPtr lsns[ZENITH_POSITION_COUNT])
 		(void) zenith_proposer_positions(&quorum, &lsns[ZENITH_IN_OBJECT_STORAGE]);
 		return;
 	}
-	read_words(words);
+	read_words(file->lsns, lsns, ZENITH_POSITION_COUNT);
 	for (int i = 0; i < ZENITH_POSITION_COUNT; i++)
-		lsns[i] = XLogRecPtrIsInvalid(words[i]) ? zenith_start_lsn : words[i];
+	{
+		if (XLogRecPtrIsInvalid(lsns[i]))
+			lsns[i] = zenith_start_lsn;
+	}
 }
 
 /*
@@ -132,13 +128,13 @@ zenith_progress(XLogRecPtr lsns[ZENITH_POSITION_COUNT])
 bool
 zenith_progress_size(uint64 *bytes, XLogRecPtr *as_of)
 {
-	uint64		words[WORD_COUNT];
+	uint64		words[2];
 
 	if (file == NULL)
 		return false;
-	read_words(words);
-	*bytes = words[CLUSTER_SIZE];
-	*as_of = words[SIZE_AS_OF];
+	read_words(file->size, words, lengthof(words));
+	*bytes = words[0];
+	*as_of = words[1];
 	return *bytes > 0;
 }
 

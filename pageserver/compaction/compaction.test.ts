@@ -20,6 +20,7 @@ let lsn: number
 
 beforeEach(async () => {
   server = await ScratchServer.start({
+    imageDepth: 1e9,
     imageAfterDeltas: 1e9,
     l0CompactCount: 4,
     l1LayerBytes: 140_000,
@@ -270,6 +271,7 @@ test('closing a timeline ends the merge under way', async () => {
 test('while compaction is behind, flushes wait, and who asks for one does not', async () => {
   await server.stop()
   server = await ScratchServer.start({
+    imageDepth: 1e9,
     imageAfterDeltas: 1e9,
     l0CompactCount: 1000,
     l0DelayCount: 2,

@@ -18,6 +18,7 @@ import type { ReadSource } from '../read/read-plan.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
 import type { StorageContext } from '../timeline/storage-context.ts'
 import { type BottomPlan, horizonOf, planBottom } from './bottommost-plan.ts'
+import { ColumnDepths, sampledDepth } from './column-depth.ts'
 import { isSnapshot, standsForAll } from './image-columns.ts'
 import { boundaryLsn, type ImagePlan, type ImageState, planImages } from './image-plan.ts'
 import type { BottomJob, CompactionRunner } from './job.ts'
@@ -51,6 +52,7 @@ export class HistoryCompaction {
   /** Keys of layers that rewriting alone would not make smaller. */
   #settled = new Set<string>()
   #preempted = 0
+  readonly #depths = new ColumnDepths()
   /** Plans are pure: one is good until the map or a bound changes. */
   #imagePlans: { of: LayerMap; durableLsn: Lsn; plans: ImagePlan<Layer>[] } | null = null
   #bottomPlans: { of: LayerMap; points: string; plans: BottomPlan<Layer>[] } | null = null
@@ -100,10 +102,27 @@ export class HistoryCompaction {
 
   /** Makes images of the most urgent column, or of its first part. False when none is due. */
   async makeImages(runner: CompactionRunner, stop: AbortSignal | null): Promise<boolean> {
-    const [plan] = this.#canRun ? this.#planImages() : []
-    if (!plan) return false
-    await this.#runImages(plan, runner, stop)
-    return true
+    for (;;) {
+      const [plan] = this.#canRun && !stop?.aborted ? this.#planImages() : []
+      if (!plan) return false
+      if (!plan.isForDepth || this.#depths.isExact(plan, plan.deltas.length)) {
+        await this.#runImages(plan, runner, stop)
+        return true
+      }
+      await this.#lookUpDepth(plan)
+    }
+  }
+
+  /** Looks at the column, so that the next plans know how deep it is. */
+  async #lookUpDepth(plan: ImagePlan<Layer>): Promise<void> {
+    const { deltas, sinceLsn, imageLsn } = plan
+    const indexed = await Promise.all(
+      deltas.map(async (layer) => ({ origin: layer.origin, index: await layer.load() })),
+    )
+    const { slots } = this.#source
+    const depth = sampledDepth(indexed, slots, plan, sinceLsn, imageLsn + 1)
+    this.#depths.note(plan, deltas.length, depth)
+    this.#imagePlans = null
   }
 
   /** Makes images of every column in which something has changed. */
@@ -205,14 +224,15 @@ export class HistoryCompaction {
     const { newestFirst } = layers
     const imageLsn = boundaryLsn(newestFirst, durableLsn)
     const state = this.#imageState(newestFirst, imageLsn)
-    const plans = planImages(state, this.#context.limits)
+    const plans = this.#depths.during(() => planImages(state, this.#context.limits))
     this.#imagePlans = { of: layers, durableLsn, plans }
     return plans
   }
 
   #imageState(layers: readonly Layer[], imageLsn: Lsn): ImageState<Layer> {
     const isSettled = (layer: Layer) => this.#settled.has(layer.key)
-    return { layers, imageLsn, oldestLsn: this.#oldestLsn, isSettled, all: false }
+    const depthBound = this.#depths.bound.bind(this.#depths)
+    return { layers, imageLsn, oldestLsn: this.#oldestLsn, isSettled, depthBound, all: false }
   }
 
   #planBottom(all = false): BottomPlan<Layer>[] {

@@ -3,11 +3,13 @@ import { describe, expect, test } from 'vitest'
 import { compareKeys, type Key, MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import { keyAfter, rangesOverlap } from '../keyspace/key-range.ts'
 import { LayerKind } from '../layers/layer-name.ts'
+import type { ColumnState } from './column-depth.ts'
 import { columnsOf, type PlanLayer } from './image-columns.ts'
 import { boundaryLsn, type ImageLimits, planImages } from './image-plan.ts'
 
 const LIMITS: ImageLimits = {
   imageDeltaBytes: 32,
+  imageDepth: 3,
   imageAfterDeltas: 20,
   maxImageSets: 4,
   imageLayerBytes: 128,
@@ -55,8 +57,9 @@ function plan(
   limits: ImageLimits,
   all = false,
   isSettled: (layer: PlanLayer) => boolean = () => false,
+  depthBound: (column: ColumnState, count: number) => number = () => 0,
 ) {
-  return planImages({ layers, imageLsn, oldestLsn, isSettled, all }, limits)
+  return planImages({ layers, imageLsn, oldestLsn, isSettled, depthBound, all }, limits)
 }
 
 describe('boundary', () => {
@@ -101,6 +104,18 @@ describe('plan', () => {
       delta({ from: 1, to: 5, start: 100 + 10 * index, bytes: 1 }),
     )
     expect(plan(many, 400, 0, LIMITS)[0]).toMatchObject({ floorLsn: 0, urgency: 1 })
+  })
+
+  test('a column is due when reads come to several of its deltas', () => {
+    const few = [21, 31, 41].map((start) => delta({ from: 1, to: 5, start, bytes: 1 }))
+    const deep = (depth: number) =>
+      plan([...base, ...few], 60, 0, LIMITS, false, undefined, () => depth)
+    expect(deep(2.9)).toEqual([])
+    const [one] = deep(3)
+    expect(one).toMatchObject({ urgency: 1, isForDepth: true, sinceLsn: 21, floorLsn: 21 })
+    expect(one?.deltas).toHaveLength(3)
+    const heavy = [...base, ...few, delta({ from: 1, to: 5, start: 51, bytes: 60 })]
+    expect(plan(heavy, 60, 0, LIMITS, false, undefined, () => 3)[0]?.isForDepth).toBe(false)
   })
 
   test('images of what changed are followed by one that stands for all', () => {

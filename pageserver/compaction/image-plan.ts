@@ -3,9 +3,10 @@
  *
  * The key space is cut into columns where image layers begin and end, so columns are what earlier
  * images made them: about one image file each. A column is due when the deltas above its last image
- * weigh half of what an image of it weighs, or when there are many of them. Its image holds the keys
- * that changed since the last one (a floor says so); after several such, or when those weigh half
- * the column, one that holds all keys and stands for all before it.
+ * weigh half of what an image of it weighs, when a read of what changes comes to several of them, or
+ * when there are many. Its image holds the keys that changed since the last one (a floor says so);
+ * after several such, or when those weigh half the column, one that holds all keys and stands for
+ * all before it.
  *
  * Images lie at the boundary between L0 and L1: the inputs are cut by keys, no delta reaches across,
  * and L0 layers above can still be merged.
@@ -13,6 +14,7 @@
 import type { Lsn } from '#libs/lsn.ts'
 import type { KeyRange } from '../keyspace/key-range.ts'
 import { LayerKind } from '../layers/layer-name.ts'
+import type { ColumnState } from './column-depth.ts'
 import {
   bytesOf,
   type Column,
@@ -27,6 +29,8 @@ import {
 export interface ImageLimits {
   /** Deltas of a column that weigh less are left alone. */
   imageDeltaBytes: number
+  /** A column is due when reads of what changes in it visit so many of its deltas on average. */
+  imageDepth: number
   /** A column with so many deltas above its image is due, whatever they weigh. */
   imageAfterDeltas: number
   /** So many images of what changed, then one of all keys. */
@@ -42,6 +46,11 @@ export interface ImagePlan<L extends PlanLayer> extends KeyRange {
   inputs: L[]
   /** 1 or more = due. */
   urgency: number
+  /** Those of the inputs that make it due, newest first: all above `sinceLsn`. */
+  deltas: L[]
+  sinceLsn: Lsn
+  /** It is due only if the column is as deep as `depthBound` says. */
+  isForDepth: boolean
 }
 
 /** The LSN at which images are made: just below the L0 layers, and durable. */
@@ -68,6 +77,8 @@ export interface ImageState<L extends PlanLayer> {
   oldestLsn: Lsn
   /** True of deltas that bottom-most compaction wrote: reads of them are short. */
   isSettled: (layer: L) => boolean
+  /** Upper bound of how deep a column with so many deltas is; see `column-depth.ts`. */
+  depthBound: (column: ColumnState, count: number) => number
   /** Every column with deltas counts as due. */
   all: boolean
 }
@@ -88,7 +99,7 @@ export function planImages<L extends PlanLayer>(
 
 function planColumn<L extends PlanLayer>(
   column: Column<L>,
-  { imageLsn, oldestLsn, isSettled }: ImageState<L>,
+  { imageLsn, oldestLsn, isSettled, depthBound, all }: ImageState<L>,
   limits: ImageLimits,
 ): ImagePlan<L> | null {
   const { firstKey, lastKey } = column
@@ -103,9 +114,17 @@ function planColumn<L extends PlanLayer>(
   const counted = deltas.filter(({ layer }) => !isSettled(layer))
   if (counted.length === 0) return null
   const threshold = Math.max(bytesOf(images) / 2, limits.imageDeltaBytes)
-  const urgency = Math.max(bytesOf(counted) / threshold, counted.length / limits.imageAfterDeltas)
+  const { length } = counted
+  const sure = Math.max(bytesOf(counted) / threshold, length / limits.imageAfterDeltas)
+  const deep = depthBound({ firstKey, lastKey, sinceLsn: floorLsn }, length) / limits.imageDepth
   const inputs = deltas.map(({ layer }) => layer)
-  const plan = { firstKey, lastKey, imageLsn, floorLsn, inputs, urgency }
+  const plan = {
+    ...{ firstKey, lastKey, imageLsn, floorLsn, inputs },
+    urgency: Math.max(sure, deep),
+    deltas: counted.map(({ layer }) => layer),
+    sinceLsn: floorLsn,
+    isForDepth: !all && sure < 1 && deep >= 1,
+  }
   if (!newest || !isWorthAll(images, limits.maxImageSets)) return plan
   return { ...plan, floorLsn: oldestLsn, inputs: [...inputs, ...images.map(({ layer }) => layer)] }
 }

@@ -58,7 +58,7 @@ const pages: Fill = (timeline, bytes) => {
 
 async function measure(what: string, fill: Fill): Promise<void> {
   const limits = { rollSizeBytes: 1e9, rollDistanceBytes: 1e12, l0CompactCount: 1000 }
-  const server = await ScratchServer.start({ ...limits, imageAfterDeltas: 1e9 })
+  const server = await ScratchServer.start({ ...limits, imageDepth: 1e9, imageAfterDeltas: 1e9 })
   const facts = { startLsn: START_LSN, systemId: '1', pgVersion: 170011 }
   lsn = START_LSN
   const id = newTimelineId()

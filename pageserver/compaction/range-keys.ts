@@ -102,7 +102,7 @@ export function lowerBound(sorted: Uint32Array, value: number): number {
 }
 
 /** Index of the first element above the value. */
-function upperBound(sorted: Uint32Array, value: number): number {
+export function upperBound(sorted: Uint32Array, value: number): number {
   return value === MAX_BLOCK ? sorted.length : lowerBound(sorted, value + 1)
 }
 

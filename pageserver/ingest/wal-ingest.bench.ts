@@ -121,7 +121,11 @@ await stage('framing, CRC and block references', () => {
   return `${blocks} block references`
 })
 
-const server = await ScratchServer.start({ rollSizeBytes: 1e9, imageAfterDeltas: 1e9 })
+const server = await ScratchServer.start({
+  rollSizeBytes: 1e9,
+  imageDepth: 1e9,
+  imageAfterDeltas: 1e9,
+})
 const timelines: Timeline[] = []
 for (let round = 0; round <= ROUNDS; round += 1) {
   const facts = { startLsn, systemId: String(before.systemId), pgVersion: 170011 }

@@ -19,7 +19,7 @@ let server: ScratchServer
 let id: TimelineId
 
 beforeEach(async () => {
-  server = await ScratchServer.start({ imageAfterDeltas: 1000 })
+  server = await ScratchServer.start({ imageDepth: 1000, imageAfterDeltas: 1000 })
   id = newTimelineId()
 })
 afterEach(async () => {
@@ -359,7 +359,11 @@ describe('the chain cap', () => {
 describe('a pause in the WAL', () => {
   test('is used to flush and to make images of what was written', async () => {
     await server.stop()
-    server = await ScratchServer.start({ imageAfterDeltas: 1000, idleBytes: 1000 })
+    server = await ScratchServer.start({
+      imageDepth: 1000,
+      imageAfterDeltas: 1000,
+      idleBytes: 1000,
+    })
     const timeline = await create()
     let lsn = START_LSN
     const slot = blockSlot(timeline)

@@ -12,6 +12,7 @@ import { type Interrupted, type Loss, StorageRun } from './testing/storage-run.t
 const LIMITS = {
   rollSizeBytes: 1 << 20,
   l0CompactCount: 1000,
+  imageDepth: 1000,
   imageAfterDeltas: 1000,
   imageLayerBytes: 200_000,
   l1LayerBytes: 40_000,

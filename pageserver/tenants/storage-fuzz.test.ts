@@ -94,7 +94,7 @@ async function readAll(timeline: Timeline): Promise<Buffer> {
 
 describe('damage', () => {
   test('of a layer in every copy is named or does not matter', { timeout: 120_000 }, async () => {
-    await using server = await ScratchServer.start({ imageAfterDeltas: 1000 })
+    await using server = await ScratchServer.start({ imageDepth: 1000, imageAfterDeltas: 1000 })
     const { timelineId } = await fill(server)
     const expected = await readAll(server.tenant.timeline(timelineId))
     const names = server.tenant

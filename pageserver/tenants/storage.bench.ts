@@ -51,7 +51,11 @@ async function readModes(what: string, timeline: Timeline): Promise<void> {
   await readAll(what, timeline, 16, 4)
 }
 
-const server = await ScratchServer.start({ rollSizeBytes: 1e9, imageAfterDeltas: 1e9 })
+const server = await ScratchServer.start({
+  rollSizeBytes: 1e9,
+  imageDepth: 1e9,
+  imageAfterDeltas: 1e9,
+})
 const id = newTimelineId()
 const facts = { startLsn: START_LSN, systemId: '1', pgVersion: 170011 }
 const page = Buffer.alloc(PAGE_SIZE)

@@ -20,7 +20,7 @@ let server: ScratchServer
 let root: TimelineId
 
 beforeEach(async () => {
-  server = await ScratchServer.start({ imageAfterDeltas: 1000 })
+  server = await ScratchServer.start({ imageDepth: 1000, imageAfterDeltas: 1000 })
   root = newTimelineId()
   const facts = { startLsn: START_LSN, systemId: '7', pgVersion: 170011 }
   await server.tenant.createTimeline(root, facts, async (timeline) => putRound(timeline, 0))

@@ -72,7 +72,7 @@ function holder(name: string): Holder {
     generations: { validate: async (_, generation) => generation === newest },
     log: QUIET,
     // Layers are counted: none are made or merged meanwhile.
-    limits: { imageAfterDeltas: 1000, l0CompactCount: 1000 },
+    limits: { imageDepth: 1000, imageAfterDeltas: 1000, l0CompactCount: 1000 },
   })
   managers.push(manager)
   return { folder: join(folder, name), manager, doomed, fetched: own.fetched }

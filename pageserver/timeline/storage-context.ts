@@ -33,7 +33,8 @@ export const DEFAULT_LIMITS = {
   l1LayerBytes: 128 * MIB,
   /** Images of a column are made when its deltas weigh so much, and half of the images there; */
   imageDeltaBytes: 32 * MIB,
-  /** or when there are so many of them. */
+  /** or when reads of what changes visit so many of them on average, or when there are so many. */
+  imageDepth: 2.5,
   imageAfterDeltas: 20,
   /** While little WAL comes, so much in memory is flushed, and so much in deltas gets images. */
   idleBytes: 16 * MIB,

@@ -108,7 +108,7 @@ function managerOf({ dir }: Place): TenantManager {
     objectStore: new LocalObjectStore(join(dir, 'objects')),
     ...toyRedo(),
     log: createLogger('attach'),
-    limits: { imageAfterDeltas: 1e9, imageDeltaBytes: 1e15 },
+    limits: { imageDepth: 1e9, imageAfterDeltas: 1e9, imageDeltaBytes: 1e15 },
   })
 }
 

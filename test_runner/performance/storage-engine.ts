@@ -35,6 +35,7 @@ export async function measureEngine(sizes: EngineSizes, report: Report): Promise
     l0CompactCount: 1000,
     l0DelayCount: 1000,
     l0CompactMax: 100,
+    imageDepth: 1e9,
     imageAfterDeltas: 1e9,
     imageDeltaBytes: 1e15,
   }

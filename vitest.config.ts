@@ -1,9 +1,12 @@
 /**
- * Three kinds of tests, told apart by the name: `*.test.ts` needs nothing and runs in parallel,
- * `*.sim.test.ts` runs seeded simulations, `*.pg.test.ts` starts real Postgres and real services,
- * three files at a time: most of them wait rather than compute.
+ * Three kinds of tests, told apart by the name: `*.test.ts` needs nothing and runs first,
+ * `*.sim.test.ts` runs seeded simulations, `*.pg.test.ts` starts real Postgres and real services.
+ * Simulations compute and most others wait rather than compute, so the two run side by side, and
+ * more files at a time than there are cores.
  */
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
+import { LongestFirst } from './test_runner/schedule/longest-first.ts'
 
 const TOP_FOLDERS = '{libs,pageserver,safekeeper,control,cli,compute,scripts,test_runner}'
 const SIMULATION = `${TOP_FOLDERS}/**/*.sim.test.ts`
@@ -12,11 +15,15 @@ const POSTGRES = `${TOP_FOLDERS}/**/*.pg.test.ts`
 // A server that checks its own assertions is several times slower.
 const patience = process.env['ZENITH_POSTGRES_ASSERTIONS'] === '1' ? 4 : 1
 
+/** Files of the two that run side by side. */
+const REAL_WORKERS = 3
+
 // Node itself loads the sources, so what Node would refuse fails in tests too.
 const common = { environment: 'node', experimental: { viteModuleRunner: false } } as const
 
 export default defineConfig({
   test: {
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
@@ -25,6 +32,7 @@ export default defineConfig({
           include: [`${TOP_FOLDERS}/**/*.test.ts`],
           exclude: [SIMULATION, POSTGRES],
           testTimeout: 30_000,
+          maxWorkers: availableParallelism() + 1,
           sequence: { groupOrder: 0 },
         },
       },
@@ -34,6 +42,7 @@ export default defineConfig({
           name: 'sim',
           include: [SIMULATION],
           testTimeout: 900_000,
+          maxWorkers: REAL_WORKERS,
           sequence: { groupOrder: 1 },
         },
       },
@@ -44,8 +53,8 @@ export default defineConfig({
           include: [POSTGRES],
           testTimeout: 600_000 * patience,
           hookTimeout: 600_000 * patience,
-          maxWorkers: 3,
-          sequence: { groupOrder: 2 },
+          maxWorkers: REAL_WORKERS,
+          sequence: { groupOrder: 1 },
         },
       },
     ],

@@ -2,6 +2,7 @@
  * The one shape of every process: build, run, wait for a signal, stop in reverse order of building.
  * A part registers how it stops when it starts, so a half-built process stops cleanly too.
  */
+import { flushCompileCache } from 'node:module'
 import { createLogger, type Logger } from './log.ts'
 
 export interface RunningProcess {
@@ -41,7 +42,9 @@ export function runProcess(name: string, start: (process: RunningProcess) => Pro
   process.on('unhandledRejection', (error) => die(error, 'unhandled rejection'))
   process.on('SIGTERM', () => requestStop(0))
   process.on('SIGINT', () => requestStop(0))
-  start({ log, onStop: (step) => steps.push(step), stop: requestStop }).catch((error: unknown) =>
-    die(error, 'start failed'),
+  start({ log, onStop: (step) => steps.push(step), stop: requestStop }).then(
+    // The next start finds its code compiled even when this process is killed, not stopped.
+    flushCompileCache,
+    (error: unknown) => die(error, 'start failed'),
   )
 }

@@ -7,15 +7,18 @@
  *   npm test -- --project unit  other options go to vitest
  *   npm run test:all            everything with a quorum of three safekeepers, and then what needs
  *                               Postgres once more with a server that checks its own assertions
+ *
+ * Environment: ZENITH_RECORD_DURATIONS=1 writes how long each file took, which orders later runs.
  */
 import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { runChecks } from './check.ts'
 import { setUp, setUpTestKit } from './setup.ts'
 import { failSetUp } from './setup/progress.ts'
+import { durationsOf, type TimedReport } from './test-durations.ts'
 import { type Counts, countResults, summaryLine, type VitestReport } from './test-summary.ts'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -59,8 +62,12 @@ async function runVitest(args: readonly string[]): Promise<Counts> {
       child.on('close', (exit) => resolve(exit ?? 1))
     })
     const report = existsSync(reportFile)
-      ? (JSON.parse(readFileSync(reportFile, 'utf8')) as VitestReport)
+      ? (JSON.parse(readFileSync(reportFile, 'utf8')) as VitestReport & TimedReport)
       : null
+    if (report !== null && args.length === 0 && process.env['ZENITH_RECORD_DURATIONS'] === '1') {
+      const table = join(ROOT, 'test_runner', 'schedule', 'durations.json')
+      writeFileSync(table, `${JSON.stringify(durationsOf(report, ROOT), null, 2)}\n`)
+    }
     return countResults(report, code)
   } finally {
     rmSync(folder, { recursive: true, force: true })

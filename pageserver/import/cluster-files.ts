@@ -154,7 +154,8 @@ async function* filePages(
   path: string | undefined,
   blocks: number,
 ): AsyncGenerator<{ block: number; bytes: Buffer }> {
-  const buffer = Buffer.alloc(PAGES_PER_READ * PAGE_SIZE)
+  // Most files of a fresh cluster are of a page or two. Every byte is read or zeroed below.
+  const buffer = Buffer.allocUnsafe(Math.min(PAGES_PER_READ, blocks) * PAGE_SIZE)
   const file = path === undefined ? null : await open(path, 'r')
   try {
     for (let block = 0; block < blocks; block += PAGES_PER_READ) {

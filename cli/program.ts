@@ -14,6 +14,7 @@ import { addHistoryCommands } from './history-program.ts'
 import { addPageserverCommands } from './pageserver-program.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
 import { addStorageCommands } from './storage-program.ts'
+import { addTenantDeleteCommand } from './tenant-program.ts'
 import { addTransferCommands } from './transfer-program.ts'
 import { parseBytes } from './quantity.ts'
 import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
@@ -107,7 +108,7 @@ Exit code: 0 all runs, 1 something has crashed or does not answer, 3 all is stop
 function addTenantCommands(program: Command): void {
   const tenant = program
     .command('tenant')
-    .description('Tenants, which share nothing but the services: create, list')
+    .description('Tenants, which share nothing but the services: create, list, delete')
     .addHelpText('after', example('zenith tenant list'))
   withCommon(tenant.command('create'))
     .description('Create a tenant with its branch main')
@@ -130,6 +131,7 @@ function addTenantCommands(program: Command): void {
       const { tenantList } = await import('./commands/tenant.ts')
       await tenantList(optionsOf(command))
     })
+  addTenantDeleteCommand(tenant)
 }
 
 function addPostgresCommands(program: Command): void {

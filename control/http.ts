@@ -10,6 +10,7 @@ import { validateGenerations } from './generations.ts'
 import type { History } from './history.ts'
 import type { Lifecycle } from './lifecycle/lifecycle.ts'
 import { lifecycleHandlers } from './lifecycle/http.ts'
+import type { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
@@ -33,6 +34,7 @@ export interface ControlParts {
   tenants: Tenants
   branches: Branches
   lifecycle: Lifecycle
+  tenantDeletion: TenantDeletion
   migrations: Migrations
   moves: Moves
   pageservers: Pageservers
@@ -109,7 +111,7 @@ function handlersOf(parts: ControlParts): Handlers {
     listTimelines: ({ params }) => branches.timelines(params.tenantId),
     listBranches: ({ params }) => branches.list(params.tenantId),
     createBranch: ({ params, body }) => branches.create(params.tenantId, body),
-    ...lifecycleHandlers(parts.lifecycle),
+    ...lifecycleHandlers(parts.lifecycle, parts.tenantDeletion),
     listEndpoints: ({ params }) => endpoints.list(params.tenantId),
     createEndpoint: ({ params, body }) => endpoints.create(params.tenantId, body),
     getEndpoint: ({ params }) => endpoints.get(params.tenantId, params.name),

@@ -57,6 +57,10 @@ export class Imports {
         hint: 'Import into a tenant of its own: zenith tenant create.',
       })
     }
+    const tenant = await this.#registry.tenant(tenantId)
+    if (tenant.state === 'deleting') {
+      throw new ZenithError('conflict', `Tenant ${tenantId} is being deleted.`)
+    }
     const createdAt = new Date().toISOString()
     const timelineId = newTimelineId()
     const timeline: TimelineRecord = {

@@ -18,6 +18,7 @@ import { addRoutes } from './http.ts'
 import { Imports } from './imports.ts'
 import { countRecords } from './record-metrics.ts'
 import { Lifecycle } from './lifecycle/lifecycle.ts'
+import { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import { Migrations } from './membership/migrations.ts'
 import { Moves } from './moves/moves.ts'
 import { PageserverHealth } from './moves/pageserver-health.ts'
@@ -80,6 +81,8 @@ runProcess('control', async (self) => {
 
   const lifecycle = new Lifecycle({ registry, timelines, branches, endpoints, tips, log })
 
+  const tenantDeletion = new TenantDeletion({ registry, timelines, endpoints, log })
+
   const metrics = createMetrics('control')
   countRecords(metrics, registry)
   const app = await createHttp({ service: 'control', log, metrics })
@@ -104,6 +107,7 @@ runProcess('control', async (self) => {
     tenants,
     branches,
     lifecycle,
+    tenantDeletion,
     migrations,
     endpoints,
     settings,
@@ -122,12 +126,14 @@ runProcess('control', async (self) => {
   self.onStop(() => moves.stop())
   self.onStop(() => health.stop())
   health.start()
+  self.onStop(() => tenantDeletion.stop())
   self.onStop(
     runResumer({
       tenants,
       branches,
       imports,
       lifecycle,
+      tenantDeletion,
       timelines,
       migrations,
       moves,

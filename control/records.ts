@@ -13,7 +13,8 @@ export interface NodeRecord extends NodeInfo {
 
 export interface TenantRecord {
   tenantId: string
-  state: 'creating' | 'active'
+  /** `deleting` is an intent: whoever finds it goes on (lifecycle/tenant-deletion.ts). */
+  state: 'creating' | 'active' | 'deleting'
   /** Shards that the blocks of its relations are spread over; 0 = it is not sharded. */
   shardCount: number
   /** Neighbouring blocks that stay together in one shard; of no meaning while not sharded. */
@@ -26,6 +27,18 @@ export interface TenantRecord {
   /** What all databases of one branch together may have; absent or null: any number of bytes. */
   maxBytes?: number | null
   createdAt: string
+}
+
+/**
+ * A tenant that was deleted; kept for good. Its id is not used again: a pageserver that was away may
+ * still hold it under a generation that is higher than those of a new tenant.
+ */
+export interface DeletedTenantRecord {
+  tenantId: string
+  shardCount: number
+  deletedAt: string
+  /** Pageservers that may still have local files of it, and have yet to be told. */
+  untold: number[]
 }
 
 /** Which pageserver has a tenant, or one shard of it. */
@@ -156,6 +169,8 @@ export const recordKey = {
   nodes: (kind: NodeKind) => `node/${kind}/`,
   tenant: (tenantId: string) => `tenant/${tenantId}`,
   tenants: () => 'tenant/',
+  deletedTenant: (tenantId: string) => `deleted-tenant/${tenantId}`,
+  deletedTenants: () => 'deleted-tenant/',
   timeline: (tenantId: string, timelineId: string) => `timeline/${tenantId}/${timelineId}`,
   timelines: (tenantId?: string) => (tenantId ? `timeline/${tenantId}/` : 'timeline/'),
   branch: (tenantId: string, name: string) => `branch/${tenantId}/${name}`,

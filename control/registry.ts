@@ -7,6 +7,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { unknownName } from './names.ts'
 import {
   type BranchRecord,
+  type DeletedTenantRecord,
   type EndpointRecord,
   type NodeKind,
   type NodeRecord,
@@ -104,6 +105,17 @@ export class Registry {
   async findTenant(tenantId: string): Promise<Versioned<TenantRecord> | null> {
     const entry = await this.#store.get<TenantRecord>(recordKey.tenant(tenantId))
     return entry && { ...entry, value: readTenant(entry.value) }
+  }
+
+  async deletedTenants(): Promise<DeletedTenantRecord[]> {
+    const entries = await this.#store.range<DeletedTenantRecord>(recordKey.deletedTenants())
+    return entries.map(({ value }) => value)
+  }
+
+  /** Null unless there was a tenant of this id, and it was deleted. */
+  async deletedTenant(tenantId: string): Promise<DeletedTenantRecord | null> {
+    const entry = await this.#store.get<DeletedTenantRecord>(recordKey.deletedTenant(tenantId))
+    return entry?.value ?? null
   }
 
   /** As `change`, for the record of a tenant; a record of an old form is stored in the present one. */

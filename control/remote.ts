@@ -174,6 +174,13 @@ export const pageserverApi = {
   ): Promise<unknown> =>
     askPageserver(node, 'deleteTimeline', { params, timeoutMs: LIFECYCLE_TIMEOUT_MS }),
 
+  /** All timelines of the tenant; tells how many objects have yet to leave storage. */
+  deleteTenant: (node: MaybeShard, tenantId: string): Promise<{ objects: number }> =>
+    askPageserver(node, 'deleteTenant', {
+      params: { tenantId },
+      timeoutMs: LIFECYCLE_TIMEOUT_MS,
+    }),
+
   archiveTimeline: (
     node: MaybeShard,
     params: { tenantId: string; timelineId: string },

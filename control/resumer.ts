@@ -7,6 +7,7 @@ import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import type { Branches } from './branches.ts'
 import type { Lifecycle } from './lifecycle/lifecycle.ts'
+import type { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
@@ -21,6 +22,7 @@ export function runResumer(options: {
   tenants: Tenants
   branches: Branches
   lifecycle: Lifecycle
+  tenantDeletion: TenantDeletion
   imports: Imports
   timelines: Timelines
   migrations: Migrations
@@ -28,13 +30,14 @@ export function runResumer(options: {
   sizeLimits: SizeLimits
   log: Logger
 }): () => Promise<void> {
-  const { tenants, branches, imports, lifecycle, timelines, migrations, moves, log } = options
-  const { sizeLimits } = options
+  const { tenants, branches, imports, lifecycle, tenantDeletion, timelines } = options
+  const { migrations, moves, sizeLimits, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
     () => branches.resume(),
     () => lifecycle.resume(),
+    () => tenantDeletion.resume(),
     () => imports.resume(),
     () => timelines.fillPending(),
     () => migrations.resume(),

@@ -48,6 +48,7 @@ export class Tenants {
   async create(tenantId: string = newTenantId(), sharding: Sharding = {}): Promise<TenantInfo> {
     const tenant =
       (await this.#registry.findTenant(tenantId))?.value ?? (await this.#intend(tenantId, sharding))
+    if (tenant.state === 'deleting') throw isGone(`Tenant ${tenantId} is being deleted.`)
     checkSharding(tenant, sharding)
     if (tenant.state === 'active') return infoOf(tenant)
     return this.#complete(tenant)
@@ -56,7 +57,7 @@ export class Tenants {
   /** Completes what a crash left behind. */
   async resume(): Promise<void> {
     for (const tenant of await this.#registry.tenants()) {
-      if (tenant.state === 'active') continue
+      if (tenant.state !== 'creating') continue
       if (this.#timelines.isRunning(tenant.mainTimelineId)) continue
       this.#log.info({ tenantId: tenant.tenantId }, 'completing the creation of a tenant')
       await this.#complete(tenant)
@@ -64,6 +65,9 @@ export class Tenants {
   }
 
   async #intend(tenantId: string, sharding: Sharding): Promise<TenantRecord> {
+    if (await this.#registry.deletedTenant(tenantId)) {
+      throw isGone(`Tenant ${tenantId} was deleted.`)
+    }
     const { shards = 1, stripeBlocks = DEFAULT_STRIPE_BLOCKS } = sharding
     const pageserverIds = choosePageservers(
       await this.#registry.nodes('pageserver'),
@@ -121,7 +125,7 @@ export class Tenants {
   async #complete(tenant: TenantRecord): Promise<TenantInfo> {
     await this.#timelines.complete(tenant.tenantId, tenant.mainTimelineId)
     const active = await this.#registry.changeTenant(tenant.tenantId, (current) =>
-      current.state === 'active' ? current : { ...current, state: 'active' },
+      current.state === 'creating' ? { ...current, state: 'active' } : current,
     )
     return infoOf(active)
   }
@@ -182,6 +186,12 @@ function checkSharding(tenant: TenantRecord, { shards, stripeBlocks }: Sharding)
       hint: 'The shards of a tenant are chosen when it is created: leave the id out to make another.',
     },
   )
+}
+
+function isGone(what: string): ZenithError {
+  return new ZenithError('conflict', `${what} Its id is not used again.`, {
+    hint: 'Leave the id out to make another tenant.',
+  })
 }
 
 function infoOf(record: TenantRecord): TenantInfo {

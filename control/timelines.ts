@@ -32,6 +32,11 @@ export class Timelines {
     return this.#running.has(timelineId)
   }
 
+  /** Resolves when no request is at it any more. */
+  async settled(timelineId: string): Promise<void> {
+    await this.#running.get(timelineId)?.catch(() => undefined)
+  }
+
   /** Completes a timeline whose record exists. Idempotent; returns the active record. */
   complete(tenantId: string, timelineId: string): Promise<TimelineRecord> {
     const running = this.#running.get(timelineId)

@@ -115,6 +115,9 @@ function handlersOf({ id, service, locations, tenants, collector, imports }: Htt
       await service.deleteTimeline(idsOf(params))
       return {}
     },
+    deleteTenant: async ({ params }) => ({
+      objects: await service.deleteTenant(parseTenantShardId(params.tenantId)),
+    }),
     archiveTimeline: async ({ params, body }) => {
       await service.archiveTimeline(idsOf(params), parseLsn(body.lsn))
       return {}

@@ -331,6 +331,20 @@ export class TimelineService {
     this.#broken.delete(keyOf(ids))
   }
 
+  /**
+   * Deletes all timelines of a tenant, or of a shard of it, and tells how many objects are left in
+   * storage: they leave by a queue, so that the question is to be asked again until there are none.
+   */
+  async deleteTenant(tenantId: TenantId): Promise<number> {
+    const tenant = this.#tenants.tenant(tenantId)
+    await tenant.beginEnd()
+    for (;;) {
+      const timelineId = tenant.lives.nextToDelete()
+      if (timelineId === null) return await tenant.lives.emptyStorage()
+      await this.deleteTimeline({ tenantId, timelineId })
+    }
+  }
+
   /** Takes in WAL up to the LSN and puts the timeline away; see `TimelineLives.archive`. */
   async archiveTimeline(ids: TimelineIds, lsn: Lsn): Promise<void> {
     const tenant = this.#tenants.tenant(ids.tenantId)

@@ -22,6 +22,7 @@ interface ObjectEntry {
 
 interface Report {
   readonly tenants: number
+  readonly shards: number
   readonly timelines: number
   readonly layers: number
   readonly layerBytes: number
@@ -77,10 +78,11 @@ async function run(args: readonly string[], onProgress: (one: Progress) => void)
 }
 
 function describe(report: Report, options: StorageCheckOptions): string {
-  const { tenants, timelines, layers, layerBytes, problems, orphans, unsettled } = report
+  const { tenants, shards, timelines, layers, layerBytes, problems, orphans, unsettled } = report
   const how = options.quick === true ? 'looked at' : 'read whole'
+  const spread = shards === 0 ? '' : ` in ${shards} shards`
   const lines = [
-    `${timelines} timelines of ${tenants} tenants; ${layers} layers ${how}, ${mib(layerBytes)} MiB`,
+    `${timelines} timelines of ${tenants} tenants${spread}; ${layers} layers ${how}, ${mib(layerBytes)} MiB`,
     ...problems.map((problem) => `DAMAGED: ${problem}`),
   ]
   if (report.removedOrphans > 0) {

@@ -13,6 +13,8 @@ import type { LifecycleContext } from './lifecycle.ts'
 import { onHolders } from './on-holders.ts'
 import { childrenOf, hasChildren } from './rules.ts'
 
+type Records = Pick<LifecycleContext, 'registry'>
+
 /** Goes on from wherever it stopped. With children that came meanwhile, the branch stays. */
 export async function deleteStep(
   context: LifecycleContext,
@@ -30,21 +32,26 @@ export async function deleteStep(
     }
   }
   await removeEndpoints(context, timeline)
-  if (branch) {
-    const key = recordKey.branch(tenantId, branch.name)
-    await registry.update<BranchRecord>(key, (current) =>
-      current?.timelineId === timelineId ? null : current,
-    )
-  }
+  await removeName(context, timeline)
   await onHolders(registry, tenantId, (place) => pageserverApi.deleteTimeline(place, ids))
   await deleteFromSafekeepers(context, timeline)
   await registry.update<TimelineRecord>(recordKey.timeline(tenantId, timelineId), () => null)
   context.log.info(ids, 'timeline deleted')
 }
 
+/** The name may be used anew from now on. */
+export async function removeName(context: Records, timeline: TimelineRecord): Promise<void> {
+  const branch = await branchOf(context, timeline)
+  if (branch === null) return
+  const key = recordKey.branch(timeline.tenantId, branch.name)
+  await context.registry.update<BranchRecord>(key, (current) =>
+    current?.timelineId === timeline.timelineId ? null : current,
+  )
+}
+
 /** With the WAL that they have in object storage. Those that are out of service have nothing. */
-async function deleteFromSafekeepers(
-  { registry }: LifecycleContext,
+export async function deleteFromSafekeepers(
+  { registry }: Records,
   timeline: TimelineRecord,
 ): Promise<void> {
   const ids = [
@@ -64,7 +71,7 @@ async function deleteFromSafekeepers(
 }
 
 async function branchOf(
-  { registry }: LifecycleContext,
+  { registry }: Records,
   { tenantId, timelineId }: TimelineRecord,
 ): Promise<BranchRecord | null> {
   const branches = await registry.branches(tenantId)
@@ -72,8 +79,8 @@ async function branchOf(
 }
 
 /** A start that is under way sees the intent, and takes itself back; then its record can go. */
-async function removeEndpoints(
-  { registry, endpoints }: LifecycleContext,
+export async function removeEndpoints(
+  { registry, endpoints }: Records & Pick<LifecycleContext, 'endpoints'>,
   { tenantId, timelineId, branch }: TimelineRecord,
 ): Promise<void> {
   for (const endpoint of await endpoints.records(tenantId)) {

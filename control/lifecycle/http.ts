@@ -3,12 +3,14 @@ import type { ControlRoutes } from '#libs/api/control.ts'
 import type { lifecycleRoutes } from '#libs/api/lifecycle.ts'
 import type { RouteHandlers } from '#libs/http/serve-routes.ts'
 import type { Lifecycle } from './lifecycle.ts'
+import type { TenantDeletion } from './tenant-deletion.ts'
 
 type Handlers = Pick<RouteHandlers<ControlRoutes>, keyof typeof lifecycleRoutes>
 
 /** The handlers for the control plane's table of routes. */
-export function lifecycleHandlers(lifecycle: Lifecycle): Handlers {
+export function lifecycleHandlers(lifecycle: Lifecycle, tenantDeletion: TenantDeletion): Handlers {
   return {
+    deleteTenant: ({ params, query }) => tenantDeletion.delete(params.tenantId, query),
     listBranchDetails: ({ params }) => lifecycle.listDetails(params.tenantId),
     getBranchDetails: ({ params }) => lifecycle.details(params.tenantId, params.name),
     deleteBranch: ({ params, query }) => lifecycle.delete(params.tenantId, params.name, query),

@@ -198,6 +198,9 @@ export class Lifecycle {
   async resume(): Promise<void> {
     for (const timeline of await this.#registry.timelines()) {
       if (nextStep(timeline) === null || this.#running.has(timeline.timelineId)) continue
+      // All of a tenant that is being deleted goes together (tenant-deletion.ts).
+      const tenant = await this.#registry.findTenant(timeline.tenantId)
+      if (tenant?.value.state === 'deleting') continue
       await this.#advance(timeline).catch((error: unknown) => {
         const { timelineId, branch } = timeline
         const facts = { timelineId, branch, reason: errorMessage(error) }

@@ -57,6 +57,7 @@ export class Moves {
     secondary: number | null,
   ): Promise<TenantMoveInfo> {
     if (secondary !== null) await this.#checkTarget(secondary)
+    if (secondary !== null) await this.#settled(tenantId)
     let before: number | null = null
     const info = await this.#change(tenantId, shard, (current) => {
       if (current.move !== undefined) {
@@ -108,8 +109,12 @@ export class Moves {
     for (const held of await pageserverApi.tenants(node)) {
       const tenantId = parseTenantShardId(held.tenantId)
       const tenant = (await this.#registry.findTenant(wholeTenant(tenantId)))?.value
-      // One that is not known here at all is left alone: its record may just be being made.
-      if (tenant === undefined) continue
+      if (tenant === undefined) {
+        // One that is not known here at all is left alone: its record may just be being made.
+        const deleted = await this.#registry.deletedTenant(wholeTenant(tenantId))
+        if (deleted) await pageserverApi.setLocation(node, tenantId, { mode: 'detached' })
+        continue
+      }
       const shard = shardNumberOf(tenantId)?.number ?? 0
       const placement = tenant.placements.find((one) => one.shard === shard)
       if (placement === undefined || holdingOf(placement, node.id) !== null) continue
@@ -179,6 +184,9 @@ export class Moves {
   async #settled(tenantId: string): Promise<void> {
     const { state } = await this.#registry.tenant(tenantId)
     if (state === 'active') return
+    if (state === 'deleting') {
+      throw new ZenithError('conflict', `Tenant ${tenantId} is being deleted.`)
+    }
     throw new ZenithError('conflict', `Tenant ${tenantId} is still being created.`, {
       hint: 'Try again in a moment.',
     })

@@ -75,7 +75,7 @@ export type PlacementInfo = Static<typeof PlacementInfo>
 
 export const TenantInfo = Type.Object({
   tenantId: IdText,
-  state: Type.Union([Type.Literal('creating'), Type.Literal('active')]),
+  state: Type.Union([Type.Literal('creating'), Type.Literal('active'), Type.Literal('deleting')]),
   /** Raised and stored durably each time a pageserver (re-)attaches it; the highest of its shards. */
   generation: Type.Integer(),
   /** Timeline of branch `main`. */

@@ -2,6 +2,7 @@
 const BRANCH = '/v1/tenant/:tenantId/branch/:name'
 
 export const lifecyclePaths = {
+  deleteTenant: { method: 'DELETE', path: '/v1/tenant/:tenantId' },
   listBranchDetails: { method: 'GET', path: '/v1/tenant/:tenantId/branch-details' },
   getBranchDetails: { method: 'GET', path: BRANCH },
   deleteBranch: { method: 'DELETE', path: BRANCH },

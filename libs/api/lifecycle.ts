@@ -34,6 +34,16 @@ export const ReplacedBranch = Type.Object({
 })
 export type ReplacedBranch = Static<typeof ReplacedBranch>
 
+/** How far the deletion of a tenant is. */
+export const TenantDeletionInfo = Type.Object({
+  tenantId: IdText,
+  /** `deleting`: it cannot be used any more, and what is left of it goes by itself. */
+  state: Type.Union([Type.Literal('deleting'), Type.Literal('deleted')]),
+  /** What it waits for; null when it is done. */
+  reason: Type.Union([Type.String(), Type.Null()]),
+})
+export type TenantDeletionInfo = Static<typeof TenantDeletionInfo>
+
 const Replace = {
   /** Name for the state from before; default: the name with `_old_` and the time behind it. */
   keepAs: Type.Optional(Type.String()),
@@ -44,6 +54,16 @@ const Replace = {
 }
 
 export const lifecycleRoutes = routes({
+  deleteTenant: {
+    ...lifecyclePaths.deleteTenant,
+    summary: 'Delete a tenant with all its branches, for good; its id is not used again',
+    params: TenantParams,
+    querystring: Type.Object({
+      force: Type.Optional(Type.Boolean({ description: 'stop its computes first' })),
+      evenProtected: Type.Optional(Type.Boolean({ description: 'even with protected branches' })),
+    }),
+    response: TenantDeletionInfo,
+  },
   listBranchDetails: {
     ...lifecyclePaths.listBranchDetails,
     summary: 'Branches with children, endpoints and sizes',

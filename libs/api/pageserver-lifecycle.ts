@@ -42,6 +42,14 @@ export const pageserverLifecycleRoutes = routes({
     params: TimelineParams,
     response: None,
   },
+  deleteTenant: {
+    method: 'DELETE',
+    path: '/v1/tenant/:tenantId',
+    summary: 'Delete all timelines of a tenant for good; to be asked again until nothing is left',
+    params: Type.Object({ tenantId: TenantShardText }),
+    /** Objects that have yet to leave storage. */
+    response: Type.Object({ objects: Type.Integer() }),
+  },
   archiveTimeline: {
     method: 'POST',
     path: `${TIMELINE_PATH}/archive`,

@@ -139,3 +139,20 @@ test('objects of earlier generations that nobody names are orphans, younger ones
   expect(await server.store.size(coming)).not.toBeNull()
   expect(await check()).toMatchObject({ problems: [], orphans: [] })
 })
+
+test('shards are counted as shards of one tenant, and what has gone is not counted', async () => {
+  await server.stop()
+  server = await ScratchServer.start({}, undefined, { count: 3, stripeBlocks: 1 })
+  const facts = { startLsn: START_LSN, systemId: '1', pgVersion: 170011 }
+  for (const tenant of server.shards) {
+    await tenant.createTimeline(id, facts, async (timeline) => fill(timeline, START_LSN))
+  }
+  const whole = { problems: [], orphans: [], unsettled: [] }
+  expect(await check()).toMatchObject({ ...whole, tenants: 1, shards: 3, timelines: 1 })
+  for (const tenant of server.shards) await tenant.lives.delete(id)
+  for (let round = 0; round < 3; round++) {
+    await server.deleteDoomed()
+    for (const tenant of server.shards) await tenant.lives.sweepDeleted()
+  }
+  expect(await check()).toMatchObject({ ...whole, tenants: 0, shards: 0, timelines: 0 })
+})

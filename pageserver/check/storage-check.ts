@@ -17,7 +17,10 @@ import { ManifestStore } from '../remote/manifest-store.ts'
 import { checkLayer } from './layer-check.ts'
 
 export interface StorageReport {
+  /** A tenant that is spread over shards counts once, and so does a timeline of it. */
   tenants: number
+  /** Of tenants that are spread over shards, each with its own layers of the timelines. */
+  shards: number
   timelines: number
   layers: number
   layerBytes: number
@@ -67,6 +70,7 @@ export async function checkStorage(
 ): Promise<StorageReport> {
   const report: StorageReport = {
     tenants: 0,
+    shards: 0,
     timelines: 0,
     layers: 0,
     layerBytes: 0,
@@ -77,14 +81,22 @@ export async function checkStorage(
   }
   const named: NamedLayer[] = []
   const known = new Set<string>()
+  const tenants = new Set<string>()
+  const whole = new Set<string>()
   for (const tenant of await foldersIn(store, TENANTS)) {
-    report.tenants++
     const timelines = await timelinesOf(store, tenant, report)
-    for (const { timelineId } of timelines) known.add(`${tenant.slice(0, 32)}/${timelineId}`)
-    report.timelines += timelines.filter(({ manifest }) => manifest !== null).length
+    // The folder of a shard bears the numbers of the shard behind the tenant's id.
+    const wholeTenant = tenant.slice(0, 32)
+    for (const { timelineId } of timelines) known.add(`${wholeTenant}/${timelineId}`)
+    const readable = timelines.filter(({ manifest }) => manifest !== null)
+    if (timelines.length > 0) tenants.add(wholeTenant)
+    if (timelines.length > 0 && tenant !== wholeTenant) report.shards++
+    for (const { timelineId } of readable) whole.add(`${wholeTenant}/${timelineId}`)
     named.push(...layersOf(tenant, timelines))
     sortOut(tenant, timelines, report)
   }
+  report.tenants = tenants.size
+  report.timelines = whole.size
   await addForgottenWal(store, known, report)
   await checkLayers(store, unique(named), options, report)
   if (options.removeOrphans && report.problems.length === 0) {
@@ -103,6 +115,8 @@ async function timelinesOf(
   for (const name of await foldersIn(store, `${TENANTS}/${tenant}/timelines`)) {
     const folder = `${TENANTS}/${tenant}/timelines/${name}`
     const { objects } = await store.list(folder)
+    // A local store keeps the folder of what has gone.
+    if (objects.length === 0) continue
     const generations = objects.map((object) => NEWEST.exec(object.name)?.[1] ?? '0')
     const generation = Math.max(0, ...generations.map((text) => Number.parseInt(text, 16)))
     const timeline: FoundTimeline = {

@@ -2,9 +2,14 @@
 import { join } from 'node:path'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 
+/** In object storage: all of a tenant, or of one shard of it. */
+export function tenantFolder(tenantId: TenantId): string {
+  return `tenants/${tenantId}`
+}
+
 /** In object storage: the timelines of a tenant, or of one shard of it. */
 export function timelinesFolder(tenantId: TenantId): string {
-  return `tenants/${tenantId}/timelines`
+  return `${tenantFolder(tenantId)}/timelines`
 }
 
 /** In object storage: the layers of a timeline. */

@@ -7,7 +7,7 @@
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Manifest } from '../remote/manifest.ts'
-import { timelinesFolder } from '../remote/paths.ts'
+import { tenantFolder, timelinesFolder } from '../remote/paths.ts'
 import { manifestStoreOf } from '../timeline/layer-store.ts'
 import type { StorageContext } from '../timeline/storage-context.ts'
 import type { Attachment } from './attachment.ts'
@@ -99,6 +99,22 @@ export class DeletedTimelines {
         context.log.warn(facts, 'objects of a deleted timeline must wait')
       })
     return this.#sweeping
+  }
+
+  /**
+   * Of a tenant without timelines: objects that no deleted timeline accounts for, such as those of a
+   * creation that never got a manifest, go to the queue. Returns how many objects are left in all.
+   */
+  async releaseRest(): Promise<number> {
+    const { context, tenantId, generation, attachment } = this.#options
+    const { objects } = await context.store.list(tenantFolder(tenantId))
+    const parent = timelinesFolder(tenantId)
+    const waiting = [...this.#timelines.keys()].map((timelineId) => `${parent}/${timelineId}/`)
+    const rest = objects
+      .map(({ name }) => name)
+      .filter((name) => !waiting.some((folder) => name.startsWith(folder)))
+    if (attachment.mode === 'attached') context.deletions.push(tenantId, generation, rest)
+    return objects.length
   }
 
   /** Resolves when no sweep runs; none begins after it. */

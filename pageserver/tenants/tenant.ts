@@ -73,6 +73,8 @@ export class Tenant {
   /** Timelines in storage that cannot be opened, with the reason. */
   readonly #broken = new Map<TimelineId, ZenithError>()
   readonly #creating = new Map<TimelineId, Promise<Timeline>>()
+  /** The whole tenant is to be deleted: no timeline is made any more. */
+  #isEnding = false
   /** How timelines are archived, detached and deleted, and those that are not open. */
   readonly lives: TimelineLives
 
@@ -197,6 +199,7 @@ export class Tenant {
     options: BootstrapOptions,
     fill: (timeline: Timeline, place: DraftPlace) => Promise<Lsn>,
   ): Promise<Timeline> {
+    this.#checkNotEnding()
     const facts = { ...options, ancestorTimelineId: null, ancestorLsn: null }
     const timeline = await this.#newTimeline(timelineId, facts, null)
     const folder = localFolder(this.#context.folder, this.tenantId, timelineId)
@@ -212,6 +215,7 @@ export class Tenant {
         slots: this.#slots,
       })
       await timeline.endDraft(startLsn)
+      this.#checkNotEnding()
     } catch (error) {
       await timeline.close({ flush: false })
       await rm(folder, { recursive: true, force: true })
@@ -303,6 +307,15 @@ export class Tenant {
     )
   }
 
+  /**
+   * No timeline is made from now on, and none is under way any more when it resolves: the tenant is
+   * to be deleted. A restart forgets it; whoever deletes says it again.
+   */
+  async beginEnd(): Promise<void> {
+    this.#isEnding = true
+    await Promise.allSettled(this.#creating.values())
+  }
+
   tick(nowMs: number): void {
     for (const timeline of this.#timelines.values()) timeline.tick(nowMs)
     this.lives.tick(nowMs)
@@ -345,7 +358,10 @@ export class Tenant {
     }
     const running = this.#creating.get(timelineId)
     if (running) return running
-    const creating = Promise.try(() => this.attachment.checkMayWrite())
+    const creating = Promise.try(() => {
+      this.#checkNotEnding()
+      this.attachment.checkMayWrite()
+    })
       .then(create)
       .then((timeline) => {
         this.#timelines.set(timelineId, timeline)
@@ -354,6 +370,11 @@ export class Tenant {
       .finally(() => this.#creating.delete(timelineId))
     this.#creating.set(timelineId, creating)
     return creating
+  }
+
+  #checkNotEnding(): void {
+    if (!this.#isEnding) return
+    throw new ZenithError('conflict', `tenant ${this.tenantId} is being deleted`)
   }
 
   async #newTimeline(

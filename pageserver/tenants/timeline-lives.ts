@@ -203,6 +203,28 @@ export class TimelineLives {
   }
 
   /**
+   * Of the timelines of a tenant that is to be deleted, the one to delete next: those that cannot be
+   * opened first, as they may be children of any other, then children before their parents. Null
+   * when none is left.
+   */
+  nextToDelete(): TimelineId | null {
+    const { broken, timelines } = this.#options
+    const [unreadable] = broken.keys()
+    if (unreadable !== undefined) return unreadable
+    const all = [...timelines.keys(), ...this.#leaving.keys(), ...this.#archived.keys()]
+    return all.find((timelineId) => this.childrenOf(timelineId).length === 0) ?? null
+  }
+
+  /**
+   * Gives what the tenant still has in storage to the queue, after its last timeline was deleted, and
+   * tells how many objects that is; 0 = nothing is left.
+   */
+  async emptyStorage(): Promise<number> {
+    await this.#deleted.sweepAll()
+    return await this.#deleted.releaseRest()
+  }
+
+  /**
    * Makes a timeline independent of its ancestors; see detach.ts. Reads and writes go on. Again after
    * a crash it goes on where it was; when all is done it does nothing. Throws `conflict` when the
    * timeline branches from somewhere else.

@@ -1,12 +1,16 @@
 /** The life of branches with real Postgres: what is kept, what is moved, and what is gone. */
-import { rmSync } from 'node:fs'
+import { rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
 import type { ControlRouteName } from '#libs/api/control.ts'
+import { requestText } from '#libs/http/client.ts'
 import type { Compute } from '../fixtures/compute.ts'
 import { filesBelow, Installation } from '../fixtures/installation.ts'
+
+/** What a safekeeper keeps of a timeline that was deleted, so that nobody brings it back. */
+const isTombstone = (name: string) => /^safekeepers\/sk\d+\/tombstones\//.test(name)
 
 const SUM = `SELECT count(*) || ' ' || md5(string_agg(t::text, ',' ORDER BY id)) FROM t`
 
@@ -226,6 +230,46 @@ describe('branches', () => {
     await zenith.pageserver.stop()
     await zenith.pageserver.start()
     expect((await timelines()).some((one) => one.timelineId === timelineId)).toBe(false)
+  })
+
+  test('the tenant is deleted while a service is away, and nothing of it is left', async () => {
+    const { tenantId, controlUrl } = zenith
+    const params = { tenantId }
+    const drop = (query: Record<string, string> = {}) =>
+      callControl(controlUrl, 'deleteTenant', { params, query, timeoutMs: 120_000 })
+    const tenants = async () =>
+      (await callControl(controlUrl, 'listTenants')).map((one) => `${one.tenantId} ${one.state}`)
+    await change('protectBranch', 'trunk', { protected: true })
+    await expect(drop({ force: 'true' })).rejects.toMatchObject({
+      hint: `Lift that first (zenith branch unprotect trunk --tenant ${tenantId}), or add --even-protected.`,
+    })
+    const trunk = await zenith.startCompute('trunk')
+    await fill(trunk, 600_001, 601_000)
+    await expect(drop({ evenProtected: 'true' })).rejects.toMatchObject({
+      hint: expect.stringContaining('add --force'),
+    })
+    const sk = zenith.safekeepers[0]
+    await sk?.stop('SIGKILL')
+    expect(await drop({ force: 'true', evenProtected: 'true' })).toMatchObject({
+      state: 'deleting',
+      reason: expect.any(String),
+    })
+    expect(await tenants()).toEqual([`${tenantId} deleting`])
+    expect(await refusal(zenith.startCompute('trunk'))).not.toBe('done')
+    await zenith.control.stop('SIGKILL')
+    await sk?.start()
+    await zenith.control.start()
+    await expect.poll(tenants, { timeout: 60_000 }).toEqual([])
+    expect(await drop()).toMatchObject({ state: 'deleted' })
+    const left = filesBelow(zenith.dir).filter(
+      (name) => name.includes(tenantId) && !statSync(join(zenith.dir, name)).isDirectory(),
+    )
+    expect(left.filter((name) => !name.startsWith('pgdatadirs/') && !isTombstone(name))).toEqual([])
+    const { text } = await requestText('GET', `${zenith.pageserverUrl}/metrics`)
+    expect(text).not.toContain(tenantId)
+    await expect(
+      callControl(controlUrl, 'createTenant', { body: { tenantId } }),
+    ).rejects.toMatchObject({ code: 'conflict' })
   })
 
   async function branchOf(name: string, from: string): Promise<object> {

@@ -230,6 +230,27 @@ test('tenants share nothing', async () => {
   expect(await zenith.ok('tenant list')).toContain(other)
   await zenith.ok('branch dev')
   expect(await zenith.ok(`branch --tenant ${other}`)).toBe(' main\n')
+
+  // Nor their end: all of the one goes, the other one stays as it is.
+  await zenith.ok(`pg start main --tenant ${other}`)
+  expect(await zenith.run(`tenant delete ${other}`)).toMatchObject({
+    code: 4,
+    stderr: expect.stringContaining(`zenith pg stop main --tenant ${other}), or add --force`),
+  })
+  expect(await zenith.ok(`tenant delete ${other} --force`)).toBe(
+    `Deleted tenant ${other}. Nothing of it is left.\n`,
+  )
+  expect(existsSync(join(zenith.dir, 'pgdatadirs', 'tenants', other))).toBe(false)
+  expect(await zenith.ok('tenant list')).not.toContain(other)
+  expect(await zenith.ok('branch')).toContain('dev')
+  const refused = await zenith.run('tenant delete default')
+  expect(refused).toMatchObject({ code: 4, stderr: expect.stringContaining('--even-default') })
+  expect(await zenith.json(`tenant delete default --even-default`)).toMatchObject({
+    tenantId: zenith.tenantId,
+    state: 'deleted',
+  })
+  expect(await zenith.json('tenant list')).toEqual([])
+  expect(await zenith.ok('storage check')).toContain('0 timelines of 0 tenants')
 })
 
 function listen(port = 0): Promise<Server> {

@@ -3,7 +3,7 @@
  * right after it, and with services that are away.
  */
 import { afterEach, describe, expect, test } from 'vitest'
-import { ZenithError } from '#libs/errors.ts'
+import type { ZenithError } from '#libs/errors.ts'
 import { recordKey, type TimelineRecord } from '../records.ts'
 import { MemoryStore } from '../store/memory-store.ts'
 import type { Store } from '../store/store.ts'
@@ -91,15 +91,14 @@ describe('the deletion of a tenant', () => {
     await plane.lifecycle.protect(TENANT, 'leaf', false)
 
     const key = recordKey.timeline(TENANT, (await plane.registry.branch(TENANT, 'dev')).timelineId)
+    const before = await plane.registry.change<TimelineRecord>(key, (current) => current)
     const edit = (change: Partial<TimelineRecord>) =>
-      plane.registry.change<TimelineRecord>(key, (current) => ({ ...current, ...change }))
+      plane.registry.update<TimelineRecord>(key, () => ({ ...before, ...change }))
     const server = { host: 'db', pgPort: 5432, user: 'repl' }
     await edit({ follows: { server, slot: 's' } as NonNullable<TimelineRecord['follows']> })
     expect(await refusal({ force: true })).toContain('zenith import stop dev')
-    await plane.registry.change<TimelineRecord>(key, ({ follows: _, ...rest }) => rest)
     await edit({ newSafekeepers: [1] })
     expect(await refusal({ force: true })).toContain('zenith safekeeper abort dev')
-    await plane.registry.change<TimelineRecord>(key, ({ newSafekeepers: _, ...rest }) => rest)
     await edit({ state: 'archiving' })
     expect(await refusal({ force: true })).toContain('just being changed')
     await edit({ state: 'archived' })

@@ -101,7 +101,6 @@ runProcess('pageserver', async (self) => {
     applyNativeOp,
     log,
     limits: {
-      rewriteHistory: false,
       ...limitsOf(config.storage ?? {}),
       ...storageLimits(config.disk),
       ...(config.lease_seconds === undefined ? {} : { leaseMs: config.lease_seconds * 1000 }),

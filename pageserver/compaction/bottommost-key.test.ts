@@ -133,7 +133,7 @@ describe('what is kept', () => {
       walk.take(walk.next === 0 ? [toy(10, image)] : [])
     }
     expect(asked).toEqual([2, 1, 0])
-    expect(walk.keeps()).toMatchObject([{ how: 'base' }, { how: 'gone', lsn: 60 }])
+    expect(walk.keeps()).toMatchObject([{ how: 'base' }, { how: 'gone', lsn: 51 }])
   })
 
   test("an ancestor's page is not copied", () => {

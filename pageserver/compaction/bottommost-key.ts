@@ -96,7 +96,8 @@ export class PointWalk<V extends VersionFacts> {
       const lsn = this.#points[point] as Lsn
       if (chain.length > 0) keeps.push(this.#keep(chain, coveredLsn))
       else if (keeps.length > 0 && keeps[keeps.length - 1]?.how !== 'gone') {
-        keeps.push({ how: 'gone', lsn })
+        // As low as it can be: an image above, which lacks the key, hides what lies above its floor.
+        keeps.push({ how: 'gone', lsn: coveredLsn + 1 })
       }
       coveredLsn = lsn
     }

@@ -316,3 +316,40 @@ test('what was dropped stays dropped through every set of images', async () => {
   const before = await timeline.readBlob(slot, 0, droppedLsn - 8)
   expect(before?.toString()).toBe('lives')
 })
+
+test('an image of all keys holds those that only rewritten history has', async () => {
+  await server.stop()
+  server = await ScratchServer.start({
+    maxImageSets: 4,
+    imageDeltaBytes: 1e9,
+    bottomGainBytes: 1,
+    imageAfterDeltas: 1e9,
+  })
+  const timeline = await create()
+  const put = (name: number, length = 10) => {
+    lsn += 8
+    const slot = timeline.slot(KeyClass.TwoPhase, 0, 0, name, 0)
+    timeline.put(slot, 0, lsn, ValueKind.Image, noise(length, lsn), 0, length)
+    timeline.publish(lsn)
+  }
+  // So large that images of what changed weigh little beside it.
+  put(77, 50_000)
+  timeline.retention.lease(lsn)
+  await timeline.createImageLayers()
+  put(78)
+  await timeline.createImageLayers()
+  const cutoffLsn = lsn
+  put(79)
+  await timeline.createImageLayers()
+  timeline.retention.raiseCutoff(cutoffLsn)
+  await timeline.change({ gcCutoffLsn: cutoffLsn, leasedLsns: timeline.retention.leases.points })
+  const layers = timeline.layers.newestFirst.length
+  await timeline.compaction.compactBottom()
+  expect(timeline.layers.newestFirst.length).not.toBe(layers)
+  for (let round = 0; round < 4; round++) {
+    put(79)
+    await timeline.createImageLayers()
+  }
+  const names = (await timeline.scanBlobs(KeyClass.TwoPhase, lsn)).map(({ rel }) => rel)
+  expect(names).toEqual([77, 78, 79])
+})

@@ -74,7 +74,7 @@ export class HistoryCompaction {
 
   /** How urgent the next piece below the cutoff is; 0 = there is none. */
   get bottomDue(): number {
-    return this.#canRun && this.#rewrites ? (this.#planBottom()[0]?.urgency ?? 0) : 0
+    return this.#canRun ? (this.#planBottom()[0]?.urgency ?? 0) : 0
   }
 
   /**
@@ -83,16 +83,12 @@ export class HistoryCompaction {
    */
   get l0Due(): number {
     const { layers, gcCutoffLsn } = this.#store
-    if (gcCutoffLsn === null || !this.#store.mayWrite || !this.#rewrites) return 0
+    if (gcCutoffLsn === null || !this.#store.mayWrite) return 0
     const bytesOf = (some: readonly Layer[]) => some.reduce((sum, one) => sum + one.sizeBytes, 0)
     const old = layers.l0.filter((layer) => layer.endLsn <= gcCutoffLsn + 1 && !isSnapshot(layer))
     const rest = bytesOf(layers.newestFirst) - bytesOf(layers.l0)
     const weight = bytesOf(old) / Math.max(rest, this.#context.limits.imageDeltaBytes)
     return weight >= 1 ? weight : 0
-  }
-
-  get #rewrites(): boolean {
-    return this.#context.limits.rewriteHistory
   }
 
   /** Jobs read layers; what an ancestor still has in memory they would miss. */
@@ -147,7 +143,7 @@ export class HistoryCompaction {
     stop: AbortSignal | null,
     all = false,
   ): Promise<boolean> {
-    const [plan] = this.#canRun && this.#rewrites ? this.#planBottom(all) : []
+    const [plan] = this.#canRun ? this.#planBottom(all) : []
     if (!plan) return false
     if (!(await this.#isWorth(plan))) {
       this.#settle(plan.inputs.map((layer) => layer.key))

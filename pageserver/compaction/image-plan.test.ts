@@ -156,6 +156,52 @@ describe('plan', () => {
   })
 })
 
+describe('an image of all keys', () => {
+  test('holds what a rewritten history has in a delta below an image of what changed', () => {
+    const base = image({ to: 9, start: 20, bytes: 100 })
+    // Once two images, at 30 and 40, lay above it; the rewriting took the first into a delta.
+    const kept = delta({ from: 1, to: 5, start: 21, end: 36, bytes: 5 })
+    const partial = image({ to: 9, start: 40, floor: 31, bytes: 60 })
+    const wide = delta({ from: 1, to: 5, start: 41, bytes: 90 })
+    const [one] = plan([base, kept, partial, wide], 60, 0, LIMITS)
+    expect(one).toMatchObject({ floorLsn: 0, inputs: [wide, kept, partial, base] })
+  })
+
+  test('misses no delta of which no image tells', () => {
+    const bound = fc.tuple(fc.nat(60), fc.nat(60)).map(([a, b]) => [Math.min(a, b), Math.max(a, b)])
+    const shape = fc.record({
+      bound,
+      isImage: fc.boolean(),
+      bytes: fc.integer({ min: 1, max: 90 }),
+    })
+    let whole = 0
+    fc.assert(
+      fc.property(fc.array(shape, { maxLength: 8 }), (shapes) => {
+        const layers = shapes.map(({ bound: [from = 0, to = 0], isImage, bytes }) =>
+          isImage
+            ? image({ start: to, floor: from, bytes })
+            : delta({ from: 1, to: 5, start: from, end: to + 1, bytes }),
+        )
+        for (const { floorLsn, inputs } of plan(layers, 60, 0, LIMITS, true)) {
+          const isTold = (lsn: number) =>
+            inputs.some(
+              ({ id }) => id.kind === LayerKind.Image && id.floorLsn <= lsn && lsn <= id.startLsn,
+            )
+          for (const layer of layers) {
+            if (layer.id.kind === LayerKind.Image || inputs.includes(layer)) continue
+            for (let lsn = Math.max(layer.id.startLsn, floorLsn); lsn < layer.endLsn; lsn++) {
+              expect(isTold(lsn)).toBe(true)
+            }
+          }
+          if (floorLsn === 0 && inputs.length < layers.length) whole++
+        }
+      }),
+      { numRuns: 2000 },
+    )
+    expect(whole).toBeGreaterThan(10)
+  })
+})
+
 test('columns tile the keys, and each image covers a column or has none of its keys', () => {
   const bound = fc.tuple(fc.nat(30), fc.nat(30)).map(([a, b]) => [Math.min(a, b), Math.max(a, b)])
   const layer = fc

@@ -126,7 +126,36 @@ function planColumn<L extends PlanLayer>(
     isForDepth: !all && sure < 1 && deep >= 1,
   }
   if (!newest || !isWorthAll(images, limits.maxImageSets)) return plan
-  return { ...plan, floorLsn: oldestLsn, inputs: [...inputs, ...images.map(({ layer }) => layer)] }
+  const gaps = gapsBetween(images, oldestLsn)
+  const untold = below.filter(({ layer }) => !inputs.includes(layer) && liesIn(layer, gaps))
+  const keyed = [...inputs, ...[...untold, ...images].map(({ layer }) => layer)]
+  return { ...plan, floorLsn: oldestLsn, inputs: keyed }
+}
+
+/** LSNs, both ends included. */
+type Span = readonly [fromLsn: Lsn, toLsn: Lsn]
+
+/**
+ * The LSNs below the newest image of which no image tells. There are some when bottom-most compaction has put
+ * a delta in the place of images that lay below others, and when a timeline was taken over from
+ * its ancestor.
+ */
+function gapsBetween(images: readonly Share<PlanLayer>[], oldestLsn: Lsn): Span[] {
+  const gaps: Span[] = []
+  let toldFromLsn = Number.POSITIVE_INFINITY
+  for (const { layer } of images) {
+    const { startLsn, floorLsn } = layer.id
+    if (startLsn + 1 < toldFromLsn && Number.isFinite(toldFromLsn)) {
+      gaps.push([startLsn + 1, toldFromLsn - 1])
+    }
+    toldFromLsn = Math.min(toldFromLsn, floorLsn)
+  }
+  if (toldFromLsn > oldestLsn) gaps.push([oldestLsn, toldFromLsn - 1])
+  return gaps
+}
+
+function liesIn({ id, endLsn }: PlanLayer, spans: readonly Span[]): boolean {
+  return spans.some(([fromLsn, toLsn]) => id.startLsn <= toLsn && endLsn > fromLsn)
 }
 
 /** True when images of what changed weigh half as much as the lowest one, or are many. */

@@ -136,6 +136,7 @@ describe('storage against the model', () => {
     l1LayerBytes: 20_000,
     imageAfterDeltas: 2,
     imageDeltaBytes: 2_000,
+    maxImageSets: 4,
     bottomGainBytes: 500,
     imageLayerBytes: 4_000,
     l0DelayMs: 0,

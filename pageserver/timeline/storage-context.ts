@@ -40,8 +40,6 @@ export const DEFAULT_LIMITS = {
   idleBytes: 16 * MIB,
   /** History below the cutoff is rewritten where so much can be gained, and as much as is left. */
   bottomGainBytes: 8 * MIB,
-  /** Whether it is rewritten at all; see docs/storage/images.md. */
-  rewriteHistory: true as boolean,
   /** So many partial image sets, then one that stands for all of them. */
   maxImageSets: 8,
   /** An image layer is cut at about this size. */

@@ -22,8 +22,6 @@ export const StorageSettings = Type.Object(
     idle_bytes: Count,
     /** History below the cutoff is rewritten where so much can be gained. */
     bottom_gain_bytes: Count,
-    /** Default false, while one failure of it is not explained: see docs/storage/images.md. */
-    rewrite_history: Type.Optional(Type.Boolean()),
     /** Memory of all open layers, and of chunks read lately. */
     open_bytes: Count,
     chunk_cache_bytes: Count,
@@ -43,14 +41,13 @@ const LIMITS: Record<keyof StorageSettings, readonly (keyof StorageLimits)[]> = 
   image_delta_bytes: ['imageDeltaBytes'],
   idle_bytes: ['idleBytes'],
   bottom_gain_bytes: ['bottomGainBytes'],
-  rewrite_history: ['rewriteHistory'],
   open_bytes: ['openBytes'],
   chunk_cache_bytes: ['chunkCacheBytes'],
 }
 
 /** What differs from the defaults. */
 export function limitsOf(settings: StorageSettings): Partial<StorageLimits> {
-  const limits: Partial<Record<keyof StorageLimits, number | boolean>> = {}
+  const limits: Partial<Record<keyof StorageLimits, number>> = {}
   for (const [name, value] of Object.entries(settings)) {
     for (const limit of LIMITS[name as keyof StorageSettings]) limits[limit] = value
   }

@@ -29,7 +29,6 @@ const STORAGE = {
   image_delta_bytes: 4 * MIB,
   idle_bytes: MIB,
   bottom_gain_bytes: MIB,
-  rewrite_history: true,
 }
 /** Local layer files may take so much, and what is being written a little more. */
 const DISK_BYTES = 160 * MIB

@@ -209,6 +209,16 @@ describe('what is kept below the cutoff', () => {
     expect((await collect()).cutoffLsn).toBe(at(4))
   })
 
+  test('a lease that has lapsed, until the manifest does not name it any more', async () => {
+    const { retention } = await create([0, 0, 0, 0, 0])
+    retention.lease(at(1))
+    await collect()
+    retention.leases.sweep(Number.POSITIVE_INFINITY)
+    // A restart would grant it anew, so nothing of it may be rewritten yet.
+    expect(retention.retainedPoints()).toEqual([at(1), at(4)])
+    expect((await collect()).retainedPoints).toEqual([at(4)])
+  })
+
   test('branch points, also of branches of branches and archived ones', async () => {
     await create([0, 0, 0, 0, 0])
     const child = newTimelineId()

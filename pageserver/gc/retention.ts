@@ -17,8 +17,8 @@ export interface RetentionOptions {
   startLsn: () => Lsn
   /** As the manifest has it. */
   cutoffLsn: Lsn | null
-  /** Points below the cutoff that were leased when it was set. */
-  leasedLsns: readonly Lsn[]
+  /** Points below the cutoff that were leased when it was set: those of the manifest. */
+  leasedLsns: () => readonly Lsn[]
   /** Where children leave the timeline. */
   branchPoints: () => readonly Lsn[]
   /** How long a lease lasts after it was granted or renewed. */
@@ -41,7 +41,7 @@ export class Retention {
     this.#now = options.now ?? (() => performance.now())
     this.#cutoffLsn = options.cutoffLsn
     // Their holders were served until now: they get the whole time to come back.
-    for (const lsn of options.leasedLsns) this.leases.grant(lsn, this.#now() + options.leaseMs)
+    for (const lsn of options.leasedLsns()) this.leases.grant(lsn, this.#now() + options.leaseMs)
   }
 
   /** Every state from here on can be read; null = since the timeline began. Never goes down. */
@@ -49,12 +49,15 @@ export class Retention {
     return this.#cutoffLsn
   }
 
-  /** See `retained-points.ts`. While there is no cutoff, the start of the timeline stands for it. */
+  /**
+   * See `retained-points.ts`. While there is no cutoff, the start of the timeline stands for it. What
+   * the manifest calls leased is kept, too, for a restart grants it anew.
+   */
   retainedPoints(): Lsn[] {
     return retainedPoints({
       cutoffLsn: this.#cutoffLsn ?? this.#options.startLsn(),
       branchPoints: this.#options.branchPoints(),
-      leases: this.leases.points,
+      leases: [...this.leases.points, ...this.#options.leasedLsns()],
       holds: [...this.#holds.keys()],
     })
   }

@@ -88,7 +88,7 @@ export class Timeline {
       timelineId,
       startLsn: () => store.facts.startLsn,
       cutoffLsn: store.gcCutoffLsn,
-      leasedLsns: store.leasedLsns,
+      leasedLsns: () => store.leasedLsns,
       branchPoints: options.branchPoints,
       leaseMs: options.context.limits.leaseMs,
     })

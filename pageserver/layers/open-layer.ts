@@ -6,6 +6,12 @@
  * moved or overwritten, so a slice handed to a reader stays good for as long as it is held, also
  * after the layer has been flushed.
  *
+ * All of it is memory that threads can share. What `describe` gives opens the layer in another
+ * thread; what `news` gives afterwards brings that one up to what is written by then. Readers there
+ * take no locks: bytes are written before the version's row, the row before the key's head. They may
+ * meet versions that they were not told of, and must pass them by: values are at hand up to the last
+ * news only. Any thread may be the writer, one at a time, told of everything before it begins.
+ *
  * Images made by the page server itself (chain cap) hang on a second chain of the key, because
  * their LSN may be older than versions that arrived while they were made. An image at LSN x stands
  * for everything at or below x.
@@ -14,8 +20,8 @@ import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { isBaseKind, ValueKind } from '../keyspace/key-class.ts'
 import { grown } from './column.ts'
-import { KEY_BYTES, KeyTable, MAX_KEYS } from './key-table.ts'
-import { VERSION_BYTES, VersionTable } from './version-table.ts'
+import { KEY_BYTES, KeyTable, type KeyTableState, MAX_KEYS } from './key-table.ts'
+import { VERSION_BYTES, VersionTable, type VersionTableState } from './version-table.ts'
 
 /**
  * Work that a read of the key's tip costs, in 1/256 of the cap: a record counts 4 and one more per
@@ -41,6 +47,19 @@ export interface VersionWriter {
   ): boolean
 }
 
+/** What is new since the last news; the memory itself is shared, not copied. */
+export interface LayerNews {
+  keys: KeyTableState
+  versions: VersionTableState
+  ownImageBytes: number
+}
+
+/** A layer for another thread. */
+export interface LayerDescription {
+  startLsn: Lsn
+  state: LayerNews
+}
+
 export class OpenLayer {
   /** No version has a smaller LSN. */
   readonly startLsn: Lsn
@@ -48,9 +67,49 @@ export class OpenLayer {
   readonly #versions = new VersionTable()
   #ownImageBytes = 0
   #scratch = new Uint32Array(256)
+  /** What whoever takes the news knows already. */
+  #told = { rows: false, hashes: false, versions: false, slabs: 0 }
 
   constructor(startLsn: Lsn) {
     this.startLsn = startLsn
+  }
+
+  /** Opens the layer of another thread; `news` from here tell what came after the description. */
+  static open({ startLsn, state }: LayerDescription): OpenLayer {
+    const layer = new OpenLayer(startLsn)
+    layer.learn(state)
+    layer.news()
+    return layer
+  }
+
+  /** All that there is by now; news begin here. */
+  describe(): LayerDescription {
+    this.#told = { rows: false, hashes: false, versions: false, slabs: 0 }
+    return { startLsn: this.startLsn, state: this.news() }
+  }
+
+  /** What came since the last news or description. */
+  news(): LayerNews {
+    const told = this.#told
+    const keys = this.#keys.state
+    const versions = this.#versions.stateFrom(told.slabs)
+    this.#told = {
+      rows: keys.rows !== null,
+      hashes: keys.hashes !== null,
+      versions: versions.rows !== null,
+      slabs: this.#versions.slabCount,
+    }
+    if (told.rows) keys.rows = null
+    if (told.hashes) keys.hashes = null
+    if (told.versions) versions.rows = null
+    return { keys, versions, ownImageBytes: this.#ownImageBytes }
+  }
+
+  /** Takes news from the thread that writes. */
+  learn({ keys, versions, ownImageBytes }: LayerNews): void {
+    this.#versions.learn(versions)
+    this.#keys.learn(keys)
+    this.#ownImageBytes = ownImageBytes
   }
 
   get keyCount(): number {
@@ -84,7 +143,7 @@ export class OpenLayer {
   ): number {
     const keys = this.#keys
     const key = keys.intern(slot, blk)
-    const version = this.#versions.append(key, keys.head(key), lsn, kind, src, offset, length)
+    const version = this.#versions.append(key, keys.ownHead(key), lsn, kind, src, offset, length)
     keys.setHead(key, version + 1)
     if (isBaseKind(kind)) {
       keys.setCost(key, 0)
@@ -105,13 +164,13 @@ export class OpenLayer {
     const keys = this.#keys
     const versions = this.#versions
     const key = keys.intern(slot, blk)
-    const newest = keys.image(key)
+    const newest = keys.ownImage(key)
     if (newest !== 0 && versions.lsn(newest - 1) >= lsn) return
     const version = versions.append(key, newest, lsn, ValueKind.Image, page, 0, page.length)
     keys.setImage(key, version + 1)
     this.#ownImageBytes += page.length
     let cost = 0
-    for (let at = keys.head(key); at !== 0; at = versions.prev(at - 1)) {
+    for (let at = keys.ownHead(key); at !== 0; at = versions.prev(at - 1)) {
       const kind = versions.kind(at - 1)
       if (versions.lsn(at - 1) <= lsn || isBaseKind(kind)) break
       cost += costOf(kind, versions.length(at - 1))
@@ -139,9 +198,14 @@ export class OpenLayer {
   collect(key: number, ceilingLsn: Lsn, sink: VersionSink): boolean {
     const versions = this.#versions
     let image = this.#keys.image(key)
-    while (image !== 0 && versions.lsn(image - 1) >= ceilingLsn) image = versions.prev(image - 1)
+    const head = this.#keys.head(key)
+    versions.reach(Math.max(head, image))
+    // An image that nobody was told of may have any LSN.
+    while (image !== 0 && (image > versions.count || versions.lsn(image - 1) >= ceilingLsn)) {
+      image = versions.prev(image - 1)
+    }
     const imageLsn = image === 0 ? -1 : versions.lsn(image - 1)
-    for (let at = this.#keys.head(key); at !== 0; at = versions.prev(at - 1)) {
+    for (let at = head; at !== 0; at = versions.prev(at - 1)) {
       const lsn = versions.lsn(at - 1)
       if (lsn >= ceilingLsn) continue
       if (lsn <= imageLsn) break
@@ -248,11 +312,11 @@ export class OpenLayer {
 
   /** True for a version of a key without own images that has not moved to the next layer. */
   #isPlain(key: number, version: number): boolean {
-    return this.#keys.head(key) > version && !this.#hasOwnImage(key)
+    return this.#keys.ownHead(key) > version && !this.#hasOwnImage(key)
   }
 
   #hasOwnImage(key: number): boolean {
-    return this.#keys.image(key) !== 0
+    return this.#keys.ownImage(key) !== 0
   }
 
   /** Brings versions nearer that are about to be written. */
@@ -267,8 +331,8 @@ export class OpenLayer {
   versionsOf(key: number): Uint32Array {
     const versions = this.#versions
     let count = 0
-    let image = this.#keys.image(key)
-    let at = this.#keys.head(key)
+    let image = this.#keys.ownImage(key)
+    let at = this.#keys.ownHead(key)
     while (at !== 0 || image !== 0) {
       if (count === this.#scratch.length) this.#scratch = grown(this.#scratch, count * 2)
       const lsn = at === 0 ? -1 : versions.lsn(at - 1)
@@ -300,12 +364,12 @@ export class OpenLayer {
 
   /** False for a key whose versions all moved to the next layer. */
   #hasVersions(key: number): boolean {
-    return this.#keys.head(key) !== 0 || this.#keys.image(key) !== 0
+    return this.#keys.ownHead(key) !== 0 || this.#keys.ownImage(key) !== 0
   }
 
   #isOwnImage(version: number): boolean {
     const versions = this.#versions
-    let at = this.#keys.image(versions.key(version))
+    let at = this.#keys.ownImage(versions.key(version))
     while (at - 1 > version) at = versions.prev(at - 1)
     return at - 1 === version
   }

@@ -6,13 +6,16 @@
  *   0 lsn f64 | 8 previous version of the key + 1 | 12 key | 16 offset | 20 length |
  *   24 slab << 8 | kind | 28 unused
  *
- * Values are never moved or overwritten.
+ * Values are never moved or overwritten. One thread writes, others read what heads refer to.
  */
 import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
+import { GrowingWords, weigh } from './growing-words.ts'
 
 /** Memory per version beside its value. */
 export const VERSION_BYTES = 32
+/** Most versions of one layer; only addresses are reserved for them. */
+export const MAX_VERSIONS = 2 ** 24
 
 const WORDS = 8
 const DOUBLES = 4
@@ -21,7 +24,6 @@ const KEY = 3
 const OFFSET = 4
 const LENGTH = 5
 const PLACE = 6
-const FIRST_CAPACITY = 1024
 const FIRST_SLAB_BYTES = 256 * 1024
 const SLAB_BYTES = 8 * 1024 * 1024
 /** Slab numbers have 24 bits; a layer is rolled long before. */
@@ -31,11 +33,23 @@ const SHORT_COPY_BYTES = 32
 const EMPTY = Buffer.alloc(0)
 const TOUCHED = new Float64Array(1)
 
+/** What a reader in another thread is told. */
+export interface VersionTableState {
+  count: number
+  valueBytes: number
+  rows: SharedArrayBuffer | null
+  /** Those that are not known there. */
+  slabs: SharedArrayBuffer[]
+  /** Bytes of the last slab that are in use. */
+  slabUsed: number
+}
+
 export class VersionTable {
-  #words = new Uint32Array(FIRST_CAPACITY * WORDS)
-  #doubles = new Float64Array(this.#words.buffer)
+  readonly #rowWords = new GrowingWords(MAX_VERSIONS * WORDS)
+  #words = this.#rowWords.words
+  #doubles = this.#rowWords.doubles
   #count = 0
-  #slabs: Buffer[] = []
+  readonly #slabs: Buffer[] = []
   #slab: Buffer = EMPTY
   #slabUsed = 0
   #valueBytes = 0
@@ -47,6 +61,45 @@ export class VersionTable {
   /** Bytes of all values. */
   get valueBytes(): number {
     return this.#valueBytes
+  }
+
+  get slabCount(): number {
+    return this.#slabs.length
+  }
+
+  /** With the slabs from number `fromSlab` on. */
+  stateFrom(fromSlab: number): VersionTableState {
+    return {
+      count: this.#count,
+      valueBytes: this.#valueBytes,
+      rows: this.#rowWords.buffer,
+      slabs: this.#slabs.slice(fromSlab).map((slab) => slab.buffer as unknown as SharedArrayBuffer),
+      slabUsed: this.#slabUsed,
+    }
+  }
+
+  /** As the writer in another thread has it; null rows are those that are known. */
+  learn({ count, valueBytes, rows, slabs, slabUsed }: VersionTableState): void {
+    if (rows) this.#rowWords.use(rows)
+    this.#count = count
+    this.#valueBytes = valueBytes
+    this.reach(count)
+    for (const slab of slabs) {
+      weigh(slab)
+      this.#slab = Buffer.from(slab)
+      this.#slabs.push(this.#slab)
+    }
+    this.#slabUsed = slabUsed
+  }
+
+  /**
+   * Makes the row of version `end` - 1 readable, which the writer may have added a moment ago; not
+   * its value.
+   */
+  reach(end: number): void {
+    if (end * WORDS <= this.#words.length) return
+    this.#rowWords.refresh()
+    this.#useRows()
   }
 
   lsn(version: number): Lsn {
@@ -97,7 +150,11 @@ export class VersionTable {
     length: number,
   ): number {
     const version = this.#count
-    if (version * WORDS === this.#words.length) this.#grow()
+    assert(version < MAX_VERSIONS, 'an open layer is rolled before its versions pass 2^24')
+    if ((version + 1) * WORDS > this.#words.length) {
+      this.#rowWords.reserve((version + 1) * WORDS)
+      this.#useRows()
+    }
     this.#count = version + 1
     const to = length > 0 ? this.#copyIn(src, offset, length) : 0
     const words = this.#words
@@ -145,15 +202,15 @@ export class VersionTable {
   #addSlab(atLeastBytes: number): void {
     const planned = Math.min(SLAB_BYTES, FIRST_SLAB_BYTES * 2 ** Math.min(this.#slabs.length, 5))
     assert(this.#slabs.length < MAX_SLABS, 'an open layer is rolled before it has 2^24 slabs')
-    this.#slab = Buffer.allocUnsafeSlow(Math.max(planned, atLeastBytes))
+    const slab = new SharedArrayBuffer(Math.max(planned, atLeastBytes))
+    weigh(slab)
+    this.#slab = Buffer.from(slab)
     this.#slabs.push(this.#slab)
     this.#slabUsed = 0
   }
 
-  #grow(): void {
-    const bigger = new Uint32Array(this.#words.length * 2)
-    bigger.set(this.#words)
-    this.#words = bigger
-    this.#doubles = new Float64Array(bigger.buffer)
+  #useRows(): void {
+    this.#words = this.#rowWords.words
+    this.#doubles = this.#rowWords.doubles
   }
 }

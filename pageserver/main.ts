@@ -31,6 +31,7 @@ import { diskSettings, storageLimits } from './remote/disk-settings.ts'
 import { watchRemote } from './remote/metrics.ts'
 import { openRemoteStorage } from './remote/remote-storage.ts'
 import { TenantManager } from './tenants/tenant-manager.ts'
+import { FlushThread } from './threads/flush-thread.ts'
 import { limitsOf } from './timeline/storage-settings.ts'
 import { TimelineService } from './timeline-service.ts'
 
@@ -89,8 +90,11 @@ runProcess('pageserver', async (self) => {
     },
     store,
   )
+  const flushes = new FlushThread()
+  self.onStop(() => flushes.close())
   const tenants = new TenantManager({
     compaction: runner,
+    deltaFiles: flushes,
     dataDir,
     objectStore: store,
     deletions: remote.deletions,

@@ -11,14 +11,13 @@ import { Lock } from '#libs/lock.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import type { LayerEntry } from '../layers/layer.ts'
 import type { Appliers } from '../read/reconstruct.ts'
+import { SYNC_FAILED } from '../threads/sync-failed.ts'
 import type { CompactionJob, CompactionRunner } from './job.ts'
 import { performJob } from './perform.ts'
 import type { FetchRequest, FromWorker, ToWorker, WorkerConfig } from './worker-message.ts'
 
 /** Of JavaScript objects; buffers come on top and are bounded by the jobs. */
 const HEAP_MIB = 512
-/** How `durable-file.ts` ends what it runs in: in a thread that is the thread alone. */
-const SYNC_FAILED = 70
 
 const WORKER_SCRIPT = new URL('./worker.ts', import.meta.url)
 

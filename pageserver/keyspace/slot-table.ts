@@ -3,74 +3,110 @@
  * words (slot, blk). One table serves all timelines of a tenant: a read that falls through to an
  * ancestor keeps its slots. Slots are handed out in order of first use and never change; they do
  * not sort as prefixes do, `compare` does that.
+ *
+ * The threads that work for the tenant share it (`describe`, `open`). Each may add slots, under a
+ * lock that is held for a moment; looking one up takes no lock.
  */
+import { assert } from '#libs/errors.ts'
+import { GrowingWords } from '../layers/growing-words.ts'
 import type { Key } from './key.ts'
 
-const INITIAL_CAPACITY = 1024
+/** A row: class << 8 | fork, spc, db, rel. */
+const ROW = 4
+const MAX_SLOTS = 2 ** 22
+/** Words of the first hash; each is twice as large as the one before and lies behind it. */
+const FIRST_HASH = 2048
+const MAX_HASH_WORDS = 4 * MAX_SLOTS
+/** Has no slot in it. */
+const NO_HASH: Uint32Array<ArrayBufferLike> = new Uint32Array(1)
+
+/** Words of the header. */
+const LOCK = 0
+const COUNT = 1
+const GENERATION = 2
+const HEADER_BYTES = 16
+/** A thread that holds the lock may have lost its processor for as long. */
+const LOCK_WAIT_MS = 1
+
+/** A table for another thread. */
+export interface SlotTableDescription {
+  header: SharedArrayBuffer
+  rows: SharedArrayBuffer
+  hashes: SharedArrayBuffer
+}
 
 export class SlotTable {
-  #cls = new Uint8Array(INITIAL_CAPACITY)
-  #spc = new Uint32Array(INITIAL_CAPACITY)
-  #db = new Uint32Array(INITIAL_CAPACITY)
-  #rel = new Uint32Array(INITIAL_CAPACITY)
-  #fork = new Uint8Array(INITIAL_CAPACITY)
-  /** Open addressing, slot + 1, 0 = free; always at most half full. */
-  #hash = new Uint32Array(INITIAL_CAPACITY * 2)
-  #count = 0
+  #header = new Int32Array(new SharedArrayBuffer(HEADER_BYTES))
+  readonly #rowWords = new GrowingWords(MAX_SLOTS * ROW)
+  readonly #hashWords = new GrowingWords(MAX_HASH_WORDS)
+  #rows = this.#rowWords.words
+  /** Slot + 1 by open addressing, 0 = free; always at most half full. */
+  #hash = NO_HASH
+  /** Which hash: 0 is `NO_HASH`. */
+  #generation = 0
   #last = -1
 
+  /** The table of another thread. */
+  static open({ header, rows, hashes }: SlotTableDescription): SlotTable {
+    const table = new SlotTable()
+    table.#header = new Int32Array(header)
+    table.#rowWords.use(rows)
+    table.#hashWords.use(hashes)
+    table.#refresh()
+    return table
+  }
+
+  /** Opens the table in other threads, at any time. */
+  describe(): SlotTableDescription {
+    this.#rowWords.reserve(ROW)
+    this.#hashWords.reserve(FIRST_HASH)
+    return {
+      header: this.#header.buffer as unknown as SharedArrayBuffer,
+      rows: this.#rowWords.buffer as SharedArrayBuffer,
+      hashes: this.#hashWords.buffer as SharedArrayBuffer,
+    }
+  }
+
   get count(): number {
-    return this.#count
+    return Atomics.load(this.#header, COUNT)
   }
 
   /** The slot of a prefix, made when new. */
   intern(cls: number, spc: number, db: number, rel: number, fork: number): number {
     const last = this.#last
     if (last >= 0 && this.#is(last, cls, spc, db, rel, fork)) return last
-    const mask = this.#hash.length - 1
-    let at = hashPrefix(cls, spc, db, rel, fork) & mask
-    for (;;) {
-      const entry = this.#hash[at] as number
-      if (entry === 0) break
-      if (this.#is(entry - 1, cls, spc, db, rel, fork)) {
-        this.#last = entry - 1
-        return entry - 1
-      }
-      at = (at + 1) & mask
-    }
-    return this.#add(cls, spc, db, rel, fork)
+    let slot = this.#probe(cls, spc, db, rel, fork)
+    if (slot < 0) slot = this.#locked(() => this.#intern(cls, spc, db, rel, fork))
+    this.#last = slot
+    return slot
   }
 
   /** The slot of a prefix, or -1 when it was never seen. */
   find(cls: number, spc: number, db: number, rel: number, fork: number): number {
-    const mask = this.#hash.length - 1
-    let at = hashPrefix(cls, spc, db, rel, fork) & mask
-    for (;;) {
-      const entry = this.#hash[at] as number
-      if (entry === 0) return -1
-      if (this.#is(entry - 1, cls, spc, db, rel, fork)) return entry - 1
-      at = (at + 1) & mask
-    }
+    const slot = this.#probe(cls, spc, db, rel, fork)
+    if (slot >= 0 || Atomics.load(this.#header, GENERATION) === this.#generation) return slot
+    this.#refresh()
+    return this.#probe(cls, spc, db, rel, fork)
   }
 
   cls(slot: number): number {
-    return this.#cls[slot] as number
+    return this.#word(slot, 0) >>> 8
   }
 
   spc(slot: number): number {
-    return this.#spc[slot] as number
+    return this.#word(slot, 1)
   }
 
   db(slot: number): number {
-    return this.#db[slot] as number
+    return this.#word(slot, 2)
   }
 
   rel(slot: number): number {
-    return this.#rel[slot] as number
+    return this.#word(slot, 3)
   }
 
   fork(slot: number): number {
-    return this.#fork[slot] as number
+    return this.#word(slot, 0) & 0xff
   }
 
   key(slot: number, blk: number): Key {
@@ -97,24 +133,49 @@ export class SlotTable {
 
   #is(slot: number, cls: number, spc: number, db: number, rel: number, fork: number): boolean {
     return (
-      this.#rel[slot] === rel &&
-      this.#cls[slot] === cls &&
-      this.#fork[slot] === fork &&
-      this.#db[slot] === db &&
-      this.#spc[slot] === spc
+      this.#word(slot, 3) === rel &&
+      this.#word(slot, 0) === ((cls << 8) | fork) &&
+      this.#word(slot, 2) === db &&
+      this.#word(slot, 1) === spc
     )
   }
 
+  #word(slot: number, index: number): number {
+    const at = slot * ROW + index
+    // Another thread may have added the slot a moment ago.
+    if (at >= this.#rows.length) this.#refreshRows()
+    return this.#rows[at] as number
+  }
+
+  #probe(cls: number, spc: number, db: number, rel: number, fork: number): number {
+    const hash = this.#hash
+    const mask = hash.length - 1
+    for (let at = hashPrefix(cls, spc, db, rel, fork) & mask; ; at = (at + 1) & mask) {
+      const slot = Atomics.load(hash, at) - 1
+      if (slot < 0 || this.#is(slot, cls, spc, db, rel, fork)) return slot
+    }
+  }
+
+  /** Within the lock: nobody else adds. */
+  #intern(cls: number, spc: number, db: number, rel: number, fork: number): number {
+    this.#refresh()
+    const found = this.#probe(cls, spc, db, rel, fork)
+    return found >= 0 ? found : this.#add(cls, spc, db, rel, fork)
+  }
+
   #add(cls: number, spc: number, db: number, rel: number, fork: number): number {
-    if (this.#count === this.#cls.length) this.#grow()
-    const slot = this.#count++
-    this.#cls[slot] = cls
-    this.#spc[slot] = spc
-    this.#db[slot] = db
-    this.#rel[slot] = rel
-    this.#fork[slot] = fork
+    const slot = this.count
+    assert(slot < MAX_SLOTS, 'a tenant has less than 2^22 relation forks and other prefixes')
+    this.#rowWords.reserve((slot + 1) * ROW)
+    this.#rows = this.#rowWords.words
+    const at = slot * ROW
+    this.#rows[at] = (cls << 8) | fork
+    this.#rows[at + 1] = spc
+    this.#rows[at + 2] = db
+    this.#rows[at + 3] = rel
+    if ((slot + 1) * 2 > this.#hash.length) this.#growHash(slot)
     this.#insertHash(slot)
-    this.#last = slot
+    Atomics.store(this.#header, COUNT, slot + 1)
     return slot
   }
 
@@ -124,18 +185,49 @@ export class SlotTable {
       hashPrefix(this.cls(slot), this.spc(slot), this.db(slot), this.rel(slot), this.fork(slot)) &
       mask
     while (this.#hash[at] !== 0) at = (at + 1) & mask
-    this.#hash[at] = slot + 1
+    Atomics.store(this.#hash, at, slot + 1)
   }
 
-  #grow(): void {
-    const capacity = this.#cls.length * 2
-    this.#cls = grownBytes(this.#cls, capacity)
-    this.#fork = grownBytes(this.#fork, capacity)
-    this.#spc = grownWords(this.#spc, capacity)
-    this.#db = grownWords(this.#db, capacity)
-    this.#rel = grownWords(this.#rel, capacity)
-    this.#hash = new Uint32Array(capacity * 2)
-    for (let slot = 0; slot < this.#count; slot++) this.#insertHash(slot)
+  #growHash(count: number): void {
+    const generation = this.#generation + 1
+    this.#hashWords.reserve(FIRST_HASH * (2 ** generation - 1))
+    this.#useHash(generation)
+    for (let slot = 0; slot < count; slot++) this.#insertHash(slot)
+    Atomics.store(this.#header, GENERATION, generation)
+  }
+
+  #useHash(generation: number): void {
+    const words = FIRST_HASH * 2 ** (generation - 1)
+    const start = words - FIRST_HASH
+    this.#generation = generation
+    this.#hash = this.#hashWords.words.subarray(start, start + words)
+  }
+
+  /** Sees what other threads have added. */
+  #refresh(): void {
+    this.#refreshRows()
+    const generation = Atomics.load(this.#header, GENERATION)
+    if (generation === this.#generation) return
+    this.#hashWords.refresh()
+    this.#useHash(generation)
+  }
+
+  #refreshRows(): void {
+    this.#rowWords.refresh()
+    this.#rows = this.#rowWords.words
+  }
+
+  #locked<T>(work: () => T): T {
+    const header = this.#header
+    while (Atomics.compareExchange(header, LOCK, 0, 1) !== 0) {
+      Atomics.wait(header, LOCK, 1, LOCK_WAIT_MS)
+    }
+    try {
+      return work()
+    } finally {
+      Atomics.store(header, LOCK, 0)
+      Atomics.notify(header, LOCK)
+    }
   }
 }
 
@@ -145,16 +237,4 @@ function hashPrefix(cls: number, spc: number, db: number, rel: number, fork: num
   h = Math.imul(h ^ (h >>> 13), 0x165667b1) ^ (cls * 4 + fork)
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b)
   return (h ^ (h >>> 14)) >>> 0
-}
-
-function grownBytes(old: Uint8Array, capacity: number): Uint8Array<ArrayBuffer> {
-  const grown = new Uint8Array(capacity)
-  grown.set(old)
-  return grown
-}
-
-function grownWords(old: Uint32Array, capacity: number): Uint32Array<ArrayBuffer> {
-  const grown = new Uint32Array(capacity)
-  grown.set(old)
-  return grown
 }

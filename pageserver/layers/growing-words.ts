@@ -71,6 +71,9 @@ export class GrowingWords {
   /** The writer makes sure that there are so many words, and mostly more. */
   reserve(words: number): void {
     if (words <= this.#words.length) return
+    // Writers may take turns, so another may have made more.
+    this.refresh()
+    if (words <= this.#words.length) return
     let capacity = Math.max(this.#words.length, FIRST_WORDS)
     while (capacity < words) capacity *= 2
     const bytes = Math.min(capacity, this.#maxWords) * 4

@@ -484,6 +484,7 @@ export class LayerStore {
       owner: this.owner,
       generation: this.generation,
       slots: this.slots,
+      files: context.deltaFiles,
       onWritten: () => context.onStep?.('delta-written'),
     })
     if (entry) {

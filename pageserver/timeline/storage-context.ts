@@ -12,6 +12,7 @@ import type { DiskKeeper } from '../remote/disk-keeper.ts'
 import type { Downloads } from '../remote/downloads.ts'
 import type { Generations } from '../remote/generations.ts'
 import type { UploadQueue } from '../remote/upload-queue.ts'
+import type { DeltaFiles } from './delta-writer.ts'
 
 const MIB = 1024 * 1024
 
@@ -84,6 +85,8 @@ export interface StorageContext {
   residency: Residency
   readStats: ReadStats
   appliers: Appliers
+  /** Writes frozen layers. */
+  deltaFiles: DeltaFiles
   deletions: Deletions
   compactor: Compactor
   generations: Generations

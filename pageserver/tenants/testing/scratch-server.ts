@@ -10,6 +10,7 @@ import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import type { Appliers } from '../../read/reconstruct.ts'
 import { NO_DELETIONS } from '../../remote/deletions.ts'
+import type { DeltaFiles } from '../../timeline/delta-writer.ts'
 import type { StorageLimits, StorageStep } from '../../timeline/storage-context.ts'
 import type { Tenant } from '../tenant.ts'
 import { TenantManager } from '../tenant-manager.ts'
@@ -30,6 +31,8 @@ export class ScratchServer implements AsyncDisposable {
   onStep: (step: StorageStep) => void = () => undefined
   /** Makes what runs compaction jobs from the next restart on; null = this thread. */
   runner: ((store: ObjectStore) => CompactionRunner) | null = null
+  /** Writes frozen layers from the next restart on; null = this thread. */
+  deltaFiles: DeltaFiles | null = null
   /** Objects that are to be deleted; as a queue on disk, it outlives a crash. */
   readonly doomed: string[] = []
   /** What the running page server sees of object storage; a new one at each start. */
@@ -113,6 +116,7 @@ export class ScratchServer implements AsyncDisposable {
       },
       log: log as unknown as Logger,
       limits: this.#limits,
+      ...(this.deltaFiles ? { deltaFiles: this.deltaFiles } : {}),
       ...(this.runner ? { compaction: this.runner(this.store) } : {}),
       onStep: (step) => this.onStep(step),
     })

@@ -141,11 +141,10 @@ export class Timeline {
     const parent = dirname(directory)
     const building = `${parent}/creating-${basename(directory)}`
     await mkdir(parent, { recursive: true })
-    await syncDirectory(dirname(parent))
     await rm(building, { recursive: true, force: true })
     await mkdir(building)
     const controlFile = new ControlFile(building, context.reserve)
-    await controlFile.write(control)
+    await Promise.all([syncDirectory(dirname(parent)), controlFile.create(control)])
     await rename(building, directory)
     await syncDirectory(parent)
     controlFile.moved(directory)

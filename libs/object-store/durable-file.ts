@@ -5,7 +5,7 @@
  * holds and a retry would lie. Such a failure ends the process; recovery starts from what is
  * durable.
  */
-import { type FileHandle, mkdir, open, rename, stat } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { errorMessage } from '#libs/errors.ts'
 
@@ -37,17 +37,27 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Makes the folder and its missing parents, durably. */
-export async function makeFolder(path: string): Promise<void> {
-  const existing = await stat(path).catch(() => null)
-  if (existing?.isDirectory()) return
+/**
+ * Makes the folder and its missing parents. They can be used when this resolves; `durable` resolves
+ * when they are, from `root` down, whoever made them: another writer may have made a parent and not
+ * have synced it yet. Await it before anything in the folder counts.
+ */
+export async function makeFolder(
+  path: string,
+  root: string,
+): Promise<{ durable: Promise<unknown> }> {
   const first = await mkdir(path, { recursive: true })
-  if (first === undefined) return
-  const top = dirname(first)
+  const made = first === undefined ? root : dirname(first)
+  const top = made.length < root.length ? made : root
+  const parents: string[] = []
   for (let folder = dirname(path); folder.length >= top.length; folder = dirname(folder)) {
-    await syncFolder(folder)
+    parents.push(folder)
     if (folder === dirname(folder)) break
   }
+  const durable = Promise.all(parents.map(syncFolder))
+  // Whoever fails before it waits for this has a failure to report already.
+  durable.catch(() => undefined)
+  return { durable }
 }
 
 /** Moves a synced file to its final name, durably. Replaces a file of that name. */

@@ -32,18 +32,19 @@ let tempCount = 0
 
 export class LocalObjectStore implements ObjectStore {
   readonly #root: string
-  readonly #knownFolders = new Set<string>()
+  readonly #durableFolders = new Set<string>()
 
   constructor(root: string) {
     this.#root = root
   }
 
   async put(name: string, body: Buffer): Promise<void> {
-    const path = await this.#prepare(name)
+    const { path, durable } = await this.#prepare(name)
     const temp = tempName(path)
     try {
       await this.#inFolder(path, () => writeFile(temp, body, { flag: 'wx' }))
-      await syncPath(temp)
+      // One sync of the disk's journal serves both.
+      await Promise.all([syncPath(temp), durable])
       await this.#publish(temp, path, name)
     } finally {
       await rm(temp, { force: true })
@@ -51,8 +52,8 @@ export class LocalObjectStore implements ObjectStore {
   }
 
   async putFile(name: string, source: string): Promise<void> {
-    const path = await this.#prepare(name)
-    await syncPath(source)
+    const { path, durable } = await this.#prepare(name)
+    await Promise.all([syncPath(source), durable])
     if (await this.#inFolder(path, () => this.#linkOnce(source, path, name))) {
       await syncFolder(dirname(path))
       return
@@ -165,14 +166,13 @@ export class LocalObjectStore implements ObjectStore {
     return join(this.#root, name)
   }
 
-  async #prepare(name: string): Promise<string> {
+  /** Makes the folder of an object; `durable` is to be awaited before the object counts. */
+  async #prepare(name: string): Promise<{ path: string; durable: Promise<unknown> | undefined }> {
     const path = this.#path(name)
     const folder = dirname(path)
-    if (!this.#knownFolders.has(folder)) {
-      await makeFolder(folder)
-      this.#knownFolders.add(folder)
-    }
-    return path
+    if (this.#durableFolders.has(folder)) return { path, durable: undefined }
+    const { durable } = await makeFolder(folder, this.#root)
+    return { path, durable: durable.then(() => this.#durableFolders.add(folder)) }
   }
 
   /** Runs a write into the folder of `path`; a folder removed since we made it is made again. */
@@ -181,7 +181,7 @@ export class LocalObjectStore implements ObjectStore {
       return await write()
     } catch (error) {
       if (!isMissing(error)) throw error
-      await makeFolder(dirname(path))
+      await (await makeFolder(dirname(path), this.#root)).durable
       return await write()
     }
   }

@@ -6,7 +6,7 @@ import { assert, ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { type ControlState, decodeControlState, encodeControlState } from '../control-state.ts'
 import type { DiskReserve } from './disk-reserve.ts'
-import { removeFile, replaceFile, syncDirectory } from './files.ts'
+import { removeFile, replaceFile, syncDirectory, writeFirstFile } from './files.ts'
 
 export const CONTROL_FILE_NAME = 'safekeeper.control'
 const RETRY_MS = 1_000
@@ -60,6 +60,16 @@ export class ControlFile {
     }
   }
 
+  /** Stores the first state, durably, in a folder that has another name until it counts. */
+  async create(state: ControlState): Promise<void> {
+    assert(this.#newest === null, 'a control file is created once')
+    this.#newest = state
+    const bytes = encodeControlState(state)
+    await this.#replace(bytes, writeFirstFile)
+    this.#storedBytes = bytes
+    this.#stored = state
+  }
+
   /**
    * Stores a state durably. Writes happen in the order of the calls. Without space on the disk the
    * write is tried again until there is some: whatever waits for it must not go on without.
@@ -70,7 +80,7 @@ export class ControlFile {
     const bytes = encodeControlState(state)
     const done = this.#tail.then(async () => {
       if (this.#storedBytes?.equals(bytes)) return
-      await this.#replace(bytes)
+      await this.#replace(bytes, replaceFile)
       this.#storedBytes = bytes
       this.#stored = state
     })
@@ -89,10 +99,10 @@ export class ControlFile {
     return this.write(this.#newest)
   }
 
-  async #replace(bytes: Buffer): Promise<void> {
+  async #replace(bytes: Buffer, store: typeof replaceFile): Promise<void> {
     while (true) {
       try {
-        await replaceFile(this.#path, bytes)
+        await store(this.#path, bytes)
         return
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException

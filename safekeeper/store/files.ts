@@ -40,6 +40,18 @@ export async function replaceFile(path: string, bytes: Buffer): Promise<void> {
   await syncDirectory(dirname(path))
 }
 
+/** Writes a file into a new folder that nobody looks at yet; both are durable when this resolves. */
+export async function writeFirstFile(path: string, bytes: Buffer): Promise<void> {
+  const handle = await open(path, 'w')
+  try {
+    await handle.writeFile(bytes)
+    // Side by side, one sync of the disk's journal serves both.
+    await Promise.all([syncHandle(handle, path), syncDirectory(dirname(path))])
+  } finally {
+    await handle.close()
+  }
+}
+
 export async function syncHandle(handle: FileHandle, path: string): Promise<void> {
   try {
     await handle.sync()

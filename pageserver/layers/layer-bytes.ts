@@ -55,6 +55,10 @@ class OpenFile {
   #readers = 0
   #isClosed = false
   #onIdle: (() => void) | null = null
+  readonly #leave = () => {
+    this.#readers--
+    if (this.#readers === 0) this.#onIdle?.()
+  }
 
   constructor(fd: number) {
     this.#fd = fd
@@ -65,15 +69,10 @@ class OpenFile {
     return this.#isClosed
   }
 
-  async read(offset: number, length: number): Promise<Buffer> {
+  read(offset: number, length: number): Promise<Buffer> {
     assert(!this.#isClosed, 'a closed layer file is not read')
     this.#readers++
-    try {
-      return await readFully(this.#fd, offset, length)
-    } finally {
-      this.#readers--
-      if (this.#readers === 0) this.#onIdle?.()
-    }
+    return readFully(this.#fd, offset, length, this.#leave)
   }
 
   async close(): Promise<void> {
@@ -136,7 +135,17 @@ export class LayerBytes implements Evictable {
 
   /** Exactly these bytes. Throws `corrupt` when they cannot exist, `unavailable` for now. */
   async read(offset: number, length: number): Promise<Buffer> {
-    const bytes = await this.#readLocal(offset, length)
+    const file = this.#file
+    let bytes: Buffer | null
+    if (file && !file.isClosed) {
+      // The usual case, without a promise more than it needs.
+      this.wasUsed = true
+      try {
+        bytes = await file.read(offset, length)
+      } catch (error) {
+        bytes = await this.#giveUp(error)
+      }
+    } else bytes = await this.#readLocal(offset, length)
     if (bytes) return bytes
     this.#wantFile()
     return this.readObject(offset, length)
@@ -152,11 +161,16 @@ export class LayerBytes implements Evictable {
       try {
         return await file.read(offset, length)
       } catch (error) {
-        if (this.isOnlyCopy) throw this.#corrupt(errorMessage(error))
-        await this.drop()
-        return null
+        return this.#giveUp(error)
       }
     }
+  }
+
+  /** The local file cannot be read: it goes, unless nothing can replace it. */
+  async #giveUp(error: unknown): Promise<null> {
+    if (this.isOnlyCopy) throw this.#corrupt(errorMessage(error))
+    await this.drop()
+    return null
   }
 
   /** As `read`, past the local file. */
@@ -346,22 +360,33 @@ function isMissing(error: unknown): boolean {
   return error instanceof Error && (error as NodeJS.ErrnoException).code === 'ENOENT'
 }
 
-function readFully(fd: number, position: number, length: number): Promise<Buffer> {
+/** `onEnd` is called when the file is no longer used, whatever comes of it. */
+function readFully(
+  fd: number,
+  position: number,
+  length: number,
+  onEnd: () => void,
+): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const bytes = Buffer.allocUnsafeSlow(length)
     let done = 0
+    const fail = (error: Error) => {
+      onEnd()
+      reject(error)
+    }
     const step = () => {
       read(fd, bytes, done, length - done, position + done, (error, bytesRead) => {
-        if (error) return reject(error)
+        if (error) return fail(error)
         done += bytesRead
-        if (done === length) return resolve(bytes)
-        if (bytesRead === 0) {
-          return reject(new ZenithError('corrupt', 'a layer file ends too early'))
+        if (done < length) {
+          if (bytesRead > 0) step()
+          else fail(new ZenithError('corrupt', 'a layer file ends too early'))
+          return
         }
-        step()
+        onEnd()
+        resolve(bytes)
       })
     }
-    if (length === 0) resolve(bytes)
-    else step()
+    step()
   })
 }

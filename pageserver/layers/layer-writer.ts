@@ -30,7 +30,7 @@ import { type ChunkToPack, chunkToPack, type PackedChunk } from './zstd-packer.t
 
 /** Raw bytes of a chunk: small for images, where reads are single pages. */
 const DELTA_CHUNK_BYTES = 64 * 1024
-const IMAGE_CHUNK_BYTES = 32 * 1024
+const IMAGE_CHUNK_BYTES = 16 * 1024
 /** Row counts and entry numbers are 16 bits. */
 const MAX_CHUNK_ENTRIES = 8192
 const CHUNKS_IN_FLIGHT = 8

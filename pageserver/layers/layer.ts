@@ -167,13 +167,15 @@ export class Layer implements Evictable {
       else missing.push(chunk)
     }
     if (missing.length === 0) return found
-    missing.sort((a, b) => a - b)
     this.lastAccessMs = Date.now()
     this.#reading++
     try {
-      await Promise.all(
-        this.#runs(missing, columns).map((run) => this.#readRun(run, columns, found)),
-      )
+      if (missing.length === 1) await this.#readRun(missing, columns, found)
+      else {
+        missing.sort((a, b) => a - b)
+        const runs = this.#runs(missing, columns)
+        await Promise.all(runs.map((run) => this.#readRun(run, columns, found)))
+      }
     } finally {
       this.#reading--
       if (this.#reading === 0) this.#onIdle?.()
@@ -287,7 +289,8 @@ export class Layer implements Evictable {
     const bytes = await this.#bytes.read(start, length)
     for (const chunk of run) {
       const at = (chunkOffset[chunk] as number) - start
-      const stored = bytes.subarray(at, at + (chunkStored[chunk] as number))
+      const end = at + (chunkStored[chunk] as number)
+      const stored = end - at === bytes.length ? bytes : bytes.subarray(at, end)
       const raw = this.#expand(chunk, columns, stored) ?? (await this.#repair(chunk, columns))
       this.#context.cache.add(this.number, chunk, raw)
       into.set(chunk, raw)

@@ -1,6 +1,6 @@
 /**
  * Expands zstd frames with one kept context. Node's one-shot function makes a context for each
- * call, which costs more than the work itself for a chunk of four pages, and its garbage collection
+ * call, which costs more than the work itself for a chunk of some pages, and its garbage collection
  * as much again. Node offers no public way to keep one for synchronous use, so this reaches for the
  * stream's handle; a trial at start, and a check of every result's length, fall back to the
  * one-shot function if that ever stops working.

@@ -287,6 +287,15 @@ async function expand(
   plans: readonly KeyPlan[],
   stats: ReadStats | undefined,
 ): Promise<Version[][]> {
+  const single = plans.length === 1 ? plans[0] : undefined
+  if (single?.steps.length === 1) {
+    const only = single.steps[0] as Step
+    if ('row' in only) {
+      stats?.count(1, single.searched)
+      const found = await only.layer.readChunks([only.index.chunkOf(only.row)], only.index)
+      return [expandPlan(single, new Map([[only.layer, found]]))]
+    }
+  }
   const wanted = new Map<Layer, { index: LayerIndex; chunks: Set<number> }>()
   for (const plan of plans) {
     let last: Layer | null = null

@@ -5,7 +5,11 @@
  * rest of a start, and commits pass through this process' one thread meanwhile.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import { type ComputeSettingsChange, computePaths } from '#libs/api/compute.ts'
+import {
+  type ComputePageservers,
+  type ComputeSettingsChange,
+  computePaths,
+} from '#libs/api/compute.ts'
 import type { NodeInfo } from '#libs/api/control.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { problemOf } from '#libs/http/problem.ts'
@@ -85,8 +89,7 @@ export class SupervisorHttp {
         return json(200, this.#supervisor.status())
       }
       case `POST ${computePaths.setPageservers.path}`: {
-        const { pageservers } = JSON.parse(body) as { pageservers: NodeInfo[] }
-        this.#supervisor.setPageservers(pageservers)
+        this.#supervisor.setPageservers(JSON.parse(body) as ComputePageservers)
         return json(200, this.#supervisor.status())
       }
       case `POST ${computePaths.setSizeLimit.path}`: {

@@ -5,8 +5,12 @@
 import { chownSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ComputeSettingsAnswer, ComputeSettingsChange } from '#libs/api/compute.ts'
-import type { ComputeSpec, NodeInfo } from '#libs/api/control.ts'
+import type {
+  ComputePageservers,
+  ComputeSettingsAnswer,
+  ComputeSettingsChange,
+} from '#libs/api/compute.ts'
+import type { ComputeSpec } from '#libs/api/control.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { parseAutoConf, settingLine } from '#libs/pg/setting-text.ts'
@@ -89,16 +93,16 @@ export class LiveSettings {
   }
 
   /**
-   * The tenant has moved to other pageservers, one for each shard: whatever is written or asked from
-   * now on is right. A Postgres that runs has still to be told to read its settings.
+   * The tenant has moved to other pageservers, one for each shard, of which there may be more than
+   * before: whatever is written or asked from now on is right. A Postgres that runs has still to be told to read its settings.
    */
-  setPageservers(pageservers: readonly NodeInfo[]): void {
+  setPageservers({ pageservers, stripeBlocks }: ComputePageservers): void {
     const { spec, log } = this.#options
     const [first] = pageservers
     assert(first !== undefined, 'a tenant has a pageserver')
     spec.pageserver = first
-    if (spec.shards !== undefined) spec.shards.pageservers = [...pageservers]
-    log.info({ pageservers }, 'the tenant has moved')
+    if (stripeBlocks !== null) spec.shards = { stripeBlocks, pageservers: [...pageservers] }
+    log.info({ pageservers, stripeBlocks }, 'the tenant has moved')
     if (this.#dataFolder !== null) this.#write('postgresql.conf', postgresConf({ spec }))
   }
 

@@ -59,15 +59,18 @@ function sizeLimitLines({ sizeLimitBytes }: ComputeSpec): string[] {
   return [settingLine('zenith.max_cluster_size', `${Math.ceil(sizeLimitBytes / MEGABYTE)}MB`)]
 }
 
-/** One connection string per shard, in their order (`pgxn/zenith/shard_map.c`). */
+/**
+ * One connection string per shard, in their order (`pgxn/zenith/shard_map.c`). The size of a stripe
+ * comes first: while a tenant in one piece becomes sharded it is in force before the map is.
+ */
 function pageserverLines({ pageserver, shards }: ComputeSpec): string[] {
   const nodes = shards?.pageservers ?? [pageserver]
   const addresses = nodes.map(({ host, pgPort }) => `host=${host} port=${pgPort}`).join('; ')
   return [
-    settingLine('zenith.pageserver_connstring', addresses),
     ...(shards === undefined
       ? []
       : [settingLine('zenith.shard_stripe_blocks', String(shards.stripeBlocks))]),
+    settingLine('zenith.pageserver_connstring', addresses),
   ]
 }
 

@@ -2,7 +2,7 @@
  * Runs one compute: executes what `lifecycle.ts` decides and feeds the results back to it. One
  * instance lives as long as its process.
  */
-import type { ComputeStatus } from '#libs/api/compute.ts'
+import type { ComputePageservers, ComputeStatus } from '#libs/api/compute.ts'
 import type { ComputeSpec, EndpointReport, EndpointStatus, NodeInfo } from '#libs/api/control.ts'
 import { ownCredentials } from '#libs/auth/credentials.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
@@ -127,12 +127,12 @@ export class Supervisor {
   }
 
   /**
-   * The tenant has moved to other pageservers. Postgres is told by a signal and not in a session, as
+   * The tenant has moved to other pageservers, or was split into more shards. Postgres is told by a signal and not in a session, as
    * a new session reads catalogs, and the pageserver that it would ask may be the one that is gone.
    * Throws `unavailable` while Postgres has only just been launched.
    */
-  setPageservers(pageservers: readonly NodeInfo[]): void {
-    this.settings.setPageservers(pageservers)
+  setPageservers(map: ComputePageservers): void {
+    this.settings.setPageservers(map)
     if (this.#reload()) return
     throw new ZenithError('unavailable', 'Postgres has only just been launched')
   }

@@ -15,6 +15,7 @@ import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
 import type { Pageservers } from './moves/pageservers.ts'
+import type { Splits } from './moves/splits.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
 import {
@@ -37,6 +38,7 @@ export interface ControlParts {
   tenantDeletion: TenantDeletion
   migrations: Migrations
   moves: Moves
+  splits: Splits
   pageservers: Pageservers
   endpoints: Endpoints
   settings: EndpointSettings
@@ -94,6 +96,8 @@ function handlersOf(parts: ControlParts): Handlers {
     listPlacements: () => moves.list(),
     moveTenant: ({ params, body }) => moves.begin(params.tenantId, body.shard ?? 0, body.to),
     abortMove: ({ params, body }) => moves.abort(params.tenantId, body.shard ?? 0),
+    getSplit: ({ params }) => parts.splits.get(params.tenantId),
+    splitTenant: ({ params, body }) => parts.splits.begin(params.tenantId, body),
     setSecondary: ({ params, body }) =>
       moves.setSecondary(params.tenantId, body.shard ?? 0, body.pageserverId),
     validateGenerations: ({ params, body }) =>

@@ -21,6 +21,7 @@ import { Lifecycle } from './lifecycle/lifecycle.ts'
 import { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import { Migrations } from './membership/migrations.ts'
 import { Moves } from './moves/moves.ts'
+import { Splits } from './moves/splits.ts'
 import { PageserverHealth } from './moves/pageserver-health.ts'
 import { Pageservers } from './moves/pageservers.ts'
 import { Registry } from './registry.ts'
@@ -58,6 +59,7 @@ runProcess('control', async (self) => {
   const branches = new Branches({ registry, timelines, tips, imports, log })
   const migrations = new Migrations({ registry, tokens, log })
   const moves = new Moves({ registry, log })
+  const splits = new Splits({ registry, log })
   const lostAfterS = config.pageserver_lost_after ?? DEFAULT_LOST_AFTER_S
   const health = new PageserverHealth({
     registry,
@@ -102,6 +104,7 @@ runProcess('control', async (self) => {
     history,
     sizeLimits,
     moves,
+    splits,
     pageservers,
     registry,
     tenants,
@@ -124,6 +127,7 @@ runProcess('control', async (self) => {
   keeper.start()
   self.onStop(() => keeper.stop())
   self.onStop(() => moves.stop())
+  self.onStop(() => splits.stop())
   self.onStop(() => health.stop())
   health.start()
   self.onStop(() => tenantDeletion.stop())
@@ -137,6 +141,7 @@ runProcess('control', async (self) => {
       timelines,
       migrations,
       moves,
+      splits,
       sizeLimits,
       log,
     }),

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { NodeInfo } from '#libs/api/control.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
 import { servingNode, takesWrites } from './moves/placement-changes.ts'
+import { servingParents, splitTakesWrites } from './moves/split-changes.ts'
 import type { PlacementRecord, TenantRecord } from './records.ts'
 import { addressOf, type Registry } from './registry.ts'
 
@@ -28,11 +29,11 @@ export async function placesOf(registry: Registry, tenantId: string): Promise<Pl
   const deadline = Date.now() + WRITABLE_WAIT_MS
   for (;;) {
     const tenant = await registry.tenant(tenantId)
-    if (tenant.placements.every(takesWrites)) {
+    if (splitTakesWrites(tenant) && tenant.placements.every(takesWrites)) {
       return placesAt(registry, tenant, ({ pageserverId }) => pageserverId)
     }
     if (Date.now() > deadline) {
-      throw new ZenithError('unavailable', `Tenant ${tenantId} is being moved.`, {
+      throw new ZenithError('unavailable', `Tenant ${tenantId} is being moved or split.`, {
         hint: 'Try again in a moment; zenith pageserver list shows how far that is.',
       })
     }
@@ -42,10 +43,13 @@ export async function placesOf(registry: Registry, tenantId: string): Promise<Pl
 
 /** Where computes read: as `placesOf`, but while a new holder gets ready still the old one. */
 export function servingPlacesIn(registry: Registry, tenant: TenantRecord): Promise<Place[]> {
-  return placesAt(registry, tenant, servingNode)
+  const { split } = tenant
+  if (split?.phase !== 'attach') return placesAt(registry, tenant, servingNode)
+  const parents = { ...tenant, shardCount: split.parentCount, placements: split.parents }
+  return placesAt(registry, parents, ({ pageserverId }) => pageserverId)
 }
 
-/** All that take in its WAL: the newest holders, and those that tenants are just leaving. */
+/** All that take in its WAL: the newest holders, and those that it is just leaving. */
 export async function holdersOf(registry: Registry, tenantId: string): Promise<Place[]> {
   const tenant = await registry.tenant(tenantId)
   const leaving = tenant.placements.filter(
@@ -57,7 +61,17 @@ export async function holdersOf(registry: Registry, tenantId: string): Promise<P
       move === undefined ? pageserverId : move.from,
     ),
   ])
-  return lists.flat()
+  const { split } = tenant
+  if (split === undefined) return lists.flat()
+  const parents = {
+    ...tenant,
+    shardCount: split.parentCount,
+    placements: servingParents(tenant),
+  }
+  return [
+    ...lists.flat(),
+    ...(await placesAt(registry, parents, ({ pageserverId }) => pageserverId)),
+  ]
 }
 
 function placesAt(

@@ -22,6 +22,13 @@ export interface TenantRecord {
   /** One per shard, in the order of the shards; just one when it is not sharded. */
   placements: PlacementRecord[]
   mainTimelineId: string
+  /** Absent unless its shards are being split (moves/split.ts). */
+  split?: SplitRecord
+  /**
+   * Numbers of shards that it had before splits (0 = it was not sharded), as long as objects of those
+   * may be there.
+   */
+  formerCounts?: number[]
   /** How much history it keeps; absent: the default. */
   history?: { pitrIntervalMs: number; pitrBytes: number | null }
   /** What all databases of one branch together may have; absent or null: any number of bytes. */
@@ -54,6 +61,23 @@ export interface PlacementRecord {
   move?: MoveRecord
   /** The pageserver that it was taken from when that was lost; it goes back when that is well again. */
   home?: number
+}
+
+export type SplitPhase = 'hold' | 'attach' | 'tell' | 'clean-up'
+
+/** A split of the shards of a tenant into more, as far as it must survive a crash. */
+export interface SplitRecord {
+  phase: SplitPhase
+  /** How many there are to be; from `attach` on that is the tenant's own count. */
+  shardCount: number
+  stripeBlocks: number
+  /** The placements that are left, in the order of their shards; empty up to `hold`. */
+  parents: PlacementRecord[]
+  /** 0 = it was not sharded. */
+  parentCount: number
+  /** Parents that do not answer: nobody waits for them. */
+  lost: number[]
+  startedAt: string
 }
 
 /** In this order; `undo` instead of what follows when a move is given up in time. */

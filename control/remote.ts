@@ -1,5 +1,6 @@
 /** What the control plane asks of the services, each with a time limit. */
 import {
+  type ComputePageservers,
   type ComputeSettingsAnswer,
   type ComputeSettingsChange,
   type ComputeStatus,
@@ -332,13 +333,10 @@ export const computeApi = {
       { timeoutMs: STATUS_TIMEOUT_MS },
     ),
 
-  setPageservers: (host: string, httpPort: number, pageservers: NodeInfo[]): Promise<unknown> =>
-    requestJson(
-      'POST',
-      urlOf({ host, httpPort }) + computePaths.setPageservers.path,
-      { pageservers },
-      { timeoutMs: SETTINGS_TIMEOUT_MS },
-    ),
+  setPageservers: (host: string, httpPort: number, map: ComputePageservers): Promise<unknown> =>
+    requestJson('POST', urlOf({ host, httpPort }) + computePaths.setPageservers.path, map, {
+      timeoutMs: SETTINGS_TIMEOUT_MS,
+    }),
 
   setSizeLimit: (host: string, httpPort: number, bytes: number | null): Promise<unknown> =>
     requestJson(

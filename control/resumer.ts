@@ -11,6 +11,7 @@ import type { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
+import type { Splits } from './moves/splits.ts'
 import type { SizeLimits } from './size-limits.ts'
 import type { Tenants } from './tenants.ts'
 import type { Timelines } from './timelines.ts'
@@ -27,11 +28,12 @@ export function runResumer(options: {
   timelines: Timelines
   migrations: Migrations
   moves: Moves
+  splits: Splits
   sizeLimits: SizeLimits
   log: Logger
 }): () => Promise<void> {
   const { tenants, branches, imports, lifecycle, tenantDeletion, timelines } = options
-  const { migrations, moves, sizeLimits, log } = options
+  const { migrations, moves, splits, sizeLimits, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
@@ -43,6 +45,7 @@ export function runResumer(options: {
     () => migrations.resume(),
     () => moves.resume(),
     () => sizeLimits.resume(),
+    () => splits.resume(),
   ]
   const loop = async () => {
     while (!stop.signal.aborted) {

@@ -4,11 +4,17 @@ import { ZenithError } from '#libs/errors.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { DEFAULT_STRIPE_BLOCKS, tenantShardId } from '#libs/sharding.ts'
-import { type Holding, holdingOf } from './moves/placement-changes.ts'
+import { holdingUnder } from './moves/split-changes.ts'
 import { choosePageservers, loadOf } from './moves/placing.ts'
 import { sourcesOf } from './moves/move-run.ts'
 import { chooseSafekeepers } from './placement.ts'
-import { type BranchRecord, recordKey, type TenantRecord, type TimelineRecord } from './records.ts'
+import {
+  type BranchRecord,
+  type PlacementRecord,
+  recordKey,
+  type TenantRecord,
+  type TimelineRecord,
+} from './records.ts'
 import type { Registry } from './registry.ts'
 import { withPlacement } from './tenant-record.ts'
 import type { Timelines } from './timelines.ts'
@@ -137,19 +143,14 @@ export class Tenants {
   async reAttach(pageserverId: number): Promise<ReAttachResponse> {
     const tenants: ReAttachResponse['tenants'] = []
     const secondaries: NonNullable<ReAttachResponse['secondaries']> = []
-    for (const {
-      tenantId,
-      shardCount,
-      stripeBlocks,
-      placements,
-    } of await this.#registry.tenants()) {
-      for (const { shard } of placements) {
-        const id = tenantShardId(tenantId, shard, shardCount)
-        const holding = await this.#reHold(tenantId, shard, pageserverId)
+    for (const { tenantId, placements } of await this.#registry.tenants()) {
+      for (const { shard } of placements) await this.#reHold(tenantId, shard, pageserverId)
+      const tenant = await this.#registry.tenant(tenantId)
+      const timelines = await sourcesOf(this.#registry, tenantId)
+      for (const { id, stripes } of shardsOf(tenant)) {
+        const holding = holdingUnder(tenant, id, pageserverId)
         if (holding?.kind === 'attach') {
           const { generation, mode } = holding
-          const timelines = await sourcesOf(this.#registry, tenantId)
-          const stripes = shardCount === 0 ? {} : { stripeBlocks }
           tenants.push({ tenantId: id, generation, mode, ...stripes, timelines })
         } else if (holding?.kind === 'secondary') {
           const primary = await this.#registry.node('pageserver', holding.primary)
@@ -161,18 +162,32 @@ export class Tenants {
     return { tenants, secondaries }
   }
 
-  /** What it holds of one placement; when it is the newest holder, under a new generation. */
-  async #reHold(tenantId: string, shard: number, pageserverId: number): Promise<Holding | null> {
-    const { placements } = await this.#registry.changeTenant(tenantId, (tenant) =>
+  /** Raises the generation of a placement that it is the newest holder of. */
+  async #reHold(tenantId: string, shard: number, pageserverId: number): Promise<void> {
+    await this.#registry.changeTenant(tenantId, (tenant) =>
       withPlacement(tenant, shard, (placement) =>
         placement.pageserverId === pageserverId
           ? { ...placement, generation: placement.generation + 1 }
           : placement,
       ),
     )
-    const placement = placements.find((one) => one.shard === shard)
-    return placement === undefined ? null : holdingOf(placement, pageserverId)
   }
+}
+
+/**
+ * What pageservers may hold of a tenant: its shards, and while they are split those that are left.
+ * Shards that take over just now are attached by the split, which knows from whom.
+ */
+function shardsOf({ tenantId, shardCount, stripeBlocks, placements, split }: TenantRecord) {
+  const named = (of: readonly PlacementRecord[], count: number) =>
+    of.map(({ shard }) => ({
+      id: tenantShardId(tenantId, shard, count),
+      stripes: count === 0 ? {} : { stripeBlocks },
+    }))
+  return [
+    ...(split?.phase === 'attach' ? [] : named(placements, shardCount)),
+    ...(split === undefined ? [] : named(split.parents, split.parentCount)),
+  ]
 }
 
 function checkSharding(tenant: TenantRecord, { shards, stripeBlocks }: Sharding): void {

@@ -27,6 +27,7 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { localFolder } from './remote/paths.ts'
 import { heatmapOf } from './secondary/heatmap.ts'
 import { Secondary } from './secondary/secondary.ts'
+import type { SplitParent } from './tenants/split.ts'
 import type { Tenant } from './tenants/tenant.ts'
 import type { TimelineService } from './timeline-service.ts'
 
@@ -84,6 +85,7 @@ export class Locations {
         lastRecordLsn: formatLsn(lastRecordLsn),
       })),
       secondary: warm?.secondary.info ?? null,
+      broken: tenant?.brokenTimelines ?? [],
     }
   }
 
@@ -141,6 +143,7 @@ export class Locations {
           mode: request.mode,
           stripeBlocks: request.stripeBlocks,
           timelines: request.timelines ?? [],
+          splitFrom: parentIn(request),
         })
         this.#options.log.info({ tenantId, generation, mode: request.mode }, 'tenant attached')
       }
@@ -189,6 +192,10 @@ export class Locations {
   #tenantFolder(tenantId: TenantId): string {
     return dirname(dirname(localFolder(this.#options.folder, tenantId, '_' as TimelineId)))
   }
+}
+
+function parentIn({ splitFrom }: LocationRequest): SplitParent | null {
+  return splitFrom ? { ...splitFrom, tenantId: parseTenantShardId(splitFrom.tenantId) } : null
 }
 
 function needed<T>(value: T | undefined, mode: LocationMode, what: string): T {

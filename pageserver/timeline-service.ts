@@ -27,6 +27,7 @@ import { freshControlFile, type InitdbTemplate, initdbTemplate } from './import/
 import { withSharedCluster } from './import/shared-cluster.ts'
 import { WalIngest } from './ingest/wal-ingest.ts'
 import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
+import type { SplitParent } from './tenants/split.ts'
 import type { Tenant } from './tenants/tenant.ts'
 import { walStartOf } from './remote/manifest.ts'
 import type { TenantManager } from './tenants/tenant-manager.ts'
@@ -118,9 +119,12 @@ export class TimelineService {
       /** Of shards only. */
       stripeBlocks?: number | undefined
       timelines: readonly TimelineSources[]
+      /** See `TenantManager.attach`. */
+      splitFrom?: SplitParent | null
     },
   ): Promise<void> {
-    await this.attach(tenantId, how.generation, how.stripeBlocks, how.mode)
+    const { generation, stripeBlocks, mode } = how
+    await this.attach(tenantId, generation, stripeBlocks, mode, how.splitFrom)
     await this.#tenants.tenant(tenantId).become(how.mode)
     for (const { timelineId, safekeepers } of how.timelines) {
       const ids = { tenantId, timelineId: parseTimelineId(timelineId) }
@@ -169,6 +173,7 @@ export class TimelineService {
     generation: number,
     stripeBlocks?: number,
     mode?: AttachMode,
+    splitFrom: SplitParent | null = null,
   ): Promise<AttachedTenant> {
     const attached = this.#tenants.tenants().find((tenant) => tenant.tenantId === tenantId)
     const reopened = attached && attached.generation < generation ? attached.timelines() : []
@@ -180,7 +185,7 @@ export class TimelineService {
       await receiver?.stop()
       if (receiver) interrupted.push([{ tenantId, timelineId }, receiver.safekeepers])
     }
-    await this.#tenants.attach(tenantId, generation, undefined, stripeBlocks, mode)
+    await this.#tenants.attach(tenantId, generation, undefined, stripeBlocks, mode, splitFrom)
     for (const { timelineId } of reopened) this.#broken.delete(keyOf({ tenantId, timelineId }))
     for (const [ids, safekeepers] of interrupted) this.#receive(ids, safekeepers)
     return { tenantId, generation }

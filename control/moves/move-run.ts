@@ -1,7 +1,7 @@
 /** Performs what `move.ts` decides for one placement, until there is nothing left to do. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import type { LocationInfo } from '#libs/api/pageserver-location.ts'
+import type { LocationInfo, LocationRequest } from '#libs/api/pageserver-location.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
@@ -14,7 +14,8 @@ import { addressOf, type Registry } from '../registry.ts'
 import { walSourcesOf } from '../wal-sources.ts'
 import { computeApi, pageserverApi } from '../remote.ts'
 import { withPlacement } from '../tenant-record.ts'
-import { Move, type MoveAnswer, type MoveEffect } from './move.ts'
+import { Move, type MoveAnswer, type MoveEffect, type Positions } from './move.ts'
+import { parentOf } from './split-changes.ts'
 
 /** Between two questions of the same kind. */
 const POLL_MS = 100
@@ -100,7 +101,7 @@ export class MoveRun {
       case 'swap':
         return this.#swap(effect)
       case 'tell':
-        await this.#tell()
+        await tellComputes(this.#registry, tenantId)
         return { kind: 'done' }
       case 'warm': {
         const { secondary } = await this.#keepWarm(effect.node, effect.primary)
@@ -121,12 +122,15 @@ export class MoveRun {
       case 'attach': {
         const { mode, generation } = effect
         const timelines = await sourcesOf(this.#registry, tenantId)
-        const request = { mode, generation, timelines, ...held.stripes }
+        const { stripes, splitFrom } = held
+        const request = { mode, generation, timelines, ...stripes, ...splitFrom }
         const node = await this.#node(effect.node)
-        return positionsIn(await pageserverApi.setLocation(node, held.id, request))
+        return positionsAnswer(await pageserverApi.setLocation(node, held.id, request))
       }
       case 'measure':
-        return positionsIn(await pageserverApi.getLocation(await this.#node(effect.node), held.id))
+        return positionsAnswer(
+          await pageserverApi.getLocation(await this.#node(effect.node), held.id),
+        )
       case 'release':
         if (effect.primary !== null) await this.#keepWarm(effect.node, effect.primary)
         else {
@@ -157,42 +161,56 @@ export class MoveRun {
   }
 
   /** What a pageserver calls that which moves: the tenant, or one shard of it. */
-  async #held(): Promise<{ id: TenantId; stripes: { stripeBlocks?: number } }> {
-    const { shardCount, stripeBlocks } = await this.#registry.tenant(this.tenantId)
+  async #held(): Promise<{
+    id: TenantId
+    stripes: { stripeBlocks?: number }
+    /** Of a shard that takes over from its parent just now. */
+    splitFrom: Pick<LocationRequest, 'splitFrom'>
+  }> {
+    const tenant = await this.#registry.tenant(this.tenantId)
+    const { shardCount, stripeBlocks } = tenant
+    const parent = parentOf(tenant, this.shard)
     return {
       id: tenantShardId(this.tenantId, this.shard, shardCount),
       stripes: shardCount === 0 ? {} : { stripeBlocks },
+      splitFrom: parent === null ? {} : { splitFrom: parent },
     }
   }
 
   async #node(id: number) {
     return addressOf(await this.#registry.node('pageserver', id))
   }
+}
 
-  /** Throws while a compute may be there and has not been told. */
-  async #tell(): Promise<void> {
-    const tenant = await this.#registry.tenant(this.tenantId)
-    const pageservers = (await servingPlacesIn(this.#registry, tenant)).map(addressOf)
-    for (const endpoint of await this.#registry.endpoints(this.tenantId)) {
-      if (!isActive(endpoint.status)) continue
-      const { name, host, httpPort } = endpoint
-      if (httpPort === null) {
-        if (startIsOverdue(endpoint, new Date())) continue
-        throw new ZenithError('unavailable', `endpoint "${name}" is just being started`)
-      }
-      if (await this.#hasEnded(endpoint, host, httpPort)) continue
-      await computeApi.setPageservers(host, httpPort, pageservers)
+/** Tells computes where the tenant is. Throws while one may be there and has not been told. */
+export async function tellComputes(registry: Registry, tenantId: string): Promise<void> {
+  const places = await servingPlacesIn(registry, await registry.tenant(tenantId))
+  const pageservers = places.map(addressOf)
+  const [first] = places
+  const stripeBlocks = first === undefined || first.shardCount === 0 ? null : first.stripeBlocks
+  for (const endpoint of await registry.endpoints(tenantId)) {
+    if (!isActive(endpoint.status)) continue
+    const { name, host, httpPort } = endpoint
+    if (httpPort === null) {
+      if (startIsOverdue(endpoint, new Date())) continue
+      throw new ZenithError('unavailable', `endpoint "${name}" is just being started`)
     }
+    if (await hasEnded(endpoint, host, httpPort)) continue
+    await computeApi.setPageservers(host, httpPort, { pageservers, stripeBlocks })
   }
+}
 
-  async #hasEnded(endpoint: EndpointRecord, host: string, httpPort: number): Promise<boolean> {
-    try {
-      const status = await computeApi.status(host, httpPort)
-      return status.endpoint !== endpoint.name || !isActive(status.state)
-    } catch (error) {
-      if (error instanceof ZenithError && error.code === 'unavailable') return true
-      throw error
-    }
+async function hasEnded(
+  endpoint: EndpointRecord,
+  host: string,
+  httpPort: number,
+): Promise<boolean> {
+  try {
+    const status = await computeApi.status(host, httpPort)
+    return status.endpoint !== endpoint.name || !isActive(status.state)
+  } catch (error) {
+    if (error instanceof ZenithError && error.code === 'unavailable') return true
+    throw error
   }
 }
 
@@ -210,9 +228,13 @@ export async function sourcesOf(registry: Registry, tenantId: string) {
   )
 }
 
-function positionsIn({ timelines }: LocationInfo): MoveAnswer {
-  const positions = timelines.map(
-    ({ timelineId, lastRecordLsn }) => [timelineId, parseLsn(lastRecordLsn)] as const,
+/** How far each timeline is. */
+export function positionsIn({ timelines }: LocationInfo): Positions {
+  return new Map(
+    timelines.map(({ timelineId, lastRecordLsn }) => [timelineId, parseLsn(lastRecordLsn)]),
   )
-  return { kind: 'positions', positions: new Map(positions) }
+}
+
+function positionsAnswer(info: LocationInfo): MoveAnswer {
+  return { kind: 'positions', positions: positionsIn(info) }
 }

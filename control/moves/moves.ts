@@ -7,13 +7,14 @@ import type { TenantMoveInfo } from '#libs/api/fleet.ts'
 import type { NodeInfo } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
-import { parseTenantShardId, shardNumberOf, tenantShardId, wholeTenant } from '#libs/sharding.ts'
+import { parseTenantShardId, tenantShardId, wholeTenant } from '#libs/sharding.ts'
 import type { PlacementRecord, TenantRecord } from '../records.ts'
 import type { Registry } from '../registry.ts'
 import { pageserverApi } from '../remote.ts'
 import { withPlacement } from '../tenant-record.ts'
 import { MoveRun } from './move-run.ts'
-import { abortMove, beginMove, holdingOf, takeOver } from './placement-changes.ts'
+import { abortMove, beginMove, takeOver } from './placement-changes.ts'
+import { holdingUnder } from './split-changes.ts'
 
 export class Moves {
   readonly #registry: Registry
@@ -42,7 +43,10 @@ export class Moves {
   async begin(tenantId: string, shard: number, to: number): Promise<TenantMoveInfo> {
     await this.#checkTarget(to)
     await this.#settled(tenantId)
-    return this.#change(tenantId, shard, (current) => beginMove(current, to, new Date()))
+    return this.#change(tenantId, shard, (current, { split }) => {
+      if (split !== undefined) throw beingSplit(tenantId)
+      return beginMove(current, to, new Date())
+    })
   }
 
   /** Goes back, as long as the new one is not the holder. Throws `conflict` when it is too late. */
@@ -59,7 +63,8 @@ export class Moves {
     if (secondary !== null) await this.#checkTarget(secondary)
     if (secondary !== null) await this.#settled(tenantId)
     let before: number | null = null
-    const info = await this.#change(tenantId, shard, (current) => {
+    const info = await this.#change(tenantId, shard, (current, { split }) => {
+      if (split !== undefined) throw beingSplit(tenantId)
       if (current.move !== undefined) {
         throw new ZenithError('conflict', 'The tenant is just being moved.', {
           hint: 'Try again when that has ended; zenith pageserver list shows it.',
@@ -115,9 +120,7 @@ export class Moves {
         if (deleted) await pageserverApi.setLocation(node, tenantId, { mode: 'detached' })
         continue
       }
-      const shard = shardNumberOf(tenantId)?.number ?? 0
-      const placement = tenant.placements.find((one) => one.shard === shard)
-      if (placement === undefined || holdingOf(placement, node.id) !== null) continue
+      if (holdingUnder(tenant, tenantId, node.id) !== null) continue
       this.#log.info({ tenantId, pageserver: node.id }, 'a tenant is elsewhere by now')
       await pageserverApi.setLocation(node, tenantId, { mode: 'detached' })
     }
@@ -138,11 +141,11 @@ export class Moves {
   async #change(
     tenantId: string,
     shard: number,
-    decide: (current: PlacementRecord) => PlacementRecord,
+    decide: (current: PlacementRecord, tenant: TenantRecord) => PlacementRecord,
   ): Promise<TenantMoveInfo> {
     await this.#registry.tenant(tenantId)
     const tenant = await this.#registry.changeTenant(tenantId, (current) =>
-      withPlacement(current, shard, decide),
+      withPlacement(current, shard, (placement) => decide(placement, current)),
     )
     const placement = tenant.placements.find((one) => one.shard === shard)
     if (placement === undefined) {
@@ -246,4 +249,10 @@ export class Moves {
             },
     }
   }
+}
+
+function beingSplit(tenantId: string): ZenithError {
+  return new ZenithError('conflict', `The shards of tenant ${tenantId} are just being split.`, {
+    hint: 'Try again when that has ended; zenith tenant split shows how far it is.',
+  })
 }

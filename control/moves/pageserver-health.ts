@@ -138,7 +138,8 @@ export class PageserverHealth {
 
   async #sendHome(): Promise<void> {
     const { registry, moves, log, homeAfterMs } = this.#options
-    for (const { tenantId, placements } of await registry.tenants()) {
+    for (const { tenantId, placements, split } of await registry.tenants()) {
+      if (split !== undefined) continue
       for (const { shard, home, move, pageserverId } of placements) {
         if (home === undefined || move !== undefined || home === pageserverId) continue
         const sinceMs = this.#wellSinceMs.get(home)

@@ -4,6 +4,7 @@ import { ZenithError } from '#libs/errors.ts'
 import { type NodeRecord, type PlacementRecord, recordKey } from '../records.ts'
 import { addressOf, type Registry } from '../registry.ts'
 import type { PageserverHealth } from './pageserver-health.ts'
+import { servingParents } from './split-changes.ts'
 
 export class Pageservers {
   readonly #registry: Registry
@@ -42,7 +43,7 @@ export class Pageservers {
       await this.#health.evacuate(id)
     }
     const placements = await this.#placements()
-    if (state === 'removed') checkEmpty(placements, id)
+    if (state === 'removed') checkEmpty([...placements, ...(await this.#parents())], id)
     if (state === 'removed') await this.#forgetEverywhere(id)
     return this.#info(await this.#store(id, state), placements)
   }
@@ -76,6 +77,11 @@ export class Pageservers {
 
   async #placements(): Promise<PlacementRecord[]> {
     return (await this.#registry.tenants()).flatMap(({ placements }) => placements)
+  }
+
+  /** What is still served by those that a split leaves. */
+  async #parents(): Promise<PlacementRecord[]> {
+    return (await this.#registry.tenants()).flatMap(servingParents)
   }
 
   #info(node: NodeRecord, placements: readonly PlacementRecord[]): PageserverNode {

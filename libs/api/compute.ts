@@ -3,7 +3,7 @@
  * `GET /status` and `POST /stop` answer with a `ComputeStatus`; settings are changed with the other
  * two; besides there are `/healthz` and `/metrics`. Plain types without schemas: loading a schema library would be a third of a start.
  */
-import type { EndpointMode, EndpointStatus } from './control.ts'
+import type { EndpointMode, EndpointStatus, NodeInfo } from './control.ts'
 
 export interface ComputeStatus {
   tenantId: string
@@ -49,6 +49,14 @@ export interface ComputeSettingsAnswer {
   restartNeeded: string[]
 }
 
+/** Where the pages of a compute's branch are. */
+export interface ComputePageservers {
+  /** One for each of the tenant's shards, in their order. */
+  pageservers: NodeInfo[]
+  /** Null for a tenant that is not sharded. */
+  stripeBlocks: number | null
+}
+
 export const computePaths = {
   status: { method: 'GET', path: '/status' },
   /** Starts a clean stop and answers at once; the process exits when it is done. */
@@ -58,8 +66,8 @@ export const computePaths = {
   /** Who keeps the branch from now on (`{ safekeepers: NodeInfo[] }`): where a replica gets WAL. */
   setSafekeepers: { method: 'POST', path: '/safekeepers' },
   /**
-   * Where the branch's pages are from now on (`{ pageservers: NodeInfo[] }`, in the order of the
-   * tenant's shards). Postgres reads it at once; running queries follow.
+   * Where the branch's pages are from now on (`ComputePageservers`). Postgres reads it at once;
+   * running queries follow.
    */
   setPageservers: { method: 'POST', path: '/pageservers' },
   /** What all databases together may have from now on (`{ bytes: number | null }`). */

@@ -2,6 +2,7 @@ import { historyPaths } from './history-paths.ts'
 import { fleetPaths } from './fleet-paths.ts'
 import { lifecyclePaths } from './lifecycle-paths.ts'
 import { sizeLimitPaths } from './size-limit-paths.ts'
+import { splitPaths } from './split-paths.ts'
 import { transferPaths } from './transfer-paths.ts'
 import { generationPaths } from './generation-paths.ts'
 
@@ -11,6 +12,7 @@ import { generationPaths } from './generation-paths.ts'
  */
 export const controlPaths = {
   ...fleetPaths,
+  ...splitPaths,
   ...generationPaths,
   listNodes: { method: 'GET', path: '/v1/node' },
   registerPageserver: { method: 'PUT', path: '/v1/pageserver/:id' },

@@ -12,6 +12,7 @@ import { AttachMode } from './attach-mode.ts'
 import { BranchInfo } from './branch-info.ts'
 import { controlPaths } from './control-paths.ts'
 import { fleetRoutes } from './fleet.ts'
+import { splitRoutes } from './split.ts'
 import { historyRoutes } from './history.ts'
 import { lifecycleRoutes } from './lifecycle.ts'
 import { generationRoutes } from './generations.ts'
@@ -340,6 +341,7 @@ const None = Type.Object({})
 
 export const controlRoutes = routes({
   ...fleetRoutes,
+  ...splitRoutes,
   ...generationRoutes,
   listNodes: {
     ...controlPaths.listNodes,

@@ -32,6 +32,10 @@ export const LocationRequest = Type.Object({
   stripeBlocks: Type.Optional(StripeBlocks),
   /** Where to get WAL from, for the modes that attach; timelines left out are not received. */
   timelines: Type.Optional(Type.Array(TimelineSources)),
+  /** The shard that this one begins as a part of: it takes over the timelines of that first. */
+  splitFrom: Type.Optional(
+    Type.Object({ tenantId: TenantShardText, generation: Type.Integer({ minimum: 1 }) }),
+  ),
   /** Whose layer files to copy, for `secondary`. */
   primary: Type.Optional(NodeAddress),
 })
@@ -54,6 +58,8 @@ export const LocationInfo = Type.Object({
   generation: Nullable(Type.Integer()),
   timelines: Type.Array(Type.Object({ timelineId: IdText, lastRecordLsn: LsnText })),
   secondary: Nullable(SecondaryInfo),
+  /** Timelines that are in storage and cannot be opened. */
+  broken: Type.Array(IdText),
 })
 export type LocationInfo = Static<typeof LocationInfo>
 

@@ -11,7 +11,7 @@ import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTimelineId, type TimelineId } from '#libs/ids.ts'
 import type { ObjectEntry, ObjectStore } from '#libs/object-store/object-store.ts'
 import { layerName, parseLayerName } from '../layers/layer-name.ts'
-import type { LayerEntry } from '../layers/layer.ts'
+import { type LayerEntry, layerKey } from '../layers/layer.ts'
 import type { Manifest } from '../remote/manifest.ts'
 import { ManifestStore } from '../remote/manifest-store.ts'
 import { checkLayer } from './layer-check.ts'
@@ -80,6 +80,7 @@ export async function checkStorage(
     removedOrphans: 0,
   }
   const named: NamedLayer[] = []
+  const byTenant = new Map<string, FoundTimeline[]>()
   const known = new Set<string>()
   const tenants = new Set<string>()
   const whole = new Set<string>()
@@ -93,10 +94,13 @@ export async function checkStorage(
     if (timelines.length > 0 && tenant !== wholeTenant) report.shards++
     for (const { timelineId } of readable) whole.add(`${wholeTenant}/${timelineId}`)
     named.push(...layersOf(tenant, timelines))
-    sortOut(tenant, timelines, report)
+    byTenant.set(wholeTenant, [...(byTenant.get(wholeTenant) ?? []), ...timelines])
   }
   report.tenants = tenants.size
   report.timelines = whole.size
+  // After a split shards name objects in the folders of those that they came from.
+  const used = new Set(named.map(({ object }) => object))
+  for (const timelines of byTenant.values()) sortOut(timelines, used, report)
   await addForgottenWal(store, known, report)
   await checkLayers(store, unique(named), options, report)
   if (options.removeOrphans && report.problems.length === 0) {
@@ -156,7 +160,7 @@ function layersOf(tenant: string, timelines: readonly FoundTimeline[]): NamedLay
 
 function objectOf(tenant: string, { timelineId }: FoundTimeline, entry: LayerEntry): string {
   const owner = entry.origin ?? timelineId
-  return `${TENANTS}/${tenant}/timelines/${owner}/layers/${layerName(entry.id)}`
+  return `${TENANTS}/${entry.splitFrom ?? tenant}/timelines/${owner}/layers/${layerName(entry.id)}`
 }
 
 /** Layers may be named by several timelines: by those that took them over. */
@@ -165,8 +169,11 @@ function unique(named: readonly NamedLayer[]): NamedLayer[] {
 }
 
 /** With a manifest that cannot be read nobody knows what it names, so nothing is called an orphan. */
-function sortOut(tenant: string, timelines: readonly FoundTimeline[], report: StorageReport): void {
-  const used = new Set(layersOf(tenant, timelines).map(({ object }) => object))
+function sortOut(
+  timelines: readonly FoundTimeline[],
+  used: ReadonlySet<string>,
+  report: StorageReport,
+): void {
   const unreadable = timelines.some(({ manifest, generation }) => !manifest && generation > 0)
   for (const { layers, generation } of timelines) {
     for (const object of layers) {
@@ -248,8 +255,8 @@ async function isStillNamed(
 ): Promise<boolean> {
   const newest = { ...timeline, generation: 0xffffffff }
   const manifest = await newestManifest(store, newest)
-  const name = layerName(entry.id)
-  return manifest?.layers.some((layer) => layerName(layer.id) === name) ?? false
+  const key = layerKey(entry)
+  return manifest?.layers.some((layer) => layerKey(layer) === key) ?? false
 }
 
 async function foldersIn(store: ObjectStore, folder: string): Promise<string[]> {

@@ -259,7 +259,12 @@ export class HistoryCompaction {
     if (inputs.some((layer) => standsForAll(layer, oldestLsn)) || plan.hasBase) return true
     const indexed: IndexedLayer[] = []
     for (const layer of inputs) {
-      indexed.push({ origin: layer.origin, index: await layer.load() })
+      indexed.push({
+        index: await layer.load(),
+        splitFrom: layer.splitFrom,
+        countsPrefix: (slot) => layer.countsPrefix(slot),
+        counts: (slot, blk) => layer.counts(slot, blk),
+      })
     }
     let imageBytes = 0
     for (const { slot, blks } of keysInRange(indexed, this.#source.slots, plan)) {
@@ -287,6 +292,7 @@ export class HistoryCompaction {
       source: describeRange(this.#source, range, lsn + 1),
       owner: this.#store.owner,
       generation: this.#store.generation,
+      ...this.#store.stripes,
       layerBytes: this.#context.limits.imageLayerBytes,
     }
   }

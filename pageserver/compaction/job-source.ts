@@ -5,7 +5,7 @@ import type { Lsn } from '#libs/lsn.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 import { type KeyRange, rangesOverlap } from '../keyspace/key-range.ts'
 import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
-import { type Layer, type LayerEntry, layerKey } from '../layers/layer.ts'
+import { type Layer, type LayerEntry, layerKey, type LayerPlace } from '../layers/layer.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
 import type { JobTimeline } from './job.ts'
@@ -16,10 +16,15 @@ const SIZE_CLASSES = [
   [KeyClass.SlruBlock, KeyClass.SlruSegSize],
 ] as const
 
+/** Names a folder of layers in a `JobTimeline`. */
+export function placeKey({ origin, splitFrom }: LayerPlace): string {
+  return `${splitFrom ?? ''}/${origin ?? ''}`
+}
+
 /** Layers of one timeline, for a job. */
 export function describeLayers(layers: readonly Layer[]): JobTimeline {
   const objectFolders: Record<string, string> = {}
-  for (const layer of layers) objectFolders[layer.origin ?? ''] = dirname(layer.objectName)
+  for (const layer of layers) objectFolders[placeKey(layer)] = dirname(layer.objectName)
   const [first] = layers
   return {
     folder: first ? dirname(first.path) : '',

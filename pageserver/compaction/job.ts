@@ -16,7 +16,7 @@ import type { Appliers } from '../read/reconstruct.ts'
 export interface JobTimeline {
   /** Local folder of the layer files. */
   folder: string
-  /** Folders in object storage: of layers taken over by their origin, of our own under ''. */
+  /** Folders in object storage, by `placeKey`. */
   objectFolders: Record<string, string>
   layers: LayerEntry[]
   parent: { timeline: JobTimeline; lsn: Lsn } | null
@@ -28,6 +28,8 @@ interface JobBase {
   source: JobTimeline
   owner: LayerOwner
   generation: number
+  /** Of a shard; which one it is says `tenantId`. */
+  stripeBlocks?: number
   /** Output files are cut at about this size. */
   layerBytes: number
 }

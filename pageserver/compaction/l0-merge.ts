@@ -4,14 +4,13 @@
  *
  * The inputs' LSN ranges do not overlap, so a key's versions in the output are those of the oldest
  * input, then of the next: keys are merged, versions are copied in runs as they lie. Of layers
- * taken over from an ancestor only what counts is copied.
+ * taken over, from an ancestor or at a split, only what counts is copied.
  *
  * Memory: the indexes of the inputs (14 bytes a row), of the file being written, and per input two
  * windows of eight chunks of 64 KiB: about 12 MiB for ten inputs, and the job's chunk cache.
  */
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { isInheritedClass } from '../keyspace/key-class.ts'
 import type { Layer, LayerEntry } from '../layers/layer.ts'
 import { chunkEntryLsn } from '../layers/layer-format.ts'
 import { ChunkReader } from './chunk-reader.ts'
@@ -60,10 +59,8 @@ export async function mergeL0(job: L0Job, env: JobEnv): Promise<LayerEntry[]> {
 function slotsInOrder(layers: readonly Layer[], env: JobEnv): number[] {
   const { slots } = env
   const all = new Set<number>()
-  for (const { index, origin } of layers) {
-    for (const slot of index.groupSlot) {
-      if (origin === null || isInheritedClass(slots.cls(slot))) all.add(slot)
-    }
+  for (const layer of layers) {
+    for (const slot of layer.index.groupSlot) if (layer.countsPrefix(slot)) all.add(slot)
   }
   return [...all].sort((a, b) => slots.compare(a, b))
 }
@@ -75,11 +72,10 @@ async function mergeSlot(
   output: L0Output,
   env: JobEnv,
 ): Promise<void> {
-  const isInherited = isInheritedClass(env.slots.cls(slot))
   let cursors: Cursor[] = []
   for (const input of inputs) {
-    const { index, origin } = input.layer
-    if (origin !== null && !isInherited) continue
+    const { index } = input.layer
+    if (!input.layer.countsPrefix(slot)) continue
     const group = index.findGroup(slot)
     if (group < 0) continue
     const { groupFirstRow } = index.columns
@@ -110,6 +106,7 @@ async function mergeKey(
     const { index } = layer
     const { rowBlk } = index.columns
     for (; cursor.row < cursor.endRow && rowBlk[cursor.row] === blk; cursor.row++) {
+      if (!layer.counts(slot, blk)) continue
       const number = index.chunkOf(cursor.row)
       const chunk = chunks.at(number) ?? (await chunks.load(number))
       const first = index.entryOf(cursor.row)

@@ -1,5 +1,7 @@
 /** Runs one job in the thread that it is called in. */
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import { shardIdentity } from '#libs/sharding.ts'
+import { ShardFilter } from '../ingest/shard-filter.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { ChunkCache } from '../layers/chunk-cache.ts'
 import { Layer, type LayerEntry } from '../layers/layer.ts'
@@ -8,6 +10,7 @@ import type { ReadSource } from '../read/read-plan.ts'
 import type { Appliers } from '../read/reconstruct.ts'
 import { compactBottom } from './bottommost-job.ts'
 import { makeImages } from './image-job.ts'
+import { placeKey } from './job-source.ts'
 import type { CompactionJob, JobEnv, JobTimeline } from './job.ts'
 import { mergeL0 } from './l0-merge.ts'
 
@@ -29,12 +32,15 @@ export async function performJob(job: CompactionJob, place: JobPlace): Promise<L
   const slots = new SlotTable()
   const cache = new ChunkCache(CACHE_BYTES)
   const opened: Layer[] = []
+  const identity = shardIdentity(job.tenantId, job.stripeBlocks)
+  const shard = identity && new ShardFilter(identity, slots)
   const open = (timeline: JobTimeline): ReadSource => {
     const layers = timeline.layers.map(
       (entry) =>
         new Layer(entry, {
           folder: timeline.folder,
-          objectFolder: (origin) => timeline.objectFolders[origin ?? ''] ?? '',
+          objectFolder: (place) => timeline.objectFolders[placeKey(place)] ?? '',
+          shard,
           store: place.store,
           slots,
           cache,

@@ -1,9 +1,9 @@
 /** The keys of a range that layers hold, from their indexes alone. */
-import { isInheritedClass, isPageClass, KeyClass, ValueKind } from '../keyspace/key-class.ts'
+import { isPageClass, KeyClass, ValueKind } from '../keyspace/key-class.ts'
 import type { KeyRange } from '../keyspace/key-range.ts'
 import { type Key, MAX_BLOCK } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
-import type { LayerIndex } from '../layers/layer-index.ts'
+import type { Layer } from '../layers/layer.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { type ReadSource, readVersions } from '../read/read-plan.ts'
 
@@ -14,10 +14,7 @@ export interface SlotKeys {
 }
 
 /** A layer whose index is held. */
-export interface IndexedLayer {
-  readonly index: LayerIndex
-  readonly origin: string | null
-}
+export type IndexedLayer = Pick<Layer, 'index' | 'splitFrom' | 'countsPrefix' | 'counts'>
 
 /** Every key of the layers in the range once, in key order, one prefix at a time. */
 export function* keysInRange(
@@ -28,13 +25,13 @@ export function* keysInRange(
   const slotSet = new Set<number>()
   for (const layer of layers) {
     for (const slot of layer.index.groupSlot) {
-      if (layer.origin === null || isInheritedClass(slots.cls(slot))) slotSet.add(slot)
+      if (layer.countsPrefix(slot)) slotSet.add(slot)
     }
   }
   for (const slot of [...slotSet].sort((a, b) => slots.compare(a, b))) {
     const bounds = blocksInRange(slots, slot, range)
     if (!bounds) continue
-    const blks = blocksOf(layers, slots, slot, bounds)
+    const blks = blocksOf(layers, slot, bounds)
     if (blks.length > 0) yield { slot, blks }
   }
 }
@@ -63,19 +60,20 @@ function comparePrefix(slots: SlotTable, slot: number, key: Key): number {
 
 function blocksOf(
   layers: readonly IndexedLayer[],
-  slots: SlotTable,
   slot: number,
   bounds: { first: number; last: number },
 ): Uint32Array {
   const pieces: Uint32Array[] = []
   let total = 0
   for (const layer of layers) {
-    if (layer.origin !== null && !isInheritedClass(slots.cls(slot))) continue
+    if (!layer.countsPrefix(slot)) continue
     const group = layer.index.findGroup(slot)
     if (group < 0) continue
     const { groupFirstRow, rowBlk } = layer.index.columns
     const rows = rowBlk.subarray(groupFirstRow[group], groupFirstRow[group + 1])
-    const piece = rows.subarray(lowerBound(rows, bounds.first), upperBound(rows, bounds.last))
+    const found = rows.subarray(lowerBound(rows, bounds.first), upperBound(rows, bounds.last))
+    const isShared = layer.splitFrom !== undefined
+    const piece = isShared ? found.filter((blk) => layer.counts(slot, blk)) : found
     pieces.push(piece)
     total += piece.length
   }

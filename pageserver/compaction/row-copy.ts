@@ -1,6 +1,5 @@
 /** Copies versions of a layer as they lie. */
 import type { Lsn } from '#libs/lsn.ts'
-import { isInheritedClass } from '../keyspace/key-class.ts'
 import type { KeyRange } from '../keyspace/key-range.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { Layer } from '../layers/layer.ts'
@@ -21,13 +20,13 @@ export async function copyRows(
   const { index } = layer
   const { groupFirstRow, rowBlk } = index.columns
   for (const [group, slot] of index.groupSlot.entries()) {
-    if (layer.origin !== null && !isInheritedClass(slots.cls(slot))) continue
+    if (!layer.countsPrefix(slot)) continue
     const bounds = blocksInRange(slots, slot, range)
     if (!bounds) continue
     const end = groupFirstRow[group + 1] as number
     for (let row = groupFirstRow[group] as number; row < end; row++) {
       const blk = rowBlk[row] as number
-      if (blk < bounds.first || blk > bounds.last) continue
+      if (blk < bounds.first || blk > bounds.last || !layer.counts(slot, blk)) continue
       const number = index.chunkOf(row)
       const chunk = chunks.at(number) ?? (await chunks.load(number))
       let first = index.entryOf(row)

@@ -118,6 +118,7 @@ export class TimelineCompaction implements CompactionTarget {
           source: describeLayers(inputs),
           owner: this.#store.owner,
           generation: this.#store.generation,
+          ...this.#store.stripes,
           layerBytes: this.#context.limits.l1LayerBytes,
         },
         stop ? AbortSignal.any([stop, closing]) : closing,

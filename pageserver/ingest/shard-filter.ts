@@ -41,6 +41,11 @@ export class ShardFilter {
     return shardOfStripe(this.#hash[slot] as number, stripe, count) === number
   }
 
+  /** False when no block of the prefix belongs here. */
+  keepsSome(slot: number): boolean {
+    return this.#kindOf(slot) !== NONE
+  }
+
   /** The end of the run of blocks from `blk` on that are all kept or all not. */
   runEnd(slot: number, blk: number): number {
     if (this.#kindOf(slot) !== BY_STRIPE) return Number.POSITIVE_INFINITY

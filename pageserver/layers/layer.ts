@@ -9,8 +9,10 @@
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
-import type { TimelineId } from '#libs/ids.ts'
+import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
+import type { ShardFilter } from '../ingest/shard-filter.ts'
+import { isInheritedClass } from '../keyspace/key-class.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import type { ChunkCache } from './chunk-cache.ts'
 import { type BytesContext, LayerBytes } from './layer-bytes.ts'
@@ -32,12 +34,22 @@ export interface LayerEntry {
    * inherit. Null exactly when `origin` is.
    */
   ceilingLsn: Lsn | null
+  /**
+   * The shard (or the tenant before it had shards) in whose folder the object is, when it was taken
+   * over at a split; absent = our own. Of such a layer only keys count that belong to us.
+   */
+  splitFrom?: TenantId | undefined
 }
+
+/** Where the object of a layer is. */
+export type LayerPlace = Pick<LayerEntry, 'origin' | 'splitFrom'>
 
 export interface LayerContext extends BytesContext {
   folder: string
-  /** Folder of a timeline's layers in object storage; null: of the timeline itself. */
-  objectFolder: (origin: TimelineId | null) => string
+  /** Folder of a timeline's layers in object storage. */
+  objectFolder: (place: LayerPlace) => string
+  /** Which keys belong to us; absent or null = all. */
+  shard?: ShardFilter | null
   slots: SlotTable
   cache: ChunkCache
 }
@@ -54,6 +66,7 @@ export class Layer implements Evictable {
   readonly id: LayerId
   readonly origin: TimelineId | null
   readonly ceilingLsn: Lsn | null
+  readonly splitFrom: TenantId | undefined
   /** Exclusive end of the versions that count. */
   readonly endLsn: Lsn
   readonly sizeBytes: number
@@ -78,6 +91,7 @@ export class Layer implements Evictable {
     this.id = entry.id
     this.origin = entry.origin
     this.ceilingLsn = entry.ceilingLsn
+    this.splitFrom = entry.splitFrom
     this.endLsn = Math.min(entry.id.endLsn, entry.ceilingLsn ?? entry.id.endLsn)
     this.sizeBytes = entry.sizeBytes
     this.crc = entry.crc
@@ -97,13 +111,14 @@ export class Layer implements Evictable {
   }
 
   get entry(): LayerEntry {
-    const { id, sizeBytes, crc, origin, ceilingLsn } = this
-    return { id, sizeBytes, crc, origin, ceilingLsn }
+    const { id, sizeBytes, crc, origin, ceilingLsn, splitFrom } = this
+    const entry = { id, sizeBytes, crc, origin, ceilingLsn }
+    return splitFrom === undefined ? entry : { ...entry, splitFrom }
   }
 
   /** Of the local copy. */
   get fileName(): string {
-    return this.origin === null ? this.name : `${this.origin}.${this.name}`
+    return layerFileName(this)
   }
 
   get path(): string {
@@ -111,7 +126,21 @@ export class Layer implements Evictable {
   }
 
   get objectName(): string {
-    return `${this.#context.objectFolder(this.origin)}/${this.name}`
+    return `${this.#context.objectFolder(this)}/${this.name}`
+  }
+
+  /** False when nothing that it holds of the prefix counts. */
+  countsPrefix(slot: number): boolean {
+    const { slots, shard } = this.#context
+    if (this.origin !== null && !isInheritedClass(slots.cls(slot))) return false
+    return this.splitFrom === undefined || !shard || shard.keepsSome(slot)
+  }
+
+  /** False when what it holds of the key does not count. */
+  counts(slot: number, blk: number): boolean {
+    const { slots, shard } = this.#context
+    if (this.origin !== null && !isInheritedClass(slots.cls(slot))) return false
+    return this.splitFrom === undefined || !shard || shard.keeps(slot, blk)
   }
 
   /** True when its file is on local disk, as far as known. */
@@ -332,8 +361,17 @@ export class Layer implements Evictable {
   }
 }
 
-/** What tells layers of one timeline apart: the name, behind the origin's id when it has one. */
-export function layerKey(entry: Pick<LayerEntry, 'id' | 'origin'>): string {
+/** Name of a layer's local file in the folder of its timeline. */
+export function layerFileName(entry: Pick<LayerEntry, 'id' | 'origin' | 'splitFrom'>): string {
+  return layerKey(entry).replaceAll('/', '.')
+}
+
+/**
+ * What tells layers of one timeline apart: the name, behind the ids of the shard and of the timeline
+ * that it was taken over from when it has them.
+ */
+export function layerKey(entry: Pick<LayerEntry, 'id' | 'origin' | 'splitFrom'>): string {
   const name = layerName(entry.id)
-  return entry.origin === null ? name : `${entry.origin}/${name}`
+  const key = entry.origin === null ? name : `${entry.origin}/${name}`
+  return entry.splitFrom === undefined ? key : `${entry.splitFrom}/${key}`
 }

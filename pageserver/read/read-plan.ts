@@ -274,7 +274,8 @@ function isBelow(layer: Layer, slots: SlotTable, plan: KeyPlan): boolean {
   if (id.startLsn >= ceilingLsn || id.startLsn >= layer.endLsn) return false
   // An image that tells of nothing below one that lacks the key tells of something that is gone.
   if (isImage && id.floorLsn >= plan.ceilingLsn) return false
-  if (layer.origin !== null && !isInheritedClass(slots.cls(slot))) return false
+  const isForeign = layer.origin !== null || layer.splitFrom !== undefined
+  if (isForeign && !layer.counts(slot, blk)) return false
   return (
     layer.isL0 ||
     (compareToKey(slots, slot, blk, id.firstKey) >= 0 &&

@@ -42,7 +42,9 @@ export async function scanKeys(
       )
     const { parent }: ReadSource = at
     const indexes = await Promise.all(layers.map((layer) => layer.load()))
-    for (const index of indexes) addLayerKeys(index, slots, cls, filter, add)
+    for (const [at, index] of indexes.entries()) {
+      addLayerKeys(layers[at] as Layer, index, slots, cls, filter, add)
+    }
     if (parent === null || !isInheritedClass(cls)) break
     ceiling = Math.min(ceiling, parent.lsn + 1)
     at = parent.source
@@ -56,6 +58,7 @@ export async function scanKeys(
 }
 
 function addLayerKeys(
+  layer: Layer,
   index: LayerIndex,
   slots: SlotTable,
   cls: number,
@@ -66,10 +69,11 @@ function addLayerKeys(
   for (let group = index.firstGroupOfClass(cls); group < index.counts.groups; group++) {
     const slot = index.groupSlot[group] as number
     if (slots.cls(slot) !== cls) break
-    if (!passes(slots, slot, filter)) continue
+    if (!passes(slots, slot, filter) || !layer.countsPrefix(slot)) continue
     const last = groupFirstRow[group + 1] as number
     for (let row = groupFirstRow[group] as number; row < last; row++) {
-      add(slot, rowBlk[row] as number)
+      const blk = rowBlk[row] as number
+      if (layer.counts(slot, blk)) add(slot, blk)
     }
   }
 }

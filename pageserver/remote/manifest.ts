@@ -5,7 +5,7 @@
  * Objects `m-<generation 8 hex>-<sequence 8 hex>` hold either everything (snapshot) or what changed
  * since a named snapshot (edit). They are text: a line with format and checksum, then JSON.
  *
- *   zenith-manifest 2 <crc32 of the rest, 8 hex>\n
+ *   zenith-manifest 3 <crc32 of the rest, 8 hex>\n
  *   {"kind":"snapshot", ...}\n
  *
  * The newest is the highest sequence of the highest generation that is not above our own. The
@@ -17,11 +17,12 @@ import { Compile } from 'typebox/compile'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
+import { parseTenantShardId } from '#libs/sharding.ts'
 import { type LayerEntry, layerKey } from '../layers/layer.ts'
 import { layerName, parseLayerName } from '../layers/layer-name.ts'
 
-export const MANIFEST_FORMAT = 2
-/** Format 1 had neither state nor cutoff nor layers of other timelines. */
+export const MANIFEST_FORMAT = 3
+/** Format 1 had neither state nor cutoff nor layers of other timelines; format 2 none of other shards. */
 const OLDEST_FORMAT = 1
 
 /** What a timeline is; where it comes from changes only when it is detached from its ancestor. */
@@ -70,6 +71,7 @@ const Layer = Type.Object({
   crc: Type.String({ pattern: '^[0-9a-f]{8}$' }),
   origin: Type.Optional(Type.String({ pattern: '^[0-9a-f]{32}$' })),
   ceilingLsn: Type.Optional(Type.String()),
+  splitFrom: Type.Optional(Type.String()),
 })
 const NullableText = Type.Union([Type.String(), Type.Null()])
 /** What snapshots and edits both say. */
@@ -214,6 +216,7 @@ function layerJson(layer: LayerEntry): LayerJson {
     crc: layer.crc.toString(16).padStart(8, '0'),
     ...(layer.origin === null ? {} : { origin: layer.origin }),
     ...(layer.ceilingLsn === null ? {} : { ceilingLsn: formatLsn(layer.ceilingLsn) }),
+    ...(layer.splitFrom === undefined ? {} : { splitFrom: layer.splitFrom }),
   }
 }
 
@@ -224,6 +227,7 @@ function layerEntry(json: LayerJson): LayerEntry {
     crc: Number.parseInt(json.crc, 16),
     origin: (json.origin ?? null) as TimelineId | null,
     ceilingLsn: lsnOrNull(json.ceilingLsn),
+    ...(json.splitFrom === undefined ? {} : { splitFrom: parseTenantShardId(json.splitFrom) }),
   }
 }
 

@@ -79,9 +79,7 @@ async function adoptHistory(timeline: Timeline, parts: DetachParts): Promise<voi
   }
   const { adopt, startLsn, gcCutoffLsn } = planDetach(timeline.gcCutoffLsn, chain)
   const { tenantId } = parts
-  parts.adopting(
-    new Set(adopt.map(({ id, origin }) => layerObject(tenantId, origin as TimelineId, id))),
-  )
+  parts.adopting(new Set(adopt.map((entry) => layerObject(tenantId, timeline.timelineId, entry))))
   try {
     if (gcCutoffLsn !== null) timeline.retention.raiseCutoff(gcCutoffLsn)
     await timeline.change({

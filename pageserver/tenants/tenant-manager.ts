@@ -33,6 +33,7 @@ import { type Generations, ONLY_ONE } from '../remote/generations.ts'
 import { UploadQueue, type UploadStats } from '../remote/upload-queue.ts'
 import type { HistorySettings } from '../gc/settings.ts'
 import type { Timeline } from '../timeline/timeline.ts'
+import { type SplitParent, takeOverFrom } from './split.ts'
 import { type BootstrapOptions, type BranchOptions, Tenant } from './tenant.ts'
 
 const TICK_MS = 10_000
@@ -110,6 +111,7 @@ export class TenantManager {
    * a higher one closes what was attached and loads anew; a lower one is `fenced`. Without `history`
    * what was attached keeps its own, and what was not gets the default. The first time that a shard
    * is attached, `stripeBlocks` must be given (`invalid_argument`). What is loaded begins in `mode`.
+   * A shard that begins as a part of `splitFrom` takes over its timelines first.
    */
   async attach(
     tenantId: TenantId,
@@ -117,6 +119,7 @@ export class TenantManager {
     history?: HistorySettings,
     stripeBlocks?: number,
     mode: AttachMode = 'attached',
+    splitFrom: SplitParent | null = null,
   ): Promise<Tenant> {
     const running = this.#attaching.get(tenantId)
     if (running) await running.catch(() => undefined)
@@ -131,7 +134,12 @@ export class TenantManager {
         `tenant ${tenantId} is attached with generation ${attached.generation}, above ${generation}`,
       )
     }
-    const how = { mode, ...(history ? { history } : {}), ...(stripeBlocks ? { stripeBlocks } : {}) }
+    const how = {
+      mode,
+      splitFrom,
+      ...(history ? { history } : {}),
+      ...(stripeBlocks ? { stripeBlocks } : {}),
+    }
     const attaching = this.#attach(tenantId, generation, how).finally(() => {
       this.#attaching.delete(tenantId)
     })
@@ -274,7 +282,12 @@ export class TenantManager {
   async #attach(
     tenantId: TenantId,
     generation: number,
-    how: { mode: AttachMode; history?: HistorySettings; stripeBlocks?: number },
+    how: {
+      mode: AttachMode
+      splitFrom: SplitParent | null
+      history?: HistorySettings
+      stripeBlocks?: number
+    },
   ): Promise<Tenant> {
     const old = this.#tenants.get(tenantId)
     if (old) {
@@ -289,6 +302,7 @@ export class TenantManager {
       how.stripeBlocks ?? old?.shard?.identity.stripeBlocks,
     )
     await tenant.become(how.mode)
+    if (how.splitFrom) await takeOverFrom(how.splitFrom, tenantId, generation, this.#context)
     await tenant.load()
     this.#tenants.set(tenantId, tenant)
     this.#compactor.wake()

@@ -160,6 +160,11 @@ export class Tenant {
     return [...this.#timelines.values()]
   }
 
+  /** Those in storage that cannot be opened. */
+  get brokenTimelines(): TimelineId[] {
+    return [...this.#broken.keys()]
+  }
+
   /** Where children leave the timeline. */
   branchPointsOf(timelineId: TimelineId): Lsn[] {
     return this.lives.branchPointsOf(timelineId)

@@ -12,7 +12,7 @@ import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lock } from '#libs/lock.ts'
 import { type Lsn } from '#libs/lsn.ts'
 import type { Manifest, TimelineFacts } from '../remote/manifest.ts'
-import { localFolder } from '../remote/paths.ts'
+import { localFolder, timelinesFolder } from '../remote/paths.ts'
 import type { StorageContext, StorageStep } from '../timeline/storage-context.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import type { Attachment } from './attachment.ts'
@@ -104,9 +104,13 @@ export class TimelineLives {
     ])
   }
 
-  /** Those of the objects that no timeline refers to, nor is about to. */
-  unused(names: readonly string[]): string[] {
+  /**
+   * Those of the objects that no timeline refers to, nor is about to. Objects of other shards, which
+   * were taken over at a split, are never among them: another child of theirs may need them.
+   */
+  unused(all: readonly string[]): string[] {
     const { tenantId, timelines, broken } = this.#options
+    const names = all.filter((name) => name.startsWith(`${timelinesFolder(tenantId)}/`))
     // What a timeline refers to that cannot be opened is not known.
     if (names.length === 0 || broken.size > 0) return []
     const asked = new Set(names.map((name) => name.slice(name.lastIndexOf('/') + 1)))

@@ -19,6 +19,7 @@ import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { FlushDelay, flushDelayMs } from '../compaction/flush-delay.ts'
+import type { ShardFilter } from '../ingest/shard-filter.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import { Layer, type LayerContext, type LayerEntry } from '../layers/layer.ts'
 import type { LayerOwner } from '../layers/layer-format.ts'
@@ -49,6 +50,8 @@ export interface LayerStoreOptions {
   /** Null for a timeline that has none yet. */
   manifest: Manifest | null
   manifests: ManifestStore
+  /** Which keys are here; null = all. */
+  shard: ShardFilter | null
   /** What may be written to object storage at present. */
   attachment: Attachment
   /** Takes names of objects that this timeline's durable manifest no longer names. */
@@ -132,7 +135,9 @@ export class LayerStore {
     this.#manifests = options.manifests
     this.#layerContext = {
       folder: this.folder,
-      objectFolder: (origin) => layerFolder(tenantId, origin ?? timelineId),
+      objectFolder: ({ origin, splitFrom }) =>
+        layerFolder(splitFrom ?? tenantId, origin ?? timelineId),
+      shard: options.shard,
       store: context.store,
       slots: options.slots,
       cache: context.cache,
@@ -157,6 +162,12 @@ export class LayerStore {
     this.#layers = new LayerMap(
       (manifest?.layers ?? []).map((entry) => new Layer(entry, this.#layerContext)),
     )
+  }
+
+  /** For jobs; empty when the tenant is not sharded. */
+  get stripes(): { stripeBlocks?: number } {
+    const { shard } = this.#layerContext
+    return shard ? { stripeBlocks: shard.identity.stripeBlocks } : {}
   }
 
   get facts(): TimelineFacts {

@@ -63,6 +63,7 @@ export type StorageLimits = typeof DEFAULT_LIMITS
 
 /** Points where a crash is interesting; tests stop there. */
 export type StorageStep =
+  | 'split-timeline'
   | 'delta-written'
   | 'delta-renamed'
   | 'layer-uploaded'

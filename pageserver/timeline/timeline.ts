@@ -37,8 +37,6 @@ import { Tip } from './tip.ts'
 import { Upkeep } from './upkeep.ts'
 
 export interface TimelineOptions extends LayerStoreOptions {
-  /** What of the WAL is kept; null = all of it, the tenant is not sharded. */
-  shard: ShardFilter | null
   /** Where its children leave it, archived ones included. */
   branchPoints: () => readonly Lsn[]
   /** Gives another timeline of the tenant; throws when it is not open. */

@@ -243,12 +243,16 @@ zenith_shard_of_block(RelFileLocator locator, ForkNumber forknum, BlockNumber bl
 	return zenith_shard_of_stripe(locator.relNumber, block / stripe_blocks, count);
 }
 
-/* How many blocks from this one on are in one shard for sure. */
+/*
+ * How many blocks from this one on are in one shard for sure.  Of a tenant in
+ * one piece, too: it may be split while the request is made, and then stripes
+ * are multiples of the default one.
+ */
 BlockNumber
 zenith_shard_run(ForkNumber forknum, BlockNumber block)
 {
 	ensure_map();
-	if (count == 1 || forknum == INIT_FORKNUM)
+	if (forknum == INIT_FORKNUM)
 		return InvalidBlockNumber;
 	return stripe_blocks - block % stripe_blocks;
 }

@@ -1,0 +1,235 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { newTimelineId, type TenantId } from '#libs/ids.ts'
+import { shardOfBlock, tenantShardId } from '#libs/sharding.ts'
+import { INIT_FORK, VM_FORK } from '#libs/wal/format.ts'
+import { checkStorage } from '../check/storage-check.ts'
+import { KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
+import type { Timeline } from '../timeline/timeline.ts'
+import { isParentOf } from './split.ts'
+import { ScratchServer } from './testing/scratch-server.ts'
+
+const STRIPE = 4
+const START = 0x1000
+const RELS = [16384, 16385]
+const BLOCKS = 60
+const FACTS = { startLsn: START, systemId: '7', pgVersion: 170011 }
+const FORKS = [0, VM_FORK, INIT_FORK]
+
+const main = newTimelineId()
+const branch = newTimelineId()
+const archived = newTimelineId()
+let server: ScratchServer
+/** How many shards there are now, and their generation. */
+let count = 1
+let generation = 1
+
+const idOf = (shard: number, of = count) => tenantShardId(server.tenantId, shard, of)
+const shards = () => Array.from({ length: count }, (_, shard) => shard)
+const timelineOf = (shard: number, timelineId = main) =>
+  server.manager.tenant(idOf(shard)).timeline(timelineId)
+const owner = (rel: number, fork: number, blk: number) =>
+  fork === INIT_FORK || count === 1 ? 0 : shardOfBlock(rel, blk, { count, stripeBlocks: STRIPE })
+
+const contentOf = (rel: number, blk: number, round: number) =>
+  Buffer.alloc(PAGE_SIZE, (rel * 7 + blk * 3 + round) % 251)
+
+/** Everybody is given everything, as WAL would. */
+function put(timeline: Timeline, lsn: number, round: number): void {
+  const size = Buffer.alloc(4)
+  size.writeUInt32LE(BLOCKS)
+  for (const rel of RELS) {
+    for (const fork of FORKS) {
+      const slot = timeline.slot(KeyClass.RelBlock, 1, 2, rel, fork)
+      for (let blk = 0; blk < BLOCKS; blk++) {
+        const page = contentOf(rel, blk, round)
+        timeline.put(slot, blk, lsn, ValueKind.Image, page, 0, PAGE_SIZE)
+      }
+      const sizeSlot = timeline.slot(KeyClass.RelSize, 1, 2, rel, fork)
+      timeline.put(sizeSlot, 0, lsn, ValueKind.Image, size, 0, 4)
+    }
+  }
+  const status = timeline.slot(KeyClass.SlruBlock, 0, 0, 0, 0)
+  timeline.put(status, 0, lsn, ValueKind.Image, contentOf(0, 0, round), 0, PAGE_SIZE)
+  const segment = timeline.slot(KeyClass.SlruSegSize, 0, 0, 0, 0)
+  const one = Buffer.from([1, 0, 0, 0])
+  timeline.put(segment, 0, lsn, ValueKind.Image, one, 0, one.length)
+  timeline.publish(lsn, null)
+}
+
+async function expectOwnOnly(lsn: number, round: number, timelineId = main): Promise<void> {
+  const zeros = Buffer.alloc(PAGE_SIZE)
+  for (const shard of shards()) {
+    const timeline = timelineOf(shard, timelineId)
+    for (const rel of RELS) {
+      for (const fork of FORKS) {
+        const slot = timeline.slot(KeyClass.RelBlock, 1, 2, rel, fork)
+        const pages = await timeline.readPages(slot, 0, BLOCKS, lsn)
+        for (let blk = 0; blk < BLOCKS; blk++) {
+          const isOwn = owner(rel, fork, blk) === shard
+          const page = pages.subarray(blk * PAGE_SIZE, (blk + 1) * PAGE_SIZE)
+          const wanted = isOwn ? contentOf(rel, blk, round) : zeros
+          expect(page.equals(wanted), `shard ${shard} ${rel}.${fork}/${blk}`).toBe(true)
+        }
+        expect(await timeline.relSize(1, 2, rel, fork, lsn)).toBe(BLOCKS)
+      }
+    }
+    expect(await timeline.scanBlobs(KeyClass.RelSize, lsn)).toHaveLength(6)
+    const status = timeline.slot(KeyClass.SlruBlock, 0, 0, 0, 0)
+    const page = await timeline.readPages(status, 0, 1, lsn)
+    expect(page.equals(shard === 0 ? contentOf(0, 0, round) : zeros)).toBe(true)
+    const segments = await timeline.scanBlobs(KeyClass.SlruSegSize, lsn)
+    expect(segments).toHaveLength(shard === 0 ? 1 : 0)
+  }
+}
+
+async function attachAll(): Promise<void> {
+  generation++
+  for (const shard of shards()) {
+    await server.manager.attach(idOf(shard), generation, undefined, STRIPE)
+  }
+}
+
+/** As the control plane does it: the parents are stale, their children take over, the parents go. */
+async function split(to: number): Promise<void> {
+  const from = count
+  const parents = shards().map((shard) => idOf(shard))
+  for (const parent of parents) {
+    const tenant = server.manager.tenant(parent)
+    for (const timeline of tenant.timelines()) await timeline.flush()
+    await tenant.become('stale')
+  }
+  count = to
+  generation++
+  for (const shard of shards()) {
+    const parent = { tenantId: parents[shard % from] as TenantId, generation: generation - 1 }
+    await server.manager.attach(idOf(shard), generation, undefined, STRIPE, 'attached', parent)
+  }
+  for (const parent of parents) await server.manager.detach(parent)
+}
+
+const borrowed = (shard: number, timelineId = main) =>
+  timelineOf(shard, timelineId).layers.newestFirst.filter(({ splitFrom }) => splitFrom)
+
+async function check(): Promise<string[]> {
+  const options = { quick: false, removeOrphans: false, onProgress: () => undefined }
+  return (await checkStorage(server.store, options)).problems
+}
+
+beforeAll(async () => {
+  server = await ScratchServer.start({ l0CompactCount: 100 })
+  await server.tenant.createTimeline(main, FACTS, async (empty) => put(empty, START, 0))
+  put(timelineOf(0), START + 0x100, 1)
+  await timelineOf(0).flush()
+  const at = { ancestorTimelineId: main, ancestorLsn: START + 0x100 }
+  await server.tenant.branchTimeline(branch, at)
+  await server.tenant.branchTimeline(archived, at)
+  put(timelineOf(0, branch), START + 0x180, 7)
+  put(timelineOf(0, archived), START + 0x180, 8)
+  await server.tenant.lives.archive(archived)
+  put(timelineOf(0), START + 0x200, 2)
+})
+afterAll(() => server.stop())
+
+describe('a shard that begins as a part of another', () => {
+  test('knows who its parent is', () => {
+    const id = (shard: number, of: number) => tenantShardId('a'.repeat(32), shard, of)
+    expect(isParentOf(id(0, 1), id(1, 2))).toBe(true)
+    expect(isParentOf(id(1, 2), id(3, 4))).toBe(true)
+    expect(isParentOf(id(0, 2), id(3, 4))).toBe(false)
+    expect(isParentOf(id(0, 2), id(1, 3))).toBe(false)
+    expect(isParentOf(id(0, 2), id(0, 2))).toBe(false)
+    expect(isParentOf(id(0, 1), tenantShardId('b'.repeat(32), 1, 2))).toBe(false)
+  })
+
+  test('has just what is its own, at all LSNs and on all timelines, and copied nothing', async () => {
+    await split(2)
+    await expectOwnOnly(START, 0)
+    await expectOwnOnly(START + 0x100, 1)
+    await expectOwnOnly(START + 0x200, 2)
+    await expectOwnOnly(START + 0x180, 7, branch)
+    for (const shard of shards()) {
+      expect(borrowed(shard)).toHaveLength(timelineOf(shard).layers.newestFirst.length)
+      // The files of the parent are there without having been fetched.
+      expect(borrowed(shard).every((layer) => layer.isResident)).toBe(true)
+      await server.manager.tenant(idOf(shard)).lives.unarchive(archived)
+    }
+    await expectOwnOnly(START + 0x180, 8, archived)
+    expect(await check()).toEqual([])
+  })
+
+  test('takes in WAL, is restarted without its disk, and is split again', async () => {
+    for (const shard of shards()) {
+      put(timelineOf(shard), START + 0x300, 3)
+      await timelineOf(shard).flush()
+    }
+    await server.restart({ wipeLocal: true })
+    await attachAll()
+    await expectOwnOnly(START + 0x300, 3)
+    for (const shard of shards()) put(timelineOf(shard), START + 0x400, 4)
+    await split(4)
+    const from = new Set(borrowed(3).map(({ splitFrom }) => splitFrom))
+    expect(from).toEqual(new Set([server.tenantId, idOf(1, 2)]))
+    for (const [lsn, round] of [[0, 0] as const, [0x200, 2] as const, [0x400, 4] as const]) {
+      await expectOwnOnly(START + lsn, round)
+    }
+    await expectOwnOnly(START + 0x180, 7, branch)
+    expect(await check()).toEqual([])
+  })
+
+  test('drops what it refers to as it is compacted, and releases none of it', async () => {
+    server.doomed.length = 0
+    for (const shard of shards()) {
+      const timeline = timelineOf(shard)
+      while (await timeline.compaction.compactL0(1)) continue
+      await timeline.createImageLayers()
+      expect(borrowed(shard)).toEqual([])
+    }
+    for (const [lsn, round] of [[0, 0] as const, [0x200, 2] as const, [0x400, 4] as const]) {
+      await expectOwnOnly(START + lsn, round)
+    }
+    const own = shards().map((shard) => `tenants/${idOf(shard)}/`)
+    const foreign = server.doomed.filter((name) => !own.some((folder) => name.startsWith(folder)))
+    expect(foreign).toEqual([])
+    expect(await check()).toEqual([])
+  })
+
+  test('is detached from its ancestor, whose layers lie with the parent', async () => {
+    for (const shard of shards()) {
+      const { lives } = server.manager.tenant(idOf(shard))
+      await lives.detach(branch, { ancestorTimelineId: main, ancestorLsn: START + 0x100 })
+    }
+    await server.restart({ wipeLocal: true })
+    await attachAll()
+    await expectOwnOnly(START + 0x180, 7, branch)
+    await expectOwnOnly(START + 0x100, 1, branch)
+    expect(await check()).toEqual([])
+  })
+})
+
+test('a crash between two timelines is answered by doing it again', async () => {
+  await using other = await ScratchServer.start()
+  const timelines = [newTimelineId(), newTimelineId(), newTimelineId()]
+  for (const timelineId of timelines) {
+    await other.tenant.createTimeline(timelineId, FACTS, async (empty) => put(empty, START, 5))
+  }
+  await other.tenant.become('stale')
+  const child = tenantShardId(other.tenantId, 1, 2)
+  const parent = { tenantId: other.tenantId, generation: 1 }
+  let steps = 0
+  other.onStep = (step) => {
+    if (step === 'split-timeline' && ++steps === 2) throw new Error('cut off')
+  }
+  const attach = (by: number) =>
+    other.manager.attach(child, by, undefined, STRIPE, 'attached', parent)
+  await expect(attach(2)).rejects.toThrow('cut off')
+  expect(other.manager.find(child)).toBeNull()
+  other.onStep = () => undefined
+  const tenant = await attach(3)
+  expect(tenant.timelines()).toHaveLength(3)
+  // Again under the same generation it is what it was, and what it has written since stays.
+  const [timeline] = tenant.timelines() as [Timeline]
+  put(timeline, START + 0x100, 6)
+  await timeline.flush()
+  expect(await attach(3)).toBe(tenant)
+  expect((await attach(4)).timeline(timeline.timelineId).lastRecordLsn).toBe(START + 0x100)
+})

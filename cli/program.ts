@@ -11,6 +11,7 @@ import type { InitOptions } from './commands/init.ts'
 import type { CreateOptions, PlaceOptions } from './commands/postgres.ts'
 import type { SetOptions } from './commands/settings.ts'
 import { addHistoryCommands } from './history-program.ts'
+import { addSplitCommand } from './split-program.ts'
 import { addPageserverCommands } from './pageserver-program.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
 import { addStorageCommands } from './storage-program.ts'
@@ -55,6 +56,7 @@ Example:
   addBranchCommands(program)
   addTransferCommands(program)
   addHistoryCommands(program)
+  addSplitCommand(program, { shards: parseShards, stripe: parseStripe })
   addSafekeeperCommands(program)
   addStorageCommands(program)
   addPageserverCommands(program)

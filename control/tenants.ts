@@ -3,18 +3,12 @@ import type { ReAttachResponse, TenantInfo } from '#libs/api/control.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
-import { DEFAULT_STRIPE_BLOCKS, tenantShardId } from '#libs/sharding.ts'
-import { holdingUnder } from './moves/split-changes.ts'
+import { DEFAULT_STRIPE_BLOCKS } from '#libs/sharding.ts'
+import { holdingUnder, shardsOf } from './moves/split-changes.ts'
 import { choosePageservers, loadOf } from './moves/placing.ts'
 import { sourcesOf } from './moves/move-run.ts'
 import { chooseSafekeepers } from './placement.ts'
-import {
-  type BranchRecord,
-  type PlacementRecord,
-  recordKey,
-  type TenantRecord,
-  type TimelineRecord,
-} from './records.ts'
+import { type BranchRecord, recordKey, type TenantRecord, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { withPlacement } from './tenant-record.ts'
 import type { Timelines } from './timelines.ts'
@@ -172,22 +166,6 @@ export class Tenants {
       ),
     )
   }
-}
-
-/**
- * What pageservers may hold of a tenant: its shards, and while they are split those that are left.
- * Shards that take over just now are attached by the split, which knows from whom.
- */
-function shardsOf({ tenantId, shardCount, stripeBlocks, placements, split }: TenantRecord) {
-  const named = (of: readonly PlacementRecord[], count: number) =>
-    of.map(({ shard }) => ({
-      id: tenantShardId(tenantId, shard, count),
-      stripes: count === 0 ? {} : { stripeBlocks },
-    }))
-  return [
-    ...(split?.phase === 'attach' ? [] : named(placements, shardCount)),
-    ...(split === undefined ? [] : named(split.parents, split.parentCount)),
-  ]
 }
 
 function checkSharding(tenant: TenantRecord, { shards, stripeBlocks }: Sharding): void {

@@ -163,6 +163,22 @@ export function parentOf(
   return { tenantId, generation: parent.generation }
 }
 
+/**
+ * What pageservers may hold of a tenant: its shards, and while they are split those that are left.
+ * Shards that take over just now are attached by the split, which knows from whom.
+ */
+export function shardsOf({ tenantId, shardCount, stripeBlocks, placements, split }: TenantRecord) {
+  const named = (of: readonly PlacementRecord[], count: number) =>
+    of.map(({ shard }) => ({
+      id: tenantShardId(tenantId, shard, count),
+      stripes: count === 0 ? {} : { stripeBlocks },
+    }))
+  return [
+    ...(split?.phase === 'attach' ? [] : named(placements, shardCount)),
+    ...(split === undefined ? [] : named(split.parents, split.parentCount)),
+  ]
+}
+
 /** What a pageserver holds of the tenant under the id of a shard; null when nothing. */
 export function holdingUnder(tenant: TenantRecord, id: TenantId, node: number): Holding | null {
   const { number, count } = shardNumberOf(id) ?? { number: 0, count: 0 }

@@ -112,8 +112,8 @@ test('damage is named', async () => {
     bad.writeUInt8(bad.readUInt8(at) ^ 4, at)
     expect(() => decodeManifest(bad, 'm-1')).toThrow(/m-1/)
   }
-  const newer = Buffer.from(bytes.toString().replace('manifest 2', 'manifest 3'))
-  expect(() => decodeManifest(newer, 'm-1')).toThrow(/format 3/)
+  const newer = Buffer.from(bytes.toString().replace('manifest 3', 'manifest 4'))
+  expect(() => decodeManifest(newer, 'm-1')).toThrow(/format 4/)
   await store.put('tl/manifests/m-00000001-00000001', bytes)
   await writeFile(join(scratch, 'tl/manifests/not-a-manifest'), 'x')
   expect((await open(1).load())?.layers).toHaveLength(1)

@@ -1,0 +1,68 @@
+/** `zenith tenant split`: begins a split, or joins the one under way, and tells how far it is. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { callControl } from '#libs/api/control-client.ts'
+import type { SplitInfo } from '#libs/api/split.ts'
+import { ZenithError } from '#libs/errors.ts'
+import { CommandContext, type CommonOptions } from './command-context.ts'
+
+const POLL_MS = 200
+
+const PHASES: Record<string, string> = {
+  hold: 'the shards write what they have to object storage',
+  attach: 'the new shards take over, and catch up with the WAL',
+  tell: 'computes turn to the new shards',
+  'clean-up': 'the old shards are let go',
+}
+
+export interface TenantSplitOptions extends CommonOptions {
+  readonly shards: number
+  /** Blocks. */
+  readonly stripeSize?: number
+  /** Seconds. */
+  readonly timeout: number
+}
+
+export async function tenantSplit(options: TenantSplitOptions): Promise<void> {
+  const context = new CommandContext(options)
+  const installation = context.openRunning()
+  const url = installation.controlUrl
+  const params = { tenantId: context.tenantId(installation) }
+  const { shards, stripeSize, timeout } = options
+  let info = await callControl(url, 'splitTenant', {
+    params,
+    body: { shards, ...(stripeSize === undefined ? {} : { stripeBlocks: stripeSize }) },
+  })
+  const wasThere = info.split === null
+  const deadline = Date.now() + timeout * 1000
+  const told = new Set<string>()
+  while (info.split !== null) {
+    for (const line of progressOf(info)) {
+      if (!told.has(line)) context.say(`  ${line}`)
+      told.add(line)
+    }
+    if (Date.now() > deadline) {
+      throw new ZenithError('timeout', `The split has not ended within ${timeout} s.`, {
+        hint: 'It goes on by itself; the same command again waits for it.',
+      })
+    }
+    await sleep(POLL_MS)
+    // A control plane that is just being started again goes on with it.
+    info = await callControl(url, 'getSplit', { params }).catch(() => info)
+  }
+  const count = `${shards} ${shards === 1 ? 'shard' : 'shards'}`
+  context.show(
+    info,
+    wasThere
+      ? `The tenant has ${count} already.\n`
+      : `The tenant has ${count} now. zenith pageserver list shows where they are; ` +
+          'zenith pageserver move takes one of them elsewhere.\n',
+  )
+}
+
+function progressOf({ split }: SplitInfo): string[] {
+  if (split === null) return []
+  const lines = [`${split.phase}: ${PHASES[split.phase] ?? 'under way'}`]
+  if (split.lost.length > 0) lines.push(`not waited for: shard ${split.lost.join(', ')}`)
+  if (split.problem !== null) lines.push(`waits: ${split.problem}`)
+  return lines
+}

@@ -1,0 +1,107 @@
+/** The shards of a tenant are split while it is written, read, branched and looked at in the past. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { callControl } from '#libs/api/control-client.ts'
+import { callPageserver } from '#libs/api/pageserver.ts'
+import type { SplitInfo } from '#libs/api/split.ts'
+import { tenantShardId } from '#libs/sharding.ts'
+import { Installation } from '../fixtures/installation.ts'
+import { Ledger } from '../fixtures/ledger.ts'
+
+const PATIENCE_MS = 90_000
+const SETTINGS = { shared_buffers: '1MB' }
+const COUNT = 'SELECT count(*) FROM pgbench_accounts'
+const SUM = 'SELECT sum(abalance), count(*) FROM pgbench_accounts'
+
+async function settled(zenith: Installation, shards: number): Promise<SplitInfo> {
+  const params = { tenantId: zenith.tenantId }
+  const deadline = Date.now() + PATIENCE_MS
+  for (;;) {
+    const info = await callControl(zenith.controlUrl, 'getSplit', { params }).catch(() => null)
+    if (info?.split === null && info.shardCount === shards) return info
+    if (Date.now() > deadline) {
+      throw new Error(`not ${shards} shards: ${JSON.stringify(info)}\n${zenith.logs(60)}`)
+    }
+    await sleep(50)
+  }
+}
+
+test('a tenant is split from one to two to four under load, and no query fails', async () => {
+  await using zenith = await Installation.create({
+    pageservers: 2,
+    control: { pageserver_lost_after: 0 },
+  })
+  const { tenantId, controlUrl } = zenith
+  const split = (shards: number) =>
+    callControl(controlUrl, 'splitTenant', { params: { tenantId }, body: { shards } })
+  const locationOf = (node: number, shard: number, count: number) => {
+    const { host, httpPort } = zenith.pageserverNodes[node - 1] as {
+      host: string
+      httpPort: number
+    }
+    const params = { tenantId: tenantShardId(tenantId, shard, count) }
+    return callPageserver(`http://${host}:${httpPort}`, 'getLocation', { params })
+  }
+  const compute = await zenith.startCompute('main', { settings: SETTINGS })
+  await compute.pgbench(['-i', '-s', '1', '-q'])
+  await compute.pgbench(['-c', '2', '-t', '100', '-n'])
+  const pastSum = await compute.value(SUM)
+  const pastLsn = await compute.value('SELECT pg_current_wal_flush_lsn()')
+  await zenith.createBranch('side')
+  const replica = await zenith.startCompute('main', { name: 'reports', mode: 'replica' })
+  const ledger = new Ledger(() => compute.connect(), 2)
+  await ledger.createTables()
+  ledger.start()
+  // One query that goes on over both splits: it cannot read its settings anew.
+  const long = compute.value(
+    `SELECT count(*) FROM (SELECT pg_sleep(0.003), (SELECT count(*) FROM pgbench_accounts
+       WHERE aid = (g * 797) % 100000 + 1) AS found FROM generate_series(1, 2000) g) x
+     WHERE found = 1`,
+  )
+  const pgbench = compute.pgbench(['-c', '3', '-T', '10', '-n'])
+
+  expect(await split(2)).toMatchObject({ shardCount: 0, split: { shards: 2 } })
+  expect(await settled(zenith, 2)).toMatchObject({ formerCounts: [0] })
+  expect(await locationOf(1, 0, 0)).toMatchObject({ mode: 'detached', timelines: [] })
+  expect(await replica.value(COUNT)).toBe('100000')
+  await ledger.progress(20, PATIENCE_MS)
+
+  // The control plane is killed on the way; whoever comes next goes on.
+  await split(4)
+  for (let kills = 0; kills < 2; kills++) {
+    await sleep(100)
+    await zenith.control.stop('SIGKILL')
+    await zenith.control.start()
+  }
+  await settled(zenith, 4)
+  for (const shard of [0, 1]) {
+    expect(await locationOf(1, shard, 2)).toMatchObject({ mode: 'detached' })
+  }
+  await ledger.progress(20, PATIENCE_MS)
+  await zenith.createBranch('later')
+  // Each shard goes its own way from here on.
+  const body = { to: 2, shard: 3 }
+  await callControl(controlUrl, 'moveTenant', { params: { tenantId }, body })
+
+  const { stdout } = await pgbench
+  expect(stdout).toContain('number of failed transactions: 0 (0.000%)')
+  expect(await long).toBe('2000')
+  await ledger.progress(20, PATIENCE_MS)
+  await ledger.stop()
+  expect(await ledger.violations()).toEqual([])
+  expect(await replica.value(COUNT)).toBe('100000')
+  const balance =
+    'SELECT sum(abalance) - (SELECT sum(delta) FROM pgbench_history) FROM pgbench_accounts'
+  expect(await compute.value(balance)).toBe('0')
+
+  const past = await zenith.startCompute('main', {
+    name: 'past',
+    mode: 'static',
+    lsn: String(pastLsn),
+  })
+  expect(await past.value(SUM)).toBe(pastSum)
+  const side = await zenith.startCompute('side', { settings: SETTINGS })
+  expect(await side.value(SUM)).toBe(pastSum)
+  await side.query('UPDATE pgbench_accounts SET abalance = 1 WHERE aid <= 10')
+  expect(await side.value('SELECT count(*) FROM pgbench_accounts WHERE abalance = 1')).not.toBe('0')
+})

@@ -188,6 +188,10 @@ export class TenantDeletion {
     if (placements.some(({ move }) => move !== undefined)) {
       throw new ZenithError('unavailable', `tenant ${tenantId} is just being moved`)
     }
+    // Objects of former shards go one after the other, as nobody refers to them any more.
+    if (tenant.split !== undefined || (tenant.formerCounts ?? []).length > 0) {
+      throw new ZenithError('unavailable', `objects of former shards of ${tenantId} have yet to go`)
+    }
     const holders = placements.flatMap(({ pageserverId, secondary, home }) => [
       pageserverId,
       secondary,

@@ -5,6 +5,7 @@ import { ALL_KEYS } from '../keyspace/key-range.ts'
 import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import { quantile } from '../read/read-stats.ts'
+import { indexedLayer } from './range-keys.ts'
 import { ScratchServer } from '../tenants/testing/scratch-server.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { ColumnDepths, sampledDepth } from './column-depth.ts'
@@ -94,9 +95,7 @@ test('what is counted ends at a page that needs nothing older', async () => {
   await addDelta(server, timeline, every(2, 0))
   const depth = async () => {
     const layers = deltasOf(timeline)
-    const indexed = await Promise.all(
-      layers.map(async (layer) => ({ origin: layer.origin, index: await layer.load() })),
-    )
+    const indexed = await Promise.all(layers.map(indexedLayer))
     const { slots } = timeline.source
     return sampledDepth(indexed, slots, ALL_KEYS, START_LSN + 1, timeline.lastRecordLsn + 1)
   }

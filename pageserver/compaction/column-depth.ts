@@ -4,7 +4,6 @@
  * them, and then a read comes to one. So it is looked up, for a sample of what the deltas hold.
  */
 import type { Lsn } from '#libs/lsn.ts'
-import { isInheritedClass } from '../keyspace/key-class.ts'
 import type { KeyRange } from '../keyspace/key-range.ts'
 import { formatKey } from '../keyspace/key.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
@@ -36,6 +35,7 @@ export function sampledDepth(
     for (let at = Math.ceil(passed / step) * step; at < passed + to - from; at += step) {
       const row = from + Math.min(Math.floor(at - passed), to - from - 1)
       const blk = layer.index.columns.rowBlk[row] as number
+      if (!layer.counts(slot, blk)) continue
       sum += depthOf(deltas, slot, blk, floorLsn, ceilingLsn)
       count++
     }
@@ -57,7 +57,7 @@ function runsInRange(layer: IndexedLayer, slots: SlotTable, range: KeyRange): Ru
   const runs: Run[] = []
   for (const [group, slot] of layer.index.groupSlot.entries()) {
     const bounds = blocksInRange(slots, slot, range)
-    if (!bounds || (layer.origin !== null && !isInheritedClass(slots.cls(slot)))) continue
+    if (!bounds || !layer.countsPrefix(slot)) continue
     const first = groupFirstRow[group] as number
     const rows = rowBlk.subarray(first, groupFirstRow[group + 1])
     const from = first + lowerBound(rows, bounds.first)

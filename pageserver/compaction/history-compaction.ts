@@ -23,7 +23,7 @@ import { isSnapshot, standsForAll } from './image-columns.ts'
 import { boundaryLsn, type ImagePlan, type ImageState, planImages } from './image-plan.ts'
 import type { BottomJob, CompactionRunner } from './job.ts'
 import { describeRange, enter, isInLayers, layersOfRange } from './job-source.ts'
-import { type IndexedLayer, keysInRange } from './range-keys.ts'
+import { type IndexedLayer, indexedLayer, keysInRange } from './range-keys.ts'
 
 /** A job of images ends after so many files, so that what is done is published and L0 may come. */
 const FILES_PER_JOB = 2
@@ -112,9 +112,7 @@ export class HistoryCompaction {
   /** Looks at the column, so that the next plans know how deep it is. */
   async #lookUpDepth(plan: ImagePlan<Layer>): Promise<void> {
     const { deltas, sinceLsn, imageLsn } = plan
-    const indexed = await Promise.all(
-      deltas.map(async (layer) => ({ origin: layer.origin, index: await layer.load() })),
-    )
+    const indexed = await Promise.all(deltas.map(indexedLayer))
     const { slots } = this.#source
     const depth = sampledDepth(indexed, slots, plan, sinceLsn, imageLsn + 1)
     this.#depths.note(plan, deltas.length, depth)
@@ -259,12 +257,7 @@ export class HistoryCompaction {
     if (inputs.some((layer) => standsForAll(layer, oldestLsn)) || plan.hasBase) return true
     const indexed: IndexedLayer[] = []
     for (const layer of inputs) {
-      indexed.push({
-        index: await layer.load(),
-        splitFrom: layer.splitFrom,
-        countsPrefix: (slot) => layer.countsPrefix(slot),
-        counts: (slot, blk) => layer.counts(slot, blk),
-      })
+      indexed.push(await indexedLayer(layer))
     }
     let imageBytes = 0
     for (const { slot, blks } of keysInRange(indexed, this.#source.slots, plan)) {

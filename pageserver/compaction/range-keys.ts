@@ -16,6 +16,16 @@ export interface SlotKeys {
 /** A layer whose index is held. */
 export type IndexedLayer = Pick<Layer, 'index' | 'splitFrom' | 'countsPrefix' | 'counts'>
 
+/** Loads a layer's index and holds it, while the layer itself may let it go. */
+export async function indexedLayer(layer: Layer): Promise<IndexedLayer> {
+  return {
+    index: await layer.load(),
+    splitFrom: layer.splitFrom,
+    countsPrefix: (slot) => layer.countsPrefix(slot),
+    counts: (slot, blk) => layer.counts(slot, blk),
+  }
+}
+
 /** Every key of the layers in the range once, in key order, one prefix at a time. */
 export function* keysInRange(
   layers: readonly IndexedLayer[],

@@ -30,7 +30,6 @@
 #include "catalog/pg_largeobject.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
-#include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
@@ -103,7 +102,6 @@ static void
 await_size_as_of(XLogRecPtr lsn, uint64 *size)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PATIENCE_MS);
-	bool		latch_was_set = false;
 	XLogRecPtr	as_of;
 
 	zenith_flush_for_read(lsn);
@@ -112,14 +110,10 @@ await_size_as_of(XLogRecPtr lsn, uint64 *size)
 	{
 		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					  NAP_MS, zenith_wait_cluster_size) & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			latch_was_set = true;
-		}
+			zenith_borrow_latch();
 		zenith_check_interrupts();
 	}
-	if (latch_was_set)
-		SetLatch(MyLatch);
+	zenith_return_latch();
 }
 
 static void

@@ -138,7 +138,7 @@ extern uint32 zenith_wait_replay;
 extern uint32 zenith_wait_quorum;
 extern uint32 zenith_wait_supervisor;
 
-/* pageserver.c: the connections, one per shard, and the page stream protocol */
+/* pageserver.c: requests and replies of the page stream */
 typedef struct ZenithRequest
 {
 	char		tag;			/* 'N' nblocks, 'D' dbsize, 'T' tablespace, 'G' getpage */
@@ -172,9 +172,13 @@ extern uint64 zenith_pageserver_send_ahead(const ZenithRequest *request);
 extern void zenith_pageserver_flush(void);
 extern bool zenith_pageserver_await(int shard, uint64 id);
 extern void zenith_pageserver_shutdown(void);
-extern void zenith_check_interrupts(void);
 extern Oid	zenith_reply_database(const ZenithReply *reply, uint32 index);
 extern void zenith_reply_error(const ZenithReply *reply, const char *what) pg_attribute_noreturn();
+
+/* interrupts.c */
+extern void zenith_check_interrupts(void);
+extern void zenith_borrow_latch(void);
+extern void zenith_return_latch(void);
 
 /* readahead.c */
 extern bool zenith_readahead_has(RelFileLocator locator, ForkNumber forknum, BlockNumber block);

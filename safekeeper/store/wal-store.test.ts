@@ -61,10 +61,11 @@ async function openStore(
   state: ControlState,
   durable: Lsn[] = [],
   segments: SegmentRange | null = null,
+  slots = new WriteSlots(1),
 ): Promise<WalStore> {
   return new WalStore({
     disk: await diskOf(state),
-    slots: new WriteSlots(1),
+    slots,
     startLsn: state.startLsn,
     localStartLsn: state.startLsn,
     endLsn: state.startLsn,
@@ -112,6 +113,38 @@ describe('WAL store', () => {
     expect(stored(startLsn, wal.lsn).equals(bytes)).toBe(true)
     expect(await recover(control(startLsn))).toBe(wal.lsn)
     expect(stored(startLsn, wal.lsn).equals(bytes)).toBe(true)
+  })
+
+  it('writes in the event loop while it is alone, pieces are small and the disk is quick', async () => {
+    const startLsn = SEGMENT * WAL_SEGMENT_SIZE
+    const wal = new WalBuilder(startLsn)
+    while (wal.lsn < startLsn + 200_000) wal.appendNoop(5_000)
+    const bytes = wal.bytes()
+    const durable: Lsn[] = []
+    const slots = new WriteSlots(2)
+    const store = await openStore(control(startLsn), durable, null, slots)
+    let end = startLsn
+    /** Whether these bytes are durable when this turn ends, before any thread can have told of them. */
+    const isInline = async (length: number) => {
+      store.write(0, end, bytes.subarray(end - startLsn, end - startLsn + length))
+      end += length
+      await new Promise<void>((resolve) => process.nextTick(resolve))
+      return durable.at(-1) === end
+    }
+    // The file has to be opened, and the disk has yet to show what it is.
+    expect(await isInline(8_000)).toBe(false)
+    await store.flush()
+    for (let write = 0; write < 64; write += 1) slots.inlineRule.took(50)
+    expect(await isInline(8_000)).toBe(true)
+    expect(await isInline(64 * 1024 + 1)).toBe(false)
+    await store.flush()
+    for (let write = 0; write < 64; write += 1) slots.inlineRule.took(50)
+    expect(await isInline(8_000)).toBe(true)
+    // Somebody else writes to the same disk.
+    slots.inlineRule.applies({}, 1, performance.now())
+    expect(await isInline(8_000)).toBe(false)
+    await store.close()
+    expect(stored(startLsn, end).equals(bytes.subarray(0, end - startLsn))).toBe(true)
   })
 
   it('cuts the tail over segments, and goes on writing there', async () => {

@@ -1,12 +1,19 @@
 /** What may happen to a compute, and that its data never depends on it. */
-import { appendFileSync, existsSync } from 'node:fs'
+import { appendFileSync, existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, it, onTestFailed } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
+import { isLeft, type SharedMemory, sharedMemoryOf } from '../../compute/shared-memory.ts'
+import type { Compute } from '../fixtures/compute.ts'
 import { Installation } from '../fixtures/installation.ts'
 
 const SOON = { timeout: 20_000 }
+
+/** The folder of the Unix socket. */
+async function socketsOf(compute: Compute): Promise<string> {
+  return String(await compute.value('SHOW unix_socket_directories'))
+}
 
 async function installation(options = {}): Promise<Installation> {
   const zenith = await Installation.create(options)
@@ -82,11 +89,13 @@ it('keeps to the quorum whatever its configuration files say', async () => {
   await client.end()
 })
 
-it('takes its Postgres along when it is killed', async () => {
+it('takes its Postgres along when it is killed; what that leaves goes at the next start', async () => {
   await using zenith = await installation()
   const compute = await zenith.startCompute()
   await expect.poll(async () => (await compute.info()).status, SOON).toBe('running')
   const { postgresPid } = await compute.status()
+  const memory = sharedMemoryOf(compute.dataFolder) as SharedMemory
+  const sockets = await socketsOf(compute)
   await compute.kill()
   const alive = () => {
     try {
@@ -98,6 +107,27 @@ it('takes its Postgres along when it is killed', async () => {
   }
   await expect.poll(alive, SOON).toBe(false)
   expect((await compute.info()).status).toBe('crashed')
+
+  const segments = () => readFileSync('/proc/sysvipc/shm', 'utf8')
+  await expect.poll(() => isLeft(segments(), memory), SOON).toBe(true)
+  const leftFiles = () => memory.files.filter((name) => existsSync(join('/dev/shm', name)))
+  expect(leftFiles()).toEqual(memory.files)
+  expect(existsSync(sockets)).toBe(true)
+  const again = await zenith.startCompute()
+  expect(isLeft(segments(), memory)).toBe(false)
+  expect(leftFiles()).toEqual([])
+  expect(existsSync(sockets)).toBe(false)
+
+  // A later start replaces it while it runs: it ends, and takes away only what is its own.
+  const { attempt, port } = again.spec
+  const replaced = await socketsOf(again)
+  const next = zenith.launchSpec({ ...again.spec, attempt: attempt + 1, port: port + 1000 })
+  expect(await again.exited).toBe(3)
+  await next.ready()
+  expect(await socketsOf(next)).not.toBe(replaced)
+  expect(existsSync(await socketsOf(next))).toBe(true)
+  // The supervisor streams its WAL by the socket there; nothing commits without.
+  await next.query('CREATE TABLE t ()')
 })
 
 it('is refused as a second writer, and fenced when it comes past that', async () => {

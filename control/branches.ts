@@ -15,7 +15,7 @@ import type { Registry } from './registry.ts'
 import { safekeeperApi } from './remote.ts'
 import { TimeSearch } from './time-search.ts'
 import { FIRST_BRANCH } from './tenants.ts'
-import { positionsOf } from './timeline-positions.ts'
+import { lagBehind, positionsOf } from './timeline-positions.ts'
 import type { Timelines } from './timelines.ts'
 import { checkActive } from './timeline-state.ts'
 import type { TipFinder } from './tip.ts'
@@ -222,13 +222,16 @@ export class Branches {
     }
   }
 
-  /** Timelines with their positions; what cannot be asked is null. */
-  async timelines(tenantId: string): Promise<TimelineInfo[]> {
+  /** All timelines, or that of one branch, with their positions; what cannot be asked is null. */
+  async timelines(tenantId: string, only?: string): Promise<TimelineInfo[]> {
     const positions = await positionsOf(this.#registry, tenantId)
-    const timelines = await this.#registry.timelines(tenantId)
+    const timelines = (await this.#registry.timelines(tenantId)).filter(
+      ({ branch }) => only === undefined || branch === only,
+    )
     return Promise.all(
       timelines.map(async (timeline) => {
         const position = positions.get(timeline.timelineId)
+        const commitLsn = await this.#commitLsn(timeline)
         return {
           timelineId: timeline.timelineId,
           branch: timeline.branch,
@@ -238,7 +241,8 @@ export class Branches {
           lastRecordLsn: position?.lastRecordLsn ?? null,
           diskConsistentLsn: position?.diskConsistentLsn ?? null,
           remoteConsistentLsn: position?.remoteConsistentLsn ?? null,
-          commitLsn: await this.#commitLsn(timeline),
+          commitLsn: commitLsn === null ? null : formatLsn(commitLsn),
+          lag: commitLsn === null || position === undefined ? null : lagBehind(commitLsn, position),
           safekeepers: timeline.safekeepers,
           membershipGeneration: timeline.membershipGeneration,
           following: await this.#imports.following(timeline),
@@ -247,7 +251,7 @@ export class Branches {
     )
   }
 
-  async #commitLsn(timeline: TimelineRecord): Promise<string | null> {
+  async #commitLsn(timeline: TimelineRecord): Promise<Lsn | null> {
     const members = await this.#registry.members(timeline)
     const answers = await Promise.allSettled(
       members.map((node) => safekeeperApi.timeline(node, timeline)),
@@ -255,7 +259,7 @@ export class Branches {
     const commits = answers.flatMap((answer) =>
       answer.status === 'fulfilled' ? [parseLsn(answer.value.commitLsn)] : [],
     )
-    return commits.length === 0 ? null : formatLsn(Math.max(...commits))
+    return commits.length === 0 ? null : Math.max(...commits)
   }
 }
 

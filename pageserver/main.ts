@@ -24,6 +24,7 @@ import { Locations } from './locations.ts'
 import { createPageServiceMetrics } from './page-service/metrics.ts'
 import { servePages } from './page-service/page-service.ts'
 import { reAttach } from './re-attach.ts'
+import { Readiness } from './readiness.ts'
 import { watchReads } from './read-metrics.ts'
 import { RedoPool } from './redo/redo-pool.ts'
 import { createRedoMetrics } from './redo-metrics.ts'
@@ -148,17 +149,23 @@ runProcess('pageserver', async (self) => {
   const locations = new Locations({ service, folder: dataDir, store, log })
   self.onStop(() => locations.stop())
 
-  let notReady: string | null = 'starting'
+  const readiness = new Readiness()
   const pages = await servePages({
     host: config.listen_pg_host,
     port: config.listen_pg_port,
     log,
     metrics: createPageServiceMetrics(metrics),
-    findTimeline: (tenantId, timelineId) => service.servedTimeline(tenantId, timelineId),
+    findTimeline: (tenantId, timelineId) =>
+      service.servedTimeline(tenantId, timelineId, readiness.reason),
     onUse: (tenantId, timelineId) => service.nudge({ tenantId, timelineId }),
   })
   self.onStop(() => pages.close())
-  const app = await createHttp({ service: 'pageserver', log, metrics, notReady: () => notReady })
+  const app = await createHttp({
+    service: 'pageserver',
+    log,
+    metrics,
+    notReady: () => readiness.reason,
+  })
   addRoutes(app, {
     id: config.id,
     service,
@@ -166,7 +173,7 @@ runProcess('pageserver', async (self) => {
     tenants,
     collector,
     imports,
-    notReady: () => notReady,
+    notReady: () => readiness.reason,
   })
   await app.listen({ host: config.listen_http_host, port: config.listen_http_port })
   self.onStop(() => app.close())
@@ -181,18 +188,17 @@ runProcess('pageserver', async (self) => {
     pageserverId: config.id,
     log,
     signal: stopping.signal,
-    onWaiting: (reason) => {
-      notReady = reason
-    },
+    onWaiting: (problem) => readiness.waiting(config.control_plane_url, problem),
   }).catch((error: unknown) => {
     if (stopping.signal.aborted) return null
     throw error
   })
   if (answer === null) return
+  readiness.loading(answer.tenants.length)
   await locations.begin(answer)
-  await service.attachAll(answer)
+  await service.attachAll(answer, () => readiness.loaded())
   remote.deletions.start()
-  notReady = null
+  readiness.ready()
   const httpPort = (app.server.address() as { port: number }).port
   log.info({ pgPort: pages.port, httpPort, tenants: answer.tenants.length }, 'ready')
 })

@@ -2,17 +2,23 @@
 import { Gauge } from '@prometheus-io/client'
 import type { Metrics } from '#libs/metrics.ts'
 import type { Timeline } from './timeline/timeline.ts'
+import type { Lag } from './wal-receiver/lag-clock.ts'
 
 export interface WatchedTimeline {
   timeline: Timeline
-  /** Committed WAL that has not been taken in, as far as known. */
-  lagBytes: number
+  /** Committed WAL that has not been taken in; null while no safekeeper has told. */
+  lag: Lag | null
   broken: boolean
 }
 
 /** Name behind `zenith_pageserver_`, help, value. */
 const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
-  ['wal_lag_bytes', 'Committed WAL that has not been taken in yet', ({ lagBytes }) => lagBytes],
+  ['wal_lag_bytes', 'Committed WAL that has not been taken in yet', ({ lag }) => lag?.bytes ?? 0],
+  [
+    'wal_lag_seconds',
+    'Age of the oldest committed WAL that has not been taken in yet',
+    ({ lag }) => (lag?.ms ?? 0) / 1000,
+  ],
   ['last_record_lsn', 'End of the last record taken in', ({ timeline }) => timeline.lastRecordLsn],
   [
     'unflushed_bytes',

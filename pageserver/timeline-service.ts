@@ -93,7 +93,7 @@ export class TimelineService {
    * Attaches what the control plane says is ours, and starts receiving WAL. A tenant that cannot be
    * attached is logged and left out; it must not keep the others from being served.
    */
-  async attachAll(answer: ReAttachResponse): Promise<void> {
+  async attachAll(answer: ReAttachResponse, onAttached: () => void): Promise<void> {
     const waiting = [...answer.tenants]
     const work = async () => {
       for (let next = waiting.shift(); next; next = waiting.shift()) {
@@ -101,6 +101,7 @@ export class TimelineService {
           const { tenantId } = next as ReAttachedTenant
           this.#options.log.error({ err: error, tenantId }, 'a tenant could not be attached')
         })
+        onAttached()
       }
     }
     await Promise.all(Array.from({ length: ATTACH_AT_ONCE }, work))
@@ -157,11 +158,20 @@ export class TimelineService {
 
   /**
    * For page streams. Throws `unavailable` for a tenant that is not attached: it has moved, or is
-   * about to come, and the client looks where it is by now.
+   * about to come, and the client looks where it is by now. `notReady` is why it may yet come.
    */
-  servedTimeline(tenantId: TenantId, timelineId: TimelineId): Timeline {
+  servedTimeline(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    notReady: string | null = null,
+  ): Timeline {
     if (this.#tenants.find(tenantId)) return this.timeline({ tenantId, timelineId })
-    throw new ZenithError('unavailable', `tenant ${tenantId} is not attached to this page server`)
+    throw new ZenithError(
+      'unavailable',
+      notReady === null
+        ? `tenant ${tenantId} is not attached to this page server`
+        : `the page server is ${notReady}`,
+    )
   }
 
   /**
@@ -469,8 +479,8 @@ export class TimelineService {
     for (const tenant of this.#tenants.tenants()) {
       for (const timeline of tenant.timelines()) {
         const key = keyOf(timeline)
-        const lagBytes = this.#receivers.get(key)?.lagBytes() ?? 0
-        yield { timeline, lagBytes, broken: this.#broken.has(key) }
+        const lag = this.#receivers.get(key)?.lag() ?? null
+        yield { timeline, lag, broken: this.#broken.has(key) }
       }
     }
   }

@@ -86,6 +86,7 @@ export async function branchInfo(name: string, options: CommonOptions): Promise<
       ['Written', `${formatBytes(sizes.writtenBytes)} of WAL since it began`],
     )
   }
+  lines.push(['Behind', describeLag(branch)])
   const width = Math.max(...lines.map(([label]) => label.length))
   const text = lines.map(([label, value]) => `${`${label}:`.padEnd(width + 2)}${value}\n`)
   context.show(branch, text.join(''))
@@ -273,6 +274,18 @@ function replaceBody({ keepAs, discard }: ReplaceOptions): { keepAs?: string; di
 
 function stateOf(branch: BranchDetails): string {
   return branch.protected ? `${branch.state}, protected` : branch.state
+}
+
+/** How far the pageserver is behind what Postgres has committed. */
+function describeLag({ lag, state }: BranchDetails): string {
+  if (state === 'archived') return 'nothing: it is archived'
+  if (lag === null) return 'not known while the pageserver or its safekeepers do not answer'
+  const { bytes, ms, unstoredBytes } = lag
+  const age = ms === null ? '' : `, the oldest of it ${(ms / 1000).toFixed(1)} s old`
+  const behind = bytes === 0 ? 'nothing' : `${formatBytes(bytes)} of WAL${age}`
+  return unstoredBytes === 0
+    ? `${behind}; all is in object storage`
+    : `${behind}; ${formatBytes(unstoredBytes)} not in object storage yet`
 }
 
 function physicalOf({ sizes }: BranchDetails): number | null {

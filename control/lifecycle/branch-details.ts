@@ -1,4 +1,4 @@
-/** Branches with their sizes, as the pageservers know them. */
+/** Branches with their sizes and how far behind they are, as pageservers and safekeepers know. */
 import type { BranchDetails } from '#libs/api/lifecycle.ts'
 import type { TimelineSizes } from '#libs/api/pageserver-lifecycle.ts'
 import { onEach, placesOf } from '../places.ts'
@@ -6,7 +6,7 @@ import { pageserverApi } from '../remote.ts'
 import type { LifecycleContext } from './lifecycle.ts'
 import { childrenOf } from './rules.ts'
 
-/** Of all branches, or of one. Sizes are null where a pageserver does not answer. */
+/** Of all branches, or of one. Sizes and lag are null where a pageserver does not answer. */
 export async function detailsOf(
   { registry, branches, endpoints }: LifecycleContext,
   tenantId: string,
@@ -15,6 +15,9 @@ export async function detailsOf(
   const infos = await branches.list(tenantId)
   const timelines = await registry.timelines(tenantId)
   const computes = await endpoints.records(tenantId)
+  const lags = new Map(
+    (await branches.timelines(tenantId, only)).map(({ timelineId, lag }) => [timelineId, lag]),
+  )
   const places = await placesOf(registry, tenantId)
   const sizesOf = async (timelineId: string): Promise<TimelineSizes | null> => {
     const ask = onEach(places, (place) =>
@@ -32,6 +35,7 @@ export async function detailsOf(
           .filter(({ timelineId }) => timelineId === info.timelineId)
           .map(({ name, status }) => ({ name, status })),
         sizes: await sizesOf(info.timelineId),
+        lag: lags.get(info.timelineId) ?? null,
       })),
   )
 }

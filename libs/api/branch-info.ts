@@ -13,6 +13,17 @@ export const BranchState = Type.Union([
 ])
 export type BranchState = Static<typeof BranchState>
 
+/** How far the pageserver is behind the safekeepers; of a sharded tenant its slowest shard. */
+export const WalLag = Type.Object({
+  /** Committed WAL that cannot be read from it yet. */
+  bytes: Type.Integer(),
+  /** How old the oldest of that is; null when the pageserver does not know of it. */
+  ms: Nullable(Type.Integer()),
+  /** Committed WAL that is not in object storage yet, which safekeepers keep for it. */
+  unstoredBytes: Type.Integer(),
+})
+export type WalLag = Static<typeof WalLag>
+
 export const BranchInfo = Type.Object({
   name: Type.String(),
   timelineId: IdText,

@@ -9,7 +9,7 @@ import { routes } from '#libs/http/route.ts'
 import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
 import { type Static, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
-import { BranchInfo } from './branch-info.ts'
+import { BranchInfo, WalLag } from './branch-info.ts'
 import { controlPaths } from './control-paths.ts'
 import { fleetRoutes } from './fleet.ts'
 import { splitRoutes } from './split.ts'
@@ -100,6 +100,8 @@ export const TimelineInfo = Type.Object({
   remoteConsistentLsn: Nullable(LsnText),
   /** Largest commit LSN among the safekeepers that answered; null when none did. */
   commitLsn: Nullable(LsnText),
+  /** How far the pageserver is behind commitLsn; null when either is not known. */
+  lag: Nullable(WalLag),
   safekeepers: Type.Array(Type.Integer()),
   membershipGeneration: Type.Integer(),
   /** Set on a branch that follows a stock primary. */

@@ -4,10 +4,10 @@
  */
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
-import { BranchInfo } from './branch-info.ts'
+import { BranchInfo, WalLag } from './branch-info.ts'
 import { lifecyclePaths } from './lifecycle-paths.ts'
 import { TimelineSizes } from './pageserver-lifecycle.ts'
-import { IdText, LsnText } from './schemas.ts'
+import { IdText, LsnText, Nullable } from './schemas.ts'
 
 const TenantParams = Type.Object({ tenantId: IdText })
 const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
@@ -18,7 +18,9 @@ export const BranchDetails = Type.Object({
   children: Type.Array(Type.String()),
   endpoints: Type.Array(Type.Object({ name: Type.String(), status: Type.String() })),
   /** Null when the pageserver does not answer. */
-  sizes: Type.Union([TimelineSizes, Type.Null()]),
+  sizes: Nullable(TimelineSizes),
+  /** Null while it cannot be told: archived, or pageserver or safekeepers do not answer. */
+  lag: Nullable(WalLag),
 })
 export type BranchDetails = Static<typeof BranchDetails>
 
@@ -28,7 +30,7 @@ export const ReplacedBranch = Type.Object({
   /** The state that the branch shows now: of its parent after a reset, else of itself. */
   lsn: LsnText,
   /** The branch that holds the state from before; null when that was discarded. */
-  kept: Type.Union([Type.String(), Type.Null()]),
+  kept: Nullable(Type.String()),
   /** Endpoints that ran, and were stopped; they can be started again. */
   stopped: Type.Array(Type.String()),
 })

@@ -76,6 +76,9 @@ export const WalReceiverInfo = Type.Object({
   commitLsn: Nullable(LsnText),
   /** End of the bytes received; may be inside a record, so beyond lastRecordLsn. */
   receivedLsn: LsnText,
+  /** Committed WAL that is not in lastRecordLsn yet, and how old the oldest of it is; null: not known. */
+  lagBytes: Nullable(Type.Integer()),
+  lagMs: Nullable(Type.Integer()),
   reconnects: Type.Integer(),
   lastError: Nullable(Type.String()),
 })

@@ -295,7 +295,9 @@ describe('WAL receiver', () => {
     expect(receiver.info()).toMatchObject({
       state: 'broken',
       lastError: expect.stringMatching('bad record'),
+      lagBytes: WAL.length - timeline.poison,
     })
+    expect(receiver.info().lagMs).toBeGreaterThan(50)
     timeline.poison = Number.POSITIVE_INFINITY
     await until(got(timeline, WAL.length), 'all WAL after all')
     await until(() => broken.length === 3, 'the repair')
@@ -304,7 +306,7 @@ describe('WAL receiver', () => {
       'bad record',
       'repaired',
     ])
-    expect(receiver.info()).toMatchObject({ state: 'streaming', lastError: null })
+    expect(receiver.info()).toMatchObject({ state: 'streaming', lastError: null, lagMs: 0 })
   })
 
   test('refuses WAL of another system', async () => {

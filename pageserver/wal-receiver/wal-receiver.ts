@@ -21,6 +21,7 @@ import {
   reasonToSwitch,
   worthConnecting,
 } from './choice.ts'
+import { type Lag, LagClock } from './lag-clock.ts'
 import type { WalReceiverMetrics } from './metrics.ts'
 import { SafekeeperNews } from './safekeeper-news.ts'
 import { askSource, describeSource } from './source.ts'
@@ -77,6 +78,7 @@ export class WalReceiver {
   #brokenAt: Lsn | null = null
   #repairMs: number
   readonly #news = new SafekeeperNews()
+  readonly #lag = new LagClock()
   readonly #backoff = new SourceBackoff()
   #unsubscribe: () => void = () => {}
   #waitingForNews = false
@@ -127,20 +129,24 @@ export class WalReceiver {
 
   info(): WalReceiverInfo {
     const stream = this.#stream
+    const lag = this.lag()
     return {
       state: this.#state,
       safekeeperId: stream?.sourceId ?? null,
       commitLsn: stream && stream.commitLsn > 0 ? formatLsn(stream.commitLsn) : null,
       receivedLsn: formatLsn(stream?.receivedLsn ?? this.#options.timeline.lastRecordLsn),
+      lagBytes: lag?.bytes ?? null,
+      lagMs: lag?.ms ?? null,
       reconnects: Math.max(0, this.#connects - 1),
       lastError: this.#lastError,
     }
   }
 
-  /** Bytes that a safekeeper has committed and we have not taken in, as far as known. */
-  lagBytes(): number {
-    const commitLsn = this.#stream?.commitLsn ?? 0
-    return Math.max(0, commitLsn - this.#options.timeline.lastRecordLsn)
+  /** What safekeepers have committed and we have not taken in; null while none has told. */
+  lag(): Lag | null {
+    const nowMs = performance.now()
+    this.#lag.heard(this.#stream?.commitLsn ?? 0, nowMs)
+    return this.#lag.lag(this.#options.timeline.lastRecordLsn, nowMs)
   }
 
   async #run(): Promise<void> {
@@ -213,7 +219,9 @@ export class WalReceiver {
     return Promise.all(
       this.#safekeepers.map(async (source): Promise<Candidate> => {
         try {
-          return await askSource(this.#options, source)
+          const candidate = await askSource(this.#options, source)
+          this.#lag.heard(candidate.commitLsn ?? 0, performance.now())
+          return candidate
         } catch (error) {
           this.#note(`${describeSource(source)}: ${errorMessage(error)}`)
           const { id } = source
@@ -268,6 +276,7 @@ export class WalReceiver {
       stream.sendFeedback(Date.now())
       this.#noteProgress()
       const now = performance.now()
+      this.lag()
       const silent = reasonToSwitch(currentOf(stream), [])
       if (silent !== null) this.#leave(stream, silent)
       else if (now - checkedAt > SWITCH_CHECK_MS && this.#safekeepers.length > 1) {

@@ -8,6 +8,7 @@ import type { ControlRouteName } from '#libs/api/control.ts'
 import { requestText } from '#libs/http/client.ts'
 import type { Compute } from '../fixtures/compute.ts'
 import { filesBelow, Installation } from '../fixtures/installation.ts'
+import { until } from '../fixtures/replica.ts'
 
 /** What a safekeeper keeps of a timeline that was deleted, so that nobody brings it back. */
 const isTombstone = (name: string) => /^safekeepers\/sk\d+\/tombstones\//.test(name)
@@ -94,6 +95,8 @@ describe('branches', () => {
     await sleep(300)
     writing = false
     await writer
+    await until('the pageserver has all', async () => (await details('dev')).lag?.bytes === 0)
+    expect((await details('dev')).lag?.ms).toBe(0)
     const parents = Object.fromEntries((await branches()).map((one) => [one.name, one.parent]))
     expect(parents).toEqual({ main: null, dev: null, early: 'dev', late: 'main' })
     const devSum = await dev.value(SUM)
@@ -132,6 +135,7 @@ describe('branches', () => {
     expect(await refusal(change('archiveBranch', 'dev'))).toBe('conflict')
     await leaf.stop()
     expect(await change('archiveBranch', 'leaf')).toMatchObject({ state: 'archived' })
+    expect((await details('leaf')).lag).toBeNull()
     expect(await refusal(zenith.startCompute('leaf'))).toBe('conflict')
     const { timelineId } = await details('leaf')
     const local = () =>

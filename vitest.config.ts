@@ -18,8 +18,13 @@ const patience = process.env['ZENITH_POSTGRES_ASSERTIONS'] === '1' ? 4 : 1
 /** Files of the two that run side by side. */
 const REAL_WORKERS = 3
 
-// Node itself loads the sources, so what Node would refuse fails in tests too.
-const common = { environment: 'node', experimental: { viteModuleRunner: false } } as const
+const common = {
+  environment: 'node',
+  // Node itself loads the sources, so what Node would refuse fails in tests too.
+  experimental: { viteModuleRunner: false },
+  // A second, as vitest has it, is little where several processes share a busy core.
+  expect: { poll: { timeout: 60_000 } },
+} as const
 
 export default defineConfig({
   test: {
@@ -31,7 +36,7 @@ export default defineConfig({
           name: 'unit',
           include: [`${TOP_FOLDERS}/**/*.test.ts`],
           exclude: [SIMULATION, POSTGRES],
-          testTimeout: 30_000,
+          testTimeout: 60_000,
           maxWorkers: availableParallelism() + 1,
           sequence: { groupOrder: 0 },
         },

@@ -101,6 +101,8 @@ fi
 
 # Compiled code of the last run, for this process and those it starts: a third of their start-up.
 export NODE_COMPILE_CACHE="${NODE_COMPILE_CACHE:-$root/node_modules/.cache/node-compile}"
+# npm makes no links to packages. Not looking for them on the way to a thousand modules is a seventh.
+export NODE_PRESERVE_SYMLINKS=1
 
 script=$1
 shift

@@ -9,6 +9,7 @@ import type { ServerTls } from '../auth/tls-files.ts'
 import { ZenithError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
+import { buildLazySerializer } from './lazy-serializer.ts'
 import { problemOf } from './problem.ts'
 
 export type HttpServer = FastifyInstance<
@@ -41,6 +42,7 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
     requestTimeout: REQUEST_TIMEOUT_MS,
     forceCloseConnections: true,
     serverFactory: (handler) => makeServer(handler, options.tls ?? null),
+    schemaController: { compilersFactory: { buildSerializer: buildLazySerializer } },
   }).withTypeProvider<TypeBoxTypeProvider>()
   app.setValidatorCompiler(TypeBoxValidatorCompiler)
 

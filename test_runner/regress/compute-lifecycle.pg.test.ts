@@ -8,7 +8,7 @@ import { isLeft, type SharedMemory, sharedMemoryOf } from '../../compute/shared-
 import type { Compute } from '../fixtures/compute.ts'
 import { Installation } from '../fixtures/installation.ts'
 
-const SOON = { timeout: 20_000 }
+const SOON = { timeout: 60_000 }
 
 /** The folder of the Unix socket. */
 async function socketsOf(compute: Compute): Promise<string> {
@@ -161,7 +161,7 @@ it('starts again after a power cut with every acknowledged row', async () => {
       acknowledged = id
     }
   })().catch(() => undefined)
-  await expect.poll(() => acknowledged, { timeout: 20_000 }).toBeGreaterThan(100)
+  await expect.poll(() => acknowledged, { timeout: 60_000 }).toBeGreaterThan(100)
   await zenith.killAll()
   await load
 

@@ -7,7 +7,7 @@ import { callPageserver } from '#libs/api/pageserver.ts'
 import { newTenantId } from '#libs/ids.ts'
 import { Installation } from '../fixtures/installation.ts'
 
-const SOON = { timeout: 30_000 }
+const SOON = { timeout: 60_000 }
 
 async function installation(): Promise<Installation> {
   const zenith = await Installation.create()

@@ -156,7 +156,7 @@ describe('discovery by etcd', () => {
     return { discovery, heard }
   }
 
-  const eventually = (check: () => void) => vi.waitFor(check, { timeout: 30_000 })
+  const eventually = (check: () => void) => vi.waitFor(check, { timeout: 60_000 })
   const last = (heard: DiscoveryFrame[]) => heard.at(-1)
 
   it('carries news and requests, tells newcomers the latest, forgets who left', async () => {

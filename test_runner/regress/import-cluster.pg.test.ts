@@ -196,7 +196,7 @@ test('a plain backup with WAL from the archive, up to its end', async () => {
   )
   const [{ lsn } = {}] = await primary.query('SELECT (pg_switch_wal() - 1)::text AS lsn')
   const archived = `SELECT pg_walfile_name('${String(lsn)}') <= last_archived_wal AS done FROM pg_stat_archiver`
-  await expect.poll(() => primary.query(archived), { timeout: 20_000 }).toEqual([{ done: true }])
+  await expect.poll(() => primary.query(archived), { timeout: 60_000 }).toEqual([{ done: true }])
   const nothing = await refused(`import x --basebackup ${plain}`)
   expect(nothing).toMatch(/there is no WAL at 0\/[0-9A-F]+/)
   await zenith.ok(`import later --basebackup ${plain} --wal ${archive}`)
@@ -276,7 +276,7 @@ test('a running primary is followed, branched, and left', async () => {
   await writer.stop()
   await primary.query('DELETE FROM moves WHERE id = 1500000000')
   const caught = async () => (await zenith.json<Imported>('import status prod')).following
-  await expect.poll(caught, { timeout: 30_000 }).toMatchObject({ state: 'streaming', lagBytes: 0 })
+  await expect.poll(caught, { timeout: 60_000 }).toMatchObject({ state: 'streaming', lagBytes: 0 })
   const live = await primary.query(moves)
   await zenith.ok('pg start now --branch prod --lsn end')
   expect(await zenith.sql('now', moves)).toEqual(live)

@@ -50,7 +50,7 @@ describe('history', () => {
     const options = { params: timeline() }
     await callPageserver(zenith.pageserverUrl, 'waitLsn', {
       ...options,
-      body: { lsn, timeoutMs: 30_000 },
+      body: { lsn, timeoutMs: 60_000 },
     })
     await callPageserver(zenith.pageserverUrl, 'checkpoint', options)
     await callPageserver(zenith.pageserverUrl, 'compact', { ...options, timeoutMs: 60_000 })
@@ -220,11 +220,11 @@ describe('history', () => {
     })
     const lsn = await lsnNow()
     await expect
-      .poll(() => replica.value(`SELECT pg_last_wal_replay_lsn() >= '${lsn}'`), { timeout: 30_000 })
+      .poll(() => replica.value(`SELECT pg_last_wal_replay_lsn() >= '${lsn}'`), { timeout: 60_000 })
       .toBe(true)
     await replica.query('SELECT pg_wal_replay_pause()')
     await expect
-      .poll(() => replica.value('SELECT pg_get_wal_replay_pause_state()'), { timeout: 10_000 })
+      .poll(() => replica.value('SELECT pg_get_wal_replay_pause_state()'), { timeout: 60_000 })
       .toBe('paused')
     const sum = await replica.value(SUM)
     const shown = String(await replica.value('SELECT pg_last_wal_replay_lsn()'))

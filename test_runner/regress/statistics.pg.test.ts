@@ -102,7 +102,7 @@ test('survive a clean stop, with the same counters as in stock Postgres', async 
 
   // What is of no use any more does not pile up: one bundle for each of the two timelines.
   await expect
-    .poll(() => globSync('object-store/**/statistics/*', { cwd: zenith.dir }), { timeout: 20_000 })
+    .poll(() => globSync('object-store/**/statistics/*', { cwd: zenith.dir }), { timeout: 60_000 })
     .toHaveLength(2)
 })
 

@@ -17,7 +17,7 @@ import type { Compute } from '../fixtures/compute.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 
-const CATCH_UP_MS = 60_000
+const CATCH_UP_MS = 120_000
 /** Contents of all tables of a workload, for comparing two servers. */
 const CONTENTS = `SELECT
   (SELECT md5(string_agg(a::text, ',' ORDER BY aid)) FROM pgbench_accounts a) AS accounts,

@@ -2,14 +2,20 @@
  * Goal: whoever waits for another process of Zenith can be stopped at once, without harm for others,
  * and nobody is told COMMIT for what the quorum does not have.
  * Method: pageserver and safekeeper are halted with SIGSTOP, so that they are there and silent, or
- * replaced by a listener that accepts connections and never answers.
+ * replaced by a listener that accepts connections and never answers; WAL is kept from the pageserver;
+ * the connections to it are torn at random.
  */
 import { createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
+import { callControl } from '#libs/api/control-client.ts'
+import { callPageserver } from '#libs/api/pageserver.ts'
+import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
+import { FaultProxy } from '../fixtures/fault-proxy.ts'
 import { Installation } from '../fixtures/installation.ts'
+import { Ledger } from '../fixtures/ledger.ts'
 import type { ServiceProcess } from '../fixtures/service-process.ts'
 
 /** A stop takes milliseconds; the rest is for a busy machine. */
@@ -21,6 +27,8 @@ let compute: Compute
 /** Looks at sessions and stops them; what it needs is in memory before anything is halted. */
 let monitor: pg.Client
 const halted = new Set<ServiceProcess>()
+/** Between the last compute and the pageserver. */
+let link: FaultProxy | null = null
 
 beforeAll(async () => {
   zenith = await Installation.create()
@@ -41,6 +49,7 @@ afterEach(() => {
 
 afterAll(async () => {
   await monitor?.end()
+  await link?.[Symbol.asyncDispose]()
   await zenith[Symbol.asyncDispose]()
 })
 
@@ -148,6 +157,46 @@ describe('a read that waits for the pageserver', () => {
     await limited.client.query('RESET statement_timeout')
     expect((await count(limited)).rows).toEqual([{ n: ROWS }])
     await Promise.all(sessions.map(({ client }) => client.end().catch(() => {})))
+  })
+
+  test('does not wait for WAL of other tables than its own', async () => {
+    const session = await open()
+    const count = (table: string) =>
+      session.client.query(`SELECT count(pad)::int AS n FROM ${table}`)
+    for (const table of ['quiet', 'busy']) {
+      await compute.query(`CREATE TABLE ${table} AS SELECT * FROM rows`)
+      await count(table)
+    }
+    const { tenantId, timelineId } = compute.spec
+    const params = { tenantId, timelineId }
+    const { pageserverUrl: url, safekeeperNodes } = zenith
+    const positions = async () => {
+      const { rows } = await monitor.query('SELECT pg_current_wal_insert_lsn()::text AS lsn')
+      const { lastRecordLsn } = await callPageserver(url, 'getTimeline', { params })
+      return { written: parseLsn(rows[0].lsn), taken: parseLsn(lastRecordLsn) }
+    }
+    const lsn = formatLsn((await positions()).written)
+    await monitor.query('SELECT pg_logical_emit_message(true, $1, $1)', ['test'])
+    await callPageserver(url, 'waitLsn', { params, body: { lsn, timeoutMs: 30_000 } })
+    // From nobody: what is written from now on does not arrive.
+    await callPageserver(url, 'setSafekeepers', { params, body: { safekeepers: [] } })
+    await compute.query(`UPDATE busy SET pad = repeat('q', 400)`)
+    await monitor.query('SELECT clear_buffer_cache()')
+
+    const { taken } = await positions()
+    await session.client.query(`SET statement_timeout = '30s'`)
+    expect((await count('quiet')).rows).toEqual([{ n: ROWS }])
+    const after = await positions()
+    expect(after.taken).toBe(taken)
+    expect(after.written - after.taken).toBeGreaterThan(1_000_000)
+    // The other one waits for its WAL, and for nothing else.
+    await session.client.query('SET statement_timeout = 300')
+    expect((await timed(count('busy'))).code).toBe('57014')
+    await session.client.query('RESET statement_timeout')
+    const waiting = count('busy')
+    await callPageserver(url, 'setSafekeepers', { params, body: { safekeepers: safekeeperNodes } })
+    expect((await waiting).rows).toEqual([{ n: ROWS }])
+    await session.client.end()
   })
 
   test('ends also while it connects to somebody who never answers', async () => {
@@ -262,6 +311,12 @@ describe('a commit that waits for the quorum', () => {
 
 test('processes of every kind find the pageserver again after it was restarted', async () => {
   await compute.stop()
+  const { id, host, pgPort, httpPort } = zenith.pageserverNode
+  link = await FaultProxy.start({ host, port: pgPort })
+  await callControl(zenith.controlUrl, 'registerPageserver', {
+    params: { id },
+    body: { host, pgPort: link.port, httpPort },
+  })
   compute = await zenith.startCompute('main', {
     settings: {
       autovacuum_naptime: '1s',
@@ -293,4 +348,46 @@ test('processes of every kind find the pageserver again after it was restarted',
     SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0`)
   expect((await client.query(COUNT)).rows).toEqual(before.rows)
   await client.end()
+})
+
+test('connections that are torn at random cost no query, and one that is half-open can be left', async () => {
+  const proxy = link as FaultProxy
+  const ledger = new Ledger(() => compute.connect(), 2)
+  await ledger.createTables()
+  ledger.start()
+  let reads = 0
+  let tearing = true
+  const read = async () => {
+    const client = await compute.connect()
+    while (tearing) {
+      expect((await client.query(COUNT)).rows).toEqual([{ n: ROWS }])
+      reads += 1
+    }
+    await client.end()
+  }
+  const readers = [read(), read(), read()]
+  const before = proxy.connections
+  for (let cut = 0; cut < 40; cut++) {
+    await sleep(20 + Math.random() * 80)
+    proxy.cut()
+  }
+  tearing = false
+  await Promise.all(readers)
+  await ledger.progress(20, 30_000)
+  await ledger.stop()
+  expect(await ledger.violations()).toEqual([])
+  expect(reads).toBeGreaterThan(0)
+  expect(proxy.connections - before).toBeGreaterThan(40)
+
+  const session = await open()
+  await session.client.query(COUNT)
+  await session.client.query('SET statement_timeout = 300')
+  proxy.stall('to-client')
+  expect((await timed(session.client.query(COUNT))).code).toBe('57014')
+  await session.client.query('RESET statement_timeout')
+  const waiting = timed(session.client.query(COUNT))
+  await sleep(200)
+  proxy.heal()
+  expect((await waiting).code).toBe('done')
+  await session.client.end()
 })

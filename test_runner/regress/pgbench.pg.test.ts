@@ -1,13 +1,16 @@
 /**
- * TPC-B under load, on main and on a branch made in the middle of it. What must hold: the sums of
- * balances agree with the history on both, and every index agrees with its table (pg_amcheck).
+ * TPC-B under load, on main, on a branch made in the middle of it, and on a branch of that one, made
+ * in the middle of its load. What must hold: the sums of balances agree with the history on all, and
+ * every index agrees with its table (pg_amcheck).
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
 import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 
-const LOAD_SECONDS = 10
+const LOAD_SECONDS = 9
+/** On the last branch, while its parent takes load as well. */
+const LAST_SECONDS = 3
 
 async function sums(compute: Compute): Promise<string[]> {
   const [row] = await compute.query(`
@@ -26,7 +29,7 @@ async function checkConsistent(compute: Compute): Promise<void> {
   expect(stdout).toBe('')
 }
 
-test('pgbench on main and on a branch made under load', async () => {
+test('pgbench on main, on a branch made under load, and on a branch of that, made under its load', async () => {
   await using zenith = await Installation.create()
   const main = await zenith.startCompute('main', { settings: FILE_CACHE })
   await main.pgbench(['-i', '-q', '-s', '5'])
@@ -46,8 +49,18 @@ test('pgbench on main and on a branch made under load', async () => {
   expect(ofBranch).toBeGreaterThan(0)
   expect(ofBranch).toBeLessThan(ofMain)
 
-  const onBranch = await branch.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LOAD_SECONDS)])
-  expect(onBranch.stdout).toContain('number of failed transactions: 0')
+  const onBranch = branch.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LOAD_SECONDS)])
+  await sleep((LOAD_SECONDS / 3) * 1000)
+  await zenith.createBranch('leaf', { from: 'middle' })
+  const leaf = await zenith.startCompute('leaf')
+  const atStart = Number(await leaf.value('SELECT count(*) FROM pgbench_history'))
+  expect(atStart).toBeGreaterThan(ofBranch)
+  const onLeaf = await leaf.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LAST_SECONDS)])
+  for (const { stdout: report } of [await onBranch, onLeaf]) {
+    expect(report).toContain('number of failed transactions: 0')
+  }
   await checkConsistent(branch)
+  await checkConsistent(leaf)
   expect(Number(await main.value('SELECT count(*) FROM pgbench_history'))).toBe(ofMain)
+  expect(Number(await leaf.value('SELECT count(*) FROM pgbench_history'))).toBeGreaterThan(atStart)
 })

@@ -2,6 +2,8 @@
  * History is kept as long as asked and no longer: branches, static computes and standbys read what
  * they need through garbage collection; what nobody needs goes, and is refused by name.
  */
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
@@ -22,12 +24,16 @@ describe('history', () => {
   let zenith: Installation
   let primary: Compute
   let main: string
+  /** Of the pageserver that has the tenant. */
+  let pageserverUrl: string
 
   beforeAll(async () => {
     zenith = await Installation.create({
+      pageservers: 2,
       pageserver: { lease_seconds: LEASE_SECONDS, gc_period_seconds: 3600 },
-      control: { lease_renewal_seconds: 0.5 },
+      control: { lease_renewal_seconds: 0.5, pageserver_lost_after: 0 },
     })
+    pageserverUrl = zenith.pageserverUrl
     primary = await zenith.startCompute('main', { settings: SMALL })
     const branches = await callControl(zenith.controlUrl, 'listBranches', {
       params: { tenantId: zenith.tenantId },
@@ -48,18 +54,18 @@ describe('history', () => {
     await primary.query('CHECKPOINT')
     const lsn = await lsnNow()
     const options = { params: timeline() }
-    await callPageserver(zenith.pageserverUrl, 'waitLsn', {
+    await callPageserver(pageserverUrl, 'waitLsn', {
       ...options,
       body: { lsn, timeoutMs: 60_000 },
     })
-    await callPageserver(zenith.pageserverUrl, 'checkpoint', options)
-    await callPageserver(zenith.pageserverUrl, 'compact', { ...options, timeoutMs: 60_000 })
+    await callPageserver(pageserverUrl, 'checkpoint', options)
+    await callPageserver(pageserverUrl, 'compact', { ...options, timeoutMs: 60_000 })
   }
   /** Waits while the tenant rests after it was attached. */
   const collect = async (body: Partial<HistorySettings> = NOTHING) => {
     for (;;) {
       try {
-        return await callPageserver(zenith.pageserverUrl, 'collectGarbage', {
+        return await callPageserver(pageserverUrl, 'collectGarbage', {
           params: timeline(),
           body,
         })
@@ -80,16 +86,50 @@ describe('history', () => {
     await compute.stop()
     return Number(count)
   }
-  const lsnAt = (time: string) =>
+  const lsnAt = (time: string, name = 'main') =>
     callControl(zenith.controlUrl, 'lsnAtTime', {
-      params: { tenantId: zenith.tenantId, name: 'main' },
+      params: { tenantId: zenith.tenantId, name },
       query: { time },
     })
+  /** To another pageserver; resolves when the old one has let go. */
+  const moveTo = async (to: number) => {
+    const params = { tenantId: zenith.tenantId }
+    await callControl(zenith.controlUrl, 'moveTenant', { params, body: { to } })
+    await expect
+      .poll(() => callControl(zenith.controlUrl, 'listPlacements'), { timeout: 60_000 })
+      .toMatchObject([{ pageserverId: to, move: null }])
+    const node = zenith.pageserverNodes.find(({ id }) => id === to)
+    pageserverUrl = `http://${node?.host}:${node?.httpPort}`
+  }
   const timeAt = (lsn: string) =>
     callControl(zenith.controlUrl, 'timeAtLsn', {
       params: { tenantId: zenith.tenantId, name: 'main' },
       query: { lsn },
     })
+
+  const info = (name: string) =>
+    callControl(zenith.controlUrl, 'getBranchDetails', {
+      params: { tenantId: zenith.tenantId, name },
+    })
+  /** Archives a branch `rest` that has changed the table; it can be brought back and looked at. */
+  const restOn = async (table: string) => {
+    const sum = `SELECT count(*) || md5(string_agg(t::text, ',' ORDER BY id)) FROM ${table} t`
+    const params = { tenantId: zenith.tenantId, name: 'rest' }
+    await branchAt('rest', {})
+    const before = await zenith.startCompute('rest', { settings: SMALL })
+    await before.query(`DELETE FROM ${table} WHERE id % 3 = 0`)
+    const expected = await before.value(sum)
+    await before.stop()
+    await callControl(zenith.controlUrl, 'archiveBranch', { params, body: {} })
+    return {
+      expectSame: async () => {
+        await callControl(zenith.controlUrl, 'unarchiveBranch', { params, body: {} })
+        const after = await zenith.startCompute('rest', { settings: SMALL })
+        expect(await after.value(sum)).toBe(expected)
+        await after.stop()
+      },
+    }
+  }
 
   test('branches behind keep their rows when nothing else of the past is kept', async () => {
     await primary.query('CREATE TABLE rows (id int)')
@@ -105,8 +145,14 @@ describe('history', () => {
 
     expect((await branchAt('early', { lsn: early })).branchLsn).toBe(early)
     await branchAt('middle', { lsn: middle })
+    await branchAt('late', { lsn: late })
     expect(await lsnAt(noon)).toMatchObject({ answer: 'present' })
     await branchAt('noon', { at: noon })
+    // A child has no state of its own before it began, whatever its parent still has.
+    expect(await lsnAt(noon, 'late')).toMatchObject({ answer: 'past', lsn: late, oldestLsn: late })
+    await expect(branchAt('before', { from: 'late', at: noon })).rejects.toMatchObject({
+      code: 'out_of_range',
+    })
     const boundary = Math.ceil(parseLsn(early) / 2 ** 24) * 2 ** 24
     expect(boundary).toBeLessThan(parseLsn(late))
     await branchAt('boundary', { lsn: formatLsn(boundary) })
@@ -171,7 +217,7 @@ describe('history', () => {
     await compute.stop()
   })
 
-  test('a static compute reads on through collections and a restart, until its lease lapses', async () => {
+  test('a static compute reads on through collections, a restart and a move, until its lease lapses', async () => {
     await primary.query(
       'CREATE TABLE pages AS SELECT g AS id, md5(g::text) AS body FROM generate_series(1, 30000) g',
     )
@@ -200,6 +246,19 @@ describe('history', () => {
     // The rest after the restart is over; the lease has been renewed meanwhile.
     expect((await collect()).retainedPoints).toContain(lsn)
     expect(await view.value(SUM)).toBe(sum)
+
+    // The next holder reads the lease in the manifest, and keeps what it covers as the last one did.
+    const rest = await restOn('pages')
+    await moveTo(2)
+    expect((await info('rest')).state).toBe('archived')
+    const local = join(zenith.dir, 'pageserver2', 'tenants', zenith.tenantId, 'timelines')
+    expect(readdirSync(local)).not.toContain((await info('rest')).timelineId)
+    await churn()
+    const moved = await collect()
+    expect(parseLsn(moved.cutoffLsn as string)).toBeGreaterThan(parseLsn(lsn))
+    expect(moved.retainedPoints).toContain(lsn)
+    expect(await view.value(SUM)).toBe(sum)
+    await rest.expectSame()
 
     await view.stop()
     await sleep(LEASE_SECONDS * 1000 + 500)

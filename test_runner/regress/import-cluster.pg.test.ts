@@ -114,10 +114,18 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-async function backup(name: string, ...options: string[]): Promise<string> {
+function backup(name: string, ...options: string[]): Promise<string> {
+  return backupOf(primary, name, ...options)
+}
+
+async function backupOf(
+  server: VanillaPostgres,
+  name: string,
+  ...options: string[]
+): Promise<string> {
   const target = join(folder, name)
-  const words = ['-h', '127.0.0.1', '-p', String(primary.port), '-U', 'zenith_admin']
-  await primary.tool('pg_basebackup', [...words, '-D', target, '-c', 'fast', ...options])
+  const words = ['-h', '127.0.0.1', '-p', String(server.port), '-U', 'zenith_admin']
+  await server.tool('pg_basebackup', [...words, '-D', target, '-c', 'fast', ...options])
   return target
 }
 
@@ -182,6 +190,17 @@ test('a base backup of a server that is written to, as tar', async () => {
   await again.start()
   expect(await dump(again, again.port)).toBe(await dump(again, port))
   await zenith.ok('pg stop taken')
+
+  // And in again what came out, written to by stock Postgres meanwhile.
+  await again.query(`INSERT INTO moves SELECT 2100000000 + g, g, g FROM generate_series(1, 500) g`)
+  await zenith.ok(`import second --basebackup ${await backupOf(again, 'second', '-X', 'stream')}`)
+  const second = await portOf('pg start second')
+  expect(withoutSequences(await dump(again, second))).toBe(
+    withoutSequences(await dump(again, again.port)),
+  )
+  await zenith.sql('second', `UPDATE money SET pad = 'here'`)
+  expect(await zenith.sql('second', SUMS)).toEqual([{ money: 0, odd: 0 }])
+  await zenith.ok('pg stop second')
 })
 
 function objects(): string {

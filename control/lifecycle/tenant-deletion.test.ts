@@ -103,6 +103,14 @@ describe('the deletion of a tenant', () => {
     expect(await refusal({ force: true })).toContain('just being changed')
     await edit({ state: 'archived' })
 
+    const split = { phase: 'hold', shardCount: 2, stripeBlocks: 8, parents: [] } as const
+    await plane.registry.changeTenant(TENANT, (tenant) => ({ ...tenant, split: split as never }))
+    expect(await refusal({ force: true })).toContain('just being split')
+    await plane.registry.changeTenant(TENANT, (tenant) => {
+      const { split: gone, ...rest } = tenant
+      return gone === undefined ? tenant : rest
+    })
+
     const endpoint = recordKey.endpoint(TENANT, 'dev')
     const starting = { status: 'starting', startedAt: new Date().toISOString() }
     await plane.registry.change<object>(endpoint, (current) => ({ ...current, ...starting }))

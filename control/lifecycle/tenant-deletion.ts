@@ -30,6 +30,7 @@ import { deleteFromSafekeepers, removeEndpoints, removeName } from './deleting.t
 import { onHolders } from './on-holders.ts'
 import {
   checkDeleteTenant,
+  checkNotSplit,
   runningOf,
   type TenantContents,
   type TenantDeleteOptions,
@@ -98,10 +99,14 @@ export class TenantDeletion {
   }
 
   async #intend(tenantId: string, options: TenantDeleteOptions): Promise<void> {
+    checkNotSplit(await this.#registry.tenant(tenantId))
     const contents = await this.#contents(tenantId)
     checkDeleteTenant(contents, options)
     for (const { name } of runningOf(contents)) await this.#context.endpoints.stop(tenantId, name)
-    await this.#registry.changeTenant(tenantId, (tenant) => ({ ...tenant, state: 'deleting' }))
+    await this.#registry.changeTenant(tenantId, (tenant) => {
+      checkNotSplit(tenant)
+      return { ...tenant, state: 'deleting' }
+    })
     this.#context.log.info({ tenantId }, 'a tenant is being deleted')
   }
 

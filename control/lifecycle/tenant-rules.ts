@@ -1,7 +1,7 @@
 /** Whether a tenant may be deleted. Pure: records in, a refusal that names the way out, or nothing. */
 import { ZenithError } from '#libs/errors.ts'
 import { isActive } from '../endpoint-state.ts'
-import type { BranchRecord, EndpointRecord, TimelineRecord } from '../records.ts'
+import type { BranchRecord, EndpointRecord, TenantRecord, TimelineRecord } from '../records.ts'
 import { nextStep } from './rules.ts'
 
 /** All of a tenant that a decision about it looks at. */
@@ -42,6 +42,14 @@ export function checkDeleteTenant(contents: TenantContents, options: TenantDelet
       hint: `Stop it first (zenith pg stop ${running.name} --tenant ${tenantId}), or add --force.`,
     },
   )
+}
+
+/** Throws `conflict` while its shards are on their way to others. */
+export function checkNotSplit({ tenantId, split }: TenantRecord): void {
+  if (split === undefined) return
+  throw new ZenithError('conflict', `Tenant ${tenantId} is just being split.`, {
+    hint: 'That goes on by itself; try again in a moment.',
+  })
 }
 
 /** Those that run, or start or stop. */

@@ -56,6 +56,14 @@ export class AccessTimes {
     this.#ignoring(this.#table.remove(`${folder}/${layer.fileName}`))
   }
 
+  /** Nothing of a timeline, or of a whole tenant, is on local disk any more. */
+  forgetAll(folder: string): void {
+    const start = `${folder}/`
+    for (const key of this.#table.getKeys({ start, end: start + AFTER })) {
+      this.#ignoring(this.#table.remove(key))
+    }
+  }
+
   #ignoring(write: Promise<boolean>): void {
     write.catch((error: unknown) => {
       this.#log.warn(`times of use cannot be stored: ${errorMessage(error)}`)

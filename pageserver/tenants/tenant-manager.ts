@@ -188,6 +188,8 @@ export class TenantManager {
     if (!tenant) return
     this.#tenants.delete(tenantId)
     await tenant.close({ flush: false })
+    // Its files are another's to judge from now on, if they stay at all.
+    this.#context.accesses?.forgetAll(tenantId)
   }
 
   createTimeline(

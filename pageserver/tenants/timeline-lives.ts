@@ -329,6 +329,7 @@ export class TimelineLives {
 
   #removeLocalFiles(timelineId: TimelineId): Promise<void> {
     const { context, tenantId } = this.#options
+    context.accesses?.forgetAll(`${tenantId}/${timelineId}`)
     const folder = localFolder(context.folder, tenantId, timelineId)
     return rm(folder, { recursive: true, force: true })
   }

@@ -55,6 +55,7 @@ export class BlockReferences {
     this.#growForks(images)
     if (heap) ingestVisibility(context)
     const shard = context.target.shard ?? null
+    let isKept = false
     for (let index = 0; index < record.blockCount; index += 1) {
       if (this.#relation[index] === NO_RELATION) continue
       const slot = context.relations.blockSlot[this.#relation[index] as number] as number
@@ -65,8 +66,10 @@ export class BlockReferences {
         const kind = record.willInit(index) ? ValueKind.RecordInit : ValueKind.Record
         const { buffer, offset, length } = record
         context.target.put(slot, block, context.endLsn, kind, buffer, offset, length)
+        isKept = true
       }
     }
+    if (isKept && context.isInSlice) context.keptBytes += record.length
   }
 
   /** Hint records may name a block without its image, when full_page_writes is off; then ignore it. */

@@ -35,6 +35,10 @@ export class IngestContext {
   readonly origins: Map<number, Lsn>
   /** The state changed and must be written at the end of this record. */
   stateChanged = false
+  /** The record lies in the WAL as it came, not put together from pieces. */
+  isInSlice = false
+  /** Bytes of the batch's records in the slice that became versions. */
+  keptBytes = 0
   /** End of the record being handled: the LSN of the versions it makes. */
   endLsn: Lsn = 0
   #checkpointSlot: number

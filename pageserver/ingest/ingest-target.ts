@@ -20,6 +20,11 @@ export interface IngestTarget {
   /** Resolves when `latestRelSize` may be used. */
   ready(): Promise<void>
   slot(cls: number, spc: number, db: number, rel: number, fork: number): number
+  /**
+   * Keeps a copy of WAL from `lsn` on, and returns it: `put` does not copy what lies there again.
+   * Good until `publish`. Absent where that saves nothing.
+   */
+  hold?(wal: Buffer, lsn: Lsn): Buffer
   /** Copies the bytes; LSNs do not decrease; readers see nothing before `publish`. */
   put(
     slot: number,

@@ -17,7 +17,7 @@ import {
   rmgrName,
   XLR_RMGR_INFO_MASK,
 } from '#libs/wal/format.ts'
-import { RecordFramer } from '#libs/wal/record-framer.ts'
+import { IN_SLICE, RecordFramer } from '#libs/wal/record-framer.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 import { ingestLogicalMessage, ingestRewriteMapping } from './aux-file-records.ts'
 import { BlockReferences, isPageImage } from './block-references.ts'
@@ -34,25 +34,28 @@ import { ingestStandbyRecord, ingestXlogRecord } from './xlog-records.ts'
 
 /** Bytes taken in before what they brought is published. */
 const BATCH_BYTES = 1024 * 1024
+/** WAL of which less than this becomes versions is not kept whole: page images, other shards. */
+const HELD_SHARE = 0.6
 const TWO_32 = 4294967296
 
 function nothing(): void {}
 
-/** Resource managers whose records name no blocks and mean something else; the rest are pages. */
-const SPECIAL: Record<number, (context: IngestContext) => void> = {
-  [RMGR.XLOG]: ingestXlogRecord,
-  [RMGR.TRANSACTION]: ingestTransactionRecord,
-  [RMGR.STORAGE]: ingestStorageRecord,
-  [RMGR.CLOG]: ingestClogRecord,
-  [RMGR.DATABASE]: nothing,
-  [RMGR.TABLESPACE]: ingestTablespaceRecord,
-  [RMGR.MULTIXACT]: ingestMultixactRecord,
-  [RMGR.RELMAP]: ingestRelmapRecord,
-  [RMGR.STANDBY]: ingestStandbyRecord,
-  [RMGR.COMMIT_TS]: ingestCommitTsRecord,
-  [RMGR.REPLICATION_ORIGIN]: ingestOriginRecord,
-  [RMGR.LOGICAL_MESSAGE]: ingestLogicalMessage,
-}
+type Handler = (context: IngestContext) => void
+
+/** By resource manager: those whose records name no blocks and mean something else; the rest are pages. */
+const SPECIAL: (Handler | null)[] = Array.from({ length: 256 }, () => null)
+SPECIAL[RMGR.XLOG] = ingestXlogRecord
+SPECIAL[RMGR.TRANSACTION] = ingestTransactionRecord
+SPECIAL[RMGR.STORAGE] = ingestStorageRecord
+SPECIAL[RMGR.CLOG] = ingestClogRecord
+SPECIAL[RMGR.DATABASE] = nothing
+SPECIAL[RMGR.TABLESPACE] = ingestTablespaceRecord
+SPECIAL[RMGR.MULTIXACT] = ingestMultixactRecord
+SPECIAL[RMGR.RELMAP] = ingestRelmapRecord
+SPECIAL[RMGR.STANDBY] = ingestStandbyRecord
+SPECIAL[RMGR.COMMIT_TS] = ingestCommitTsRecord
+SPECIAL[RMGR.REPLICATION_ORIGIN] = ingestOriginRecord
+SPECIAL[RMGR.LOGICAL_MESSAGE] = ingestLogicalMessage
 
 export class WalIngest {
   #target: IngestTarget
@@ -66,6 +69,8 @@ export class WalIngest {
   /** nextXid of the checkpoint and its low word, kept because every record asks. */
   #nextXid = 0
   #nextXidLow = 0
+  /** Most of the last batch became versions as it was, so the next is kept whole. */
+  #holds = true
 
   private constructor(target: IngestTarget, context: IngestContext) {
     this.#target = target
@@ -155,10 +160,11 @@ export class WalIngest {
     const framer = this.#framer
     let broken: Error | undefined
     try {
-      framer.feed(slice)
+      framer.feed(this.#holds ? this.#hold(slice) : slice)
     } catch (error) {
       broken = asError(error)
     }
+    this.#context.keptBytes = 0
     try {
       for (let index = 0; index < framer.count; index += 1) {
         const waiting = this.#ingestRecord(index)
@@ -167,7 +173,12 @@ export class WalIngest {
     } finally {
       this.#publish()
     }
+    this.#holds = this.#context.keptBytes >= slice.length * HELD_SHARE
     if (broken !== undefined) throw broken
+  }
+
+  #hold(slice: Buffer): Buffer {
+    return this.#target.hold?.(slice, this.#framer.nextLsn) ?? slice
   }
 
   /** Handles one record of the batch; returns a promise only when the record needs reads. */
@@ -178,6 +189,7 @@ export class WalIngest {
     const isLast = index === framer.count - 1
     framer.decode(index, record)
     context.endLsn = framer.endLsn[index] as number
+    context.isInSlice = framer.place[index] === IN_SLICE
     if (record.xid !== 0) this.#seeXid(index, record.xid)
     try {
       if (record.rmid === RMGR.DATABASE && record.blockCount === 0) {
@@ -201,7 +213,7 @@ export class WalIngest {
       )
     }
     const handler = isRewriteMapping(context.record) ? ingestRewriteMapping : SPECIAL[rmid]
-    if (handler === undefined || isPageImage(context)) this.#blocks.ingest()
+    if (!handler || isPageImage(context)) this.#blocks.ingest()
     else {
       if (context.record.blockCount > 0) throw context.corrupt('names blocks, which it never does')
       handler(context)

@@ -35,6 +35,8 @@ const IMAGE_CHUNK_BYTES = 16 * 1024
 const MAX_CHUNK_ENTRIES = 8192
 const CHUNKS_IN_FLIGHT = 8
 const WRITE_BYTES = 1024 * 1024
+/** Who writes a claimed value in words may write a little more. */
+const CLAIM_SLACK_BYTES = 8
 
 interface QueuedChunk {
   chunk: ChunkToPack
@@ -51,6 +53,7 @@ export class LayerWriter {
   readonly #chunkBytes: number
 
   #values: Buffer
+  #valuesView: DataView
   #valuesUsed = 0
   #entries = 0
   readonly #entryLsn = new Float64Array(MAX_CHUNK_ENTRIES)
@@ -98,6 +101,7 @@ export class LayerWriter {
     this.#header = encodeHeader(id, owner)
     this.#chunkBytes = id.kind === LayerKind.Delta ? DELTA_CHUNK_BYTES : IMAGE_CHUNK_BYTES
     this.#values = Buffer.allocUnsafeSlow(this.#chunkBytes * 2)
+    this.#valuesView = viewOf(this.#values)
     this.#append(this.#header)
   }
 
@@ -130,6 +134,16 @@ export class LayerWriter {
     offset: number,
     length: number,
   ): boolean {
+    const to = this.claim(slot, blk, lsn, kind, length)
+    src.copy(this.#values, to, offset, offset + length)
+    return this.isBusy
+  }
+
+  /**
+   * Appends a version whose `length` bytes the caller then writes to `values`, at the offset
+   * returned. It may write up to 8 bytes more, which nobody looks at.
+   */
+  claim(slot: number, blk: number, lsn: Lsn, kind: number, length: number): number {
     const used = this.#valuesUsed + chunkOverhead(this.#entries + 1)
     if (
       this.#entries > 0 &&
@@ -141,12 +155,27 @@ export class LayerWriter {
     this.#rowCount[row] = (this.#rowCount[row] as number) + 1
     if (isBaseKind(kind)) this.#rowBaseLsn[row] = lsn
     const entry = this.#entries++
+    const to = this.#valuesUsed
     this.#entryLsn[entry] = lsn
     this.#entryKind[entry] = kind
-    this.#entryOffset[entry] = this.#valuesUsed
+    this.#entryOffset[entry] = to
     this.#reserve(length)
-    src.copy(this.#values, this.#valuesUsed, offset, offset + length)
-    this.#valuesUsed += length
+    this.#valuesUsed = to + length
+    return to
+  }
+
+  /** Values of the chunk being filled; another after a `claim`. */
+  get values(): Buffer {
+    return this.#values
+  }
+
+  /** The same memory as `values`. */
+  get valuesView(): DataView {
+    return this.#valuesView
+  }
+
+  /** True when `pump` should be awaited. */
+  get isBusy(): boolean {
     return this.#queue.length >= CHUNKS_IN_FLIGHT
   }
 
@@ -186,7 +215,7 @@ export class LayerWriter {
       this.#valuesUsed += valuesEnd - start
       at = last
     }
-    return this.#queue.length >= CHUNKS_IN_FLIGHT
+    return this.isBusy
   }
 
   /** Writes out what is compressed until few chunks are in flight. */
@@ -262,10 +291,12 @@ export class LayerWriter {
   }
 
   #reserve(length: number): void {
-    if (this.#valuesUsed + length <= this.#values.length) return
-    const bigger = Buffer.allocUnsafeSlow(this.#valuesUsed + length)
+    const needed = this.#valuesUsed + length + CLAIM_SLACK_BYTES
+    if (needed <= this.#values.length) return
+    const bigger = Buffer.allocUnsafeSlow(needed)
     this.#values.copy(bigger, 0, 0, this.#valuesUsed)
     this.#values = bigger
+    this.#valuesView = viewOf(bigger)
   }
 
   #rowFor(slot: number, blk: number, lsn: Lsn): number {
@@ -391,4 +422,8 @@ export class LayerWriter {
     columns.chunkCodec.set(this.#chunkCodec)
     return Buffer.from(columns.rowBlk.buffer)
   }
+}
+
+function viewOf(bytes: Buffer): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
 }

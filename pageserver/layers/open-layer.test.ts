@@ -48,12 +48,8 @@ describe('chains', () => {
     layer.putOwnImage(1, 2, 55, page)
     expect(collect(layer, 100)).toEqual(['55I', true])
     expect(collect(layer, 55)).toEqual(['50r 40r 30I', true])
-    const order: number[] = []
-    const writer = { add: (_slot: number, _blk: number, lsn: number) => order.push(lsn) > 0 }
-    for (const version of layer.versionsOf(layer.find(1, 2)).toReversed()) {
-      layer.writeVersion(version, writer)
-    }
-    expect(order).toEqual([10, 20, 30, 30, 40, 50, 55])
+    const order = layer.versionsOf(layer.find(1, 2)).toReversed()
+    expect(written(layer, order).map(({ lsn }) => lsn)).toEqual([10, 20, 30, 30, 40, 50, 55])
     expect(layer.ownImageBytes).toBe(2 * PAGE_SIZE)
   })
 
@@ -123,8 +119,62 @@ function expectOrder(layer: OpenLayer): void {
   )
   const order = layer.versionsInOrder(lists)
   expect([...order]).toEqual(expected)
-  layer.touch(order, 0, order.length)
 }
+
+/** What a writer gets that wants to be waited for after every third version. */
+function written(layer: OpenLayer, order: Uint32Array): { lsn: number; value: string }[] {
+  const values = Buffer.alloc(1_000_000)
+  const claims: { lsn: number; at: number; length: number }[] = []
+  let used = 0
+  const writer = {
+    values,
+    valuesView: new DataView(values.buffer, values.byteOffset, values.length),
+    get isBusy() {
+      return claims.length % 3 === 0
+    },
+    claim(_slot: number, _blk: number, lsn: number, _kind: number, length: number) {
+      claims.push({ lsn, at: used, length })
+      used += length
+      return used - length
+    },
+  }
+  for (let at = 0; at < order.length; ) at = layer.writeVersions(order, at, writer)
+  return claims.map(({ lsn, at, length }) => ({
+    lsn,
+    value: values.toString('latin1', at, at + length),
+  }))
+}
+
+test('values out of held WAL are those that were given, whatever their place and length', () => {
+  const piece = fc.record({ skip: fc.nat(40), length: fc.nat(700), isCopied: fc.boolean() })
+  const batch = fc.record({ alignment: fc.nat(70), pieces: fc.array(piece, { maxLength: 30 }) })
+  fc.assert(
+    fc.property(fc.array(batch, { maxLength: 6 }), (batches) => {
+      const layer = new OpenLayer(1)
+      const expected: string[] = []
+      let lsn = 0
+      for (const { alignment, pieces } of batches) {
+        const length = pieces.reduce((sum, part) => sum + part.skip + part.length, 0)
+        const wal = Buffer.from(Uint8Array.from({ length }, (_, index) => index * 7 + lsn))
+        const held = layer.hold(wal, alignment)
+        const untouched = Buffer.from(wal)
+        wal.fill(0)
+        let at = 0
+        for (const part of pieces) {
+          at += part.skip
+          const src = part.isCopied ? untouched : held
+          layer.put(1, lsn % 5, ++lsn, Record, src, at, part.length)
+          expected.push(untouched.toString('latin1', at, at + part.length))
+          at += part.length
+        }
+      }
+      const lists = [...layer.keysBySlot().values()]
+      const all = written(layer, layer.versionsInOrder(lists))
+      expect(all.length).toBe(expected.length)
+      for (const { lsn: at, value } of all) expect(value).toBe(expected[at - 1])
+    }),
+  )
+})
 
 test('many keys and large values', () => {
   const layer = new OpenLayer(1)

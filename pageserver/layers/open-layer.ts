@@ -29,6 +29,9 @@ import { VERSION_BYTES, VersionTable, type VersionTableState } from './version-t
  */
 const COST_SHIFT = 8
 
+/** Versions brought into the cache before they are copied. */
+const TOUCHED_AHEAD = 32
+
 /** What a reader collects, newest first. */
 export interface VersionSink {
   push(kind: number, lsn: Lsn, value: Buffer): void
@@ -36,15 +39,12 @@ export interface VersionSink {
 
 /** A layer file being written. */
 export interface VersionWriter {
-  add(
-    slot: number,
-    blk: number,
-    lsn: Lsn,
-    kind: number,
-    src: Buffer,
-    offset: number,
-    length: number,
-  ): boolean
+  /** As many bytes as the value has are to be written to `values` from the offset returned on. */
+  claim(slot: number, blk: number, lsn: Lsn, kind: number, length: number): number
+  readonly values: Buffer
+  readonly valuesView: DataView
+  /** True when somebody should wait for it. */
+  readonly isBusy: boolean
 }
 
 /** What is new since the last news; the memory itself is shared, not copied. */
@@ -129,6 +129,14 @@ export class OpenLayer {
   /** Bytes of images that the page server added itself. */
   get ownImageBytes(): number {
     return this.#ownImageBytes
+  }
+
+  /**
+   * Keeps a copy of bytes that many values to come are parts of, and returns it; see
+   * `VersionTable.hold`.
+   */
+  hold(bytes: Buffer, alignment: number): Buffer {
+    return this.#versions.hold(bytes, alignment)
   }
 
   /** Appends a version; returns the key's number when its chain has just passed the cap, else -1. */
@@ -319,11 +327,6 @@ export class OpenLayer {
     return this.#keys.ownImage(key) !== 0
   }
 
-  /** Brings versions nearer that are about to be written. */
-  touch(order: Uint32Array, from: number, count: number): void {
-    this.#versions.touch(order, from, Math.min(from + count, order.length))
-  }
-
   /**
    * All versions of a key, newest first, own images before what they stand for. The array is
    * overwritten by the next call.
@@ -347,19 +350,33 @@ export class OpenLayer {
     return this.#scratch.subarray(0, count)
   }
 
-  /** Appends one version to a layer file; returns what its `add` does. */
-  writeVersion(version: number, writer: VersionWriter): boolean {
+  /**
+   * Appends versions from `order` to a layer file, from index `from` on, until the writer is busy;
+   * returns the index where it stopped.
+   */
+  writeVersions(order: Uint32Array, from: number, writer: VersionWriter): number {
     const versions = this.#versions
-    const key = versions.key(version)
-    return writer.add(
-      this.keySlot(key),
-      this.keyBlk(key),
-      versions.lsn(version),
-      versions.kind(version),
-      versions.slab(version),
-      versions.offset(version),
-      versions.length(version),
-    )
+    const keys = this.#keys
+    let touched = from
+    for (let at = from; at < order.length; at++) {
+      if (at === touched) {
+        touched = Math.min(at + TOUCHED_AHEAD, order.length)
+        versions.touch(order, at, touched)
+      }
+      const version = order[at] as number
+      const key = versions.key(version)
+      const length = versions.length(version)
+      const to = writer.claim(
+        keys.slot(key),
+        keys.blk(key),
+        versions.lsn(version),
+        versions.kind(version),
+        length,
+      )
+      versions.copyOut(version, writer.values, writer.valuesView, to)
+      if (writer.isBusy) return at + 1
+    }
+    return order.length
   }
 
   /** False for a key whose versions all moved to the next layer. */

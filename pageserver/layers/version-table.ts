@@ -6,7 +6,8 @@
  *   0 lsn f64 | 8 previous version of the key + 1 | 12 key | 16 offset | 20 length |
  *   24 slab << 8 | kind | 28 unused
  *
- * Values are never moved or overwritten. One thread writes, others read what heads refer to.
+ * Values are never moved or overwritten; those appended lie at multiples of 8. WAL is mostly taken in
+ * as it comes (`hold`), and its records are values without another copy. One thread writes, others read what heads refer to.
  */
 import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
@@ -28,8 +29,9 @@ const FIRST_SLAB_BYTES = 256 * 1024
 const SLAB_BYTES = 8 * 1024 * 1024
 /** Slab numbers have 24 bits; a layer is rolled long before. */
 const MAX_SLABS = 2 ** 24
-/** Below this many bytes a loop copies faster than a call. */
+/** Below this many bytes a loop copies faster than a call, byte by byte or in words. */
 const SHORT_COPY_BYTES = 32
+const SHORT_COPY_WORDS_BYTES = 512
 const EMPTY = Buffer.alloc(0)
 const TOUCHED = new Float64Array(1)
 
@@ -50,7 +52,12 @@ export class VersionTable {
   #doubles = this.#rowWords.doubles
   #count = 0
   readonly #slabs: Buffer[] = []
+  readonly #slabWords: Int32Array[] = []
   #slab: Buffer = EMPTY
+  /** What `hold` returned last, and where it lies. */
+  #held: Buffer = EMPTY
+  #heldPlace = 0
+  #heldOffset = 0
   #slabUsed = 0
   #valueBytes = 0
 
@@ -86,8 +93,7 @@ export class VersionTable {
     this.reach(count)
     for (const slab of slabs) {
       weigh(slab)
-      this.#slab = Buffer.from(slab)
-      this.#slabs.push(this.#slab)
+      this.#useSlab(slab)
     }
     this.#slabUsed = slabUsed
   }
@@ -139,6 +145,26 @@ export class VersionTable {
     return this.slab(version).subarray(offset, offset + this.length(version))
   }
 
+  /**
+   * Copies bytes that many values are parts of, and returns them where they are kept: values given
+   * from there are not copied again, until the next call. They lie like `alignment`, modulo 8.
+   */
+  hold(bytes: Buffer, alignment: number): Buffer {
+    const skew = alignment % 8
+    if (roundUp(this.#slabUsed) + skew + bytes.length > this.#slab.length) {
+      this.#addSlab(skew + bytes.length)
+    }
+    const offset = roundUp(this.#slabUsed) + skew
+    const end = offset + bytes.length
+    bytes.copy(this.#slab, offset)
+    this.#slabUsed = end
+    this.#valueBytes += bytes.length
+    this.#held = this.#slab.subarray(offset, end)
+    this.#heldOffset = offset
+    this.#heldPlace = this.#slabs.length - 1
+    return this.#held
+  }
+
   /** Adds a version that follows `prev` (version + 1) in its chain; copies the bytes. */
   append(
     key: number,
@@ -156,7 +182,15 @@ export class VersionTable {
       this.#useRows()
     }
     this.#count = version + 1
-    const to = length > 0 ? this.#copyIn(src, offset, length) : 0
+    let to = 0
+    let place = 0
+    if (src === this.#held) {
+      to = this.#heldOffset + offset
+      place = this.#heldPlace
+    } else if (length > 0) {
+      to = this.#copyIn(src, offset, length)
+      place = this.#slabs.length - 1
+    }
     const words = this.#words
     const at = version * WORDS
     this.#doubles[version * DOUBLES] = lsn
@@ -164,7 +198,7 @@ export class VersionTable {
     words[at + KEY] = key
     words[at + OFFSET] = to
     words[at + LENGTH] = length
-    words[at + PLACE] = (Math.max(this.#slabs.length - 1, 0) << 8) | kind
+    words[at + PLACE] = (place << 8) | kind
     return version
   }
 
@@ -178,17 +212,42 @@ export class VersionTable {
     for (let at = from; at < to; at++) sum += words[(order[at] as number) * WORDS + KEY] as number
     for (let at = from; at < to; at++) {
       const row = (order[at] as number) * WORDS
-      const slab = this.#slabs[(words[row + PLACE] as number) >>> 8]
-      sum += slab?.[words[row + OFFSET] as number] ?? 0
+      const slab = this.#slabWords[(words[row + PLACE] as number) >>> 8]
+      const first = (words[row + OFFSET] as number) >>> 2
+      if (slab === undefined) continue
+      sum += (slab[first] as number) + (slab[first + 16] ?? 0)
     }
     // Kept, so that the reads are not optimized away.
     TOUCHED[0] = sum
   }
 
+  /**
+   * Copies the version's value to `at`. What lies up to 3 bytes behind is overwritten, too; `view` is
+   * of the same memory.
+   */
+  copyOut(version: number, target: Buffer, view: DataView, at: number): void {
+    const words = this.#words
+    const row = version * WORDS
+    const length = words[row + LENGTH] as number
+    const offset = words[row + OFFSET] as number
+    const place = (words[row + PLACE] as number) >>> 8
+    if (length <= SHORT_COPY_WORDS_BYTES && (offset & 3) === 0) {
+      const slab = this.#slabWords[place]
+      const first = offset >>> 2
+      const end = first + ((length + 3) >>> 2)
+      if (slab === undefined) return
+      for (let from = first, to = at; from < end; from++, to += 4) {
+        view.setInt32(to, slab[from] as number, true)
+      }
+      return
+    }
+    this.#slabs[place]?.copy(target, at, offset, offset + length)
+  }
+
   #copyIn(src: Buffer, from: number, length: number): number {
-    if (this.#slabUsed + length > this.#slab.length) this.#addSlab(length)
+    if (roundUp(this.#slabUsed) + length > this.#slab.length) this.#addSlab(length)
     const slab = this.#slab
-    const to = this.#slabUsed
+    const to = roundUp(this.#slabUsed)
     this.#slabUsed = to + length
     this.#valueBytes += length
     if (length <= SHORT_COPY_BYTES) {
@@ -202,15 +261,24 @@ export class VersionTable {
   #addSlab(atLeastBytes: number): void {
     const planned = Math.min(SLAB_BYTES, FIRST_SLAB_BYTES * 2 ** Math.min(this.#slabs.length, 5))
     assert(this.#slabs.length < MAX_SLABS, 'an open layer is rolled before it has 2^24 slabs')
-    const slab = new SharedArrayBuffer(Math.max(planned, atLeastBytes))
+    const slab = new SharedArrayBuffer(Math.max(planned, roundUp(atLeastBytes)))
     weigh(slab)
+    this.#useSlab(slab)
+    this.#slabUsed = 0
+  }
+
+  #useSlab(slab: SharedArrayBuffer): void {
     this.#slab = Buffer.from(slab)
     this.#slabs.push(this.#slab)
-    this.#slabUsed = 0
+    this.#slabWords.push(new Int32Array(slab))
   }
 
   #useRows(): void {
     this.#words = this.#rowWords.words
     this.#doubles = this.#rowWords.doubles
   }
+}
+
+function roundUp(bytes: number): number {
+  return (bytes + 7) & ~7
 }

@@ -11,9 +11,6 @@ import { type LayerId, LayerKind, layerName } from '../layers/layer-name.ts'
 import { LayerWriter } from '../layers/layer-writer.ts'
 import type { OpenLayer } from '../layers/open-layer.ts'
 
-/** Versions brought into the cache before they are copied. */
-const TOUCHED_AHEAD = 32
-
 let tempCount = 0
 
 export interface DeltaFile {
@@ -102,8 +99,8 @@ async function writeVersions(
   versions: Uint32Array,
   writer: LayerWriter,
 ): Promise<void> {
-  for (let at = 0; at < versions.length; at++) {
-    if (at % TOUCHED_AHEAD === 0) memory.touch(versions, at, TOUCHED_AHEAD)
-    if (memory.writeVersion(versions[at] as number, writer)) await writer.pump()
+  for (let at = 0; at < versions.length; ) {
+    at = memory.writeVersions(versions, at, writer)
+    if (writer.isBusy) await writer.pump()
   }
 }

@@ -268,6 +268,14 @@ export class Timeline {
   }
 
   /**
+   * Keeps a copy of WAL from `lsn` on, and returns it: versions that are records out of there take
+   * no other copy. Good until `publish`.
+   */
+  hold(wal: Buffer, lsn: Lsn): Buffer {
+    return this.#store.open.hold(wal, lsn)
+  }
+
+  /**
    * Makes everything up to this record end readable and wakes waiters. `lastRecordStartLsn` is
    * where that record starts; a base backup at the tip needs it.
    */

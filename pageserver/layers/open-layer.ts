@@ -289,11 +289,9 @@ export class OpenLayer {
    */
   versionsInOrder(keyLists: readonly Uint32Array[]): Uint32Array {
     const versions = this.#versions
+    const ends = this.#plainEnds()
     const places = new Uint32Array(this.keyCount)
-    for (let version = 0; version < versions.count; version++) {
-      const key = versions.key(version)
-      if (this.#isPlain(key, version)) places[key] = (places[key] as number) + 1
-    }
+    versions.countByKey(ends, places)
     let total = 0
     for (const keys of keyLists) {
       for (const key of keys) {
@@ -303,13 +301,7 @@ export class OpenLayer {
       }
     }
     const order = new Uint32Array(total)
-    for (let version = 0; version < versions.count; version++) {
-      const key = versions.key(version)
-      if (!this.#isPlain(key, version)) continue
-      const place = places[key] as number
-      order[place] = version
-      places[key] = place + 1
-    }
+    versions.placeByKey(ends, places, order)
     for (const keys of keyLists) {
       for (const key of keys) {
         if (this.#hasOwnImage(key)) order.set(this.versionsOf(key).reverse(), places[key])
@@ -318,9 +310,17 @@ export class OpenLayer {
     return order
   }
 
-  /** True for a version of a key without own images that has not moved to the next layer. */
-  #isPlain(key: number, version: number): boolean {
-    return this.#keys.ownHead(key) > version && !this.#hasOwnImage(key)
+  /**
+   * By key, the end of its versions that can be counted as they came: those behind have moved to the
+   * next layer. 0 for a key with own images.
+   */
+  #plainEnds(): Uint32Array {
+    const keys = this.#keys
+    const ends = new Uint32Array(keys.count)
+    for (let key = 0; key < ends.length; key++) {
+      if (!this.#hasOwnImage(key)) ends[key] = keys.ownHead(key)
+    }
+    return ends
   }
 
   #hasOwnImage(key: number): boolean {

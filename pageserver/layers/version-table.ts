@@ -202,6 +202,29 @@ export class VersionTable {
     return version
   }
 
+  /** Counts the versions of each key that lie before the key's end. */
+  countByKey(ends: Uint32Array, counts: Uint32Array): void {
+    const words = this.#words
+    const end = this.#count
+    for (let version = 0, at = KEY; version < end; version++, at += WORDS) {
+      const key = words[at] as number
+      if (version < (ends[key] as number)) counts[key] = (counts[key] as number) + 1
+    }
+  }
+
+  /** Puts each of these versions to its key's place in `order`, and moves the place on. */
+  placeByKey(ends: Uint32Array, places: Uint32Array, order: Uint32Array): void {
+    const words = this.#words
+    const end = this.#count
+    for (let version = 0, at = KEY; version < end; version++, at += WORDS) {
+      const key = words[at] as number
+      if (version >= (ends[key] as number)) continue
+      const place = places[key] as number
+      order[place] = version
+      places[key] = place + 1
+    }
+  }
+
   /**
    * Reads a little of each version, so that the cache has it. The reads do not depend on each other,
    * so memory answers many of them at the same time; copying one version after the other waits for each.

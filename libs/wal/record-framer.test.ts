@@ -141,14 +141,27 @@ describe('RecordFramer', () => {
             bytes[index] = (bytes[index] as number) ^ mask
           }
           const framer = new RecordFramer(wal.startLsn)
+          // What is given is good, in order, and the framer's end is where it ends.
+          let given = 0
+          let endLsn = wal.startLsn
+          const look = () => {
+            for (let index = 0; index < framer.count; index += 1) {
+              endLsn = wal.records[given]?.endLsn as number
+              expect(framer.endLsn[index]).toBe(endLsn)
+              given += 1
+            }
+            expect(framer.recordEndLsn).toBe(endLsn)
+          }
           try {
             for (let at = 0, index = 0; at < bytes.length; index += 1) {
               const step = cutPlan[index % cutPlan.length] as number
               framer.feed(bytes.subarray(at, at + step))
               at += step
+              look()
               expect(framer.pendingBytes).toBeLessThanOrEqual(at)
             }
           } catch (error) {
+            look()
             expect(error).toBeInstanceOf(ZenithError)
             expect((error as ZenithError).code).toBe('corrupt')
             expect((error as ZenithError).message).toMatch(/ at [0-9A-F]+\/[0-9A-F]+ /)

@@ -16,7 +16,7 @@ import {
   WAL_SEGMENT_SIZE,
   walHeaderSize,
 } from '../lsn.ts'
-import { recordCrc } from './crc32c.ts'
+import { recordCrc, SHORT_RECORD_BYTES, wrongOfTwoRecords } from './crc32c.ts'
 import {
   MAX_BUILTIN_RMGR,
   MAX_RECORD_SIZE,
@@ -129,6 +129,23 @@ export class RecordFramer {
     this.sliceView = viewOf(slice)
     this.#resetArena()
     this.#ensureColumns(Math.floor(slice.length / RECORD_HEADER_SIZE) + 2)
+    const endBefore = this.#recordEndLsn
+    const startBefore = this.#previousStart
+    try {
+      this.#frame(slice)
+    } finally {
+      const wrong = this.#firstWrongCrc()
+      if (wrong < this.count) {
+        this.count = wrong
+        this.#recordEndLsn = wrong === 0 ? endBefore : (this.endLsn[wrong - 1] as number)
+        this.#previousStart = wrong === 0 ? startBefore : this.startLsn[wrong - 1]
+        // A damaged length is met as something else further on; what is told is the first damage.
+        this.#refuse(wrong)
+      }
+    }
+  }
+
+  #frame(slice: Buffer): void {
     const end = slice.length
     let at = 0
     while (at < end) {
@@ -237,6 +254,9 @@ export class RecordFramer {
       // Checked now, given out at the segment's end: until then a new writer may still continue
       // right behind the record.
       this.#check(this.arena, this.arenaView, offset, this.#partTotal, this.#partStart)
+      if (isWrong(this.arena, offset, this.#partTotal)) {
+        throw corrupt(this.#partStart, 'fails its checksum', 'record')
+      }
       this.#skipUntil = Math.ceil(aligned / WAL_SEGMENT_SIZE) * WAL_SEGMENT_SIZE
       this.#switchDue = true
       if (this.#lsn === this.#skipUntil) this.#finishSwitch()
@@ -345,11 +365,45 @@ export class RecordFramer {
         'record',
       )
     }
-    const crc = view.getUint32(offset + RECORD_CRC_OFFSET, true)
-    if (crc !== recordCrc(bytes, offset, length)) {
-      throw corrupt(startLsn, 'fails its checksum', 'record')
-    }
     if (this.#overwritten !== undefined) this.#checkOverwrite(bytes, offset, length, startLsn)
+  }
+
+  #refuse(index: number): never {
+    throw corrupt(this.startLsn[index] as number, 'fails its checksum', 'record')
+  }
+
+  /**
+   * The first record of the batch that fails its checksum, or their count. All are checked in one go,
+   * which is faster than each for itself among other work.
+   */
+  #firstWrongCrc(): number {
+    const { offset, length, place, sliceView } = this
+    const count = this.count
+    let waiting = -1
+    let wrong = count
+    for (let index = 0; index < count; index += 1) {
+      if (place[index] === IN_ARENA || (length[index] as number) >= SHORT_RECORD_BYTES) {
+        if (this.#hasWrongCrc(index)) wrong = Math.min(wrong, index)
+      } else if (waiting < 0) waiting = index
+      else {
+        const which = wrongOfTwoRecords(
+          sliceView,
+          offset[waiting] as number,
+          length[waiting] as number,
+          offset[index] as number,
+          length[index] as number,
+        )
+        if (which !== 0) wrong = Math.min(wrong, (which & 1) === 0 ? index : waiting)
+        waiting = -1
+      }
+    }
+    if (waiting >= 0 && this.#hasWrongCrc(waiting)) wrong = Math.min(wrong, waiting)
+    return wrong
+  }
+
+  #hasWrongCrc(index: number): boolean {
+    const bytes = this.place[index] === IN_ARENA ? this.arena : this.slice
+    return isWrong(bytes, this.offset[index] as number, this.length[index] as number)
   }
 
   /** After an abandoned record must come the record that names it (VerifyOverwriteContrecord). */
@@ -416,6 +470,10 @@ function grown<T extends Uint8Array | Uint32Array | Float64Array>(old: T, larger
 
 function viewOf(buffer: Buffer): DataView {
   return new DataView(buffer.buffer, buffer.byteOffset, buffer.length)
+}
+
+function isWrong(bytes: Buffer, offset: number, length: number): boolean {
+  return bytes.readUInt32LE(offset + RECORD_CRC_OFFSET) !== recordCrc(bytes, offset, length)
 }
 
 function isSwitch(bytes: Buffer, offset: number): boolean {

@@ -1,6 +1,7 @@
 /**
- * WAL ingest alone: the WAL of pgbench by stock Postgres (without page images, as computes write
- * it) goes through decoder, open layer, flush and upload of a real timeline, in one thread.
+ * WAL ingest alone: the WAL of pgbench by stock Postgres goes through decoder, open layer, flush and
+ * upload of a real timeline, in one thread but for compression. First without page images, as
+ * computes write it; then TPC-B with them, as a stock server does from each checkpoint on.
  */
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -74,8 +75,15 @@ export async function measureIngest(
     await initialise(stock.address(), sizes.scale)
     await stock.query('CHECKPOINT')
     const [middle] = await stock.query('SELECT pg_current_wal_flush_lsn()::text AS lsn')
-    await pgbench(stock.address(), { script: 'tpcb', clients: 8, seconds: sizes.seconds * 2 })
+    const tpcb = { script: 'tpcb', clients: 8, seconds: sizes.seconds * 2 } as const
+    await pgbench(stock.address(), tpcb)
     const [end] = await stock.query('SELECT pg_switch_wal()::text AS lsn')
+    await stock.query('ALTER SYSTEM SET full_page_writes = on')
+    await stock.query('SELECT pg_reload_conf()')
+    await stock.query('CHECKPOINT')
+    const [plainEnd] = await stock.query('SELECT pg_current_wal_flush_lsn()::text AS lsn')
+    await pgbench(stock.address(), tpcb)
+    const [imagesEnd] = await stock.query('SELECT pg_switch_wal()::text AS lsn')
     await stock.stop()
 
     const dataDir = join(dir, 'pageserver')
@@ -98,18 +106,24 @@ export async function measureIngest(
     )
     const ingest = await WalIngest.open(timeline)
     const walDir = join(stock.dataDir, 'pg_wal')
-    const phases: [string, Lsn][] = [
-      ['pgbench -i', parseLsn(String(middle?.['lsn']))],
-      ['TPC-B', parseLsn(String(end?.['lsn']))],
+    const phases: [string | null, unknown][] = [
+      ['pgbench -i', middle?.['lsn']],
+      ['TPC-B', end?.['lsn']],
+      // The checkpoint, which nobody measures.
+      [null, plainEnd?.['lsn']],
+      ['TPC-B with page images', imagesEnd?.['lsn']],
     ]
-    for (const [phase, until] of phases) {
+    for (const [phase, text] of phases) {
+      const until = parseLsn(String(text))
       const from = ingest.nextLsn
       const used = await timed(async () => {
         await feed(ingest, walDir, until)
         await timeline.flush()
       })
+      if (phase === null) continue
       const megabytes = (ingest.nextLsn - from) / 1e6
-      const how = `WAL without page images, decode, index and flush in one thread (${formatLsn(from)} to ${formatLsn(until)})`
+      const images = phase.endsWith('images') ? 'since a checkpoint' : 'without page images'
+      const how = `WAL ${images}, decode, index and flush in one thread (${formatLsn(from)} to ${formatLsn(until)})`
       const goal = '>= 250 MB/s'
       const name = `WAL ingest, ${phase}`
       const better = 'more'

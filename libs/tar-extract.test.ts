@@ -47,6 +47,19 @@ function extract(bytes: Buffer, cuts: number[]): string {
 }
 
 describe('tar extraction', () => {
+  it('makes folders that the archive does not name, as in the WAL of a server that archives', async () => {
+    const segment = '000000010000000000000002'
+    const bytes = await archive({
+      [segment]: Buffer.alloc(8192, 1),
+      [`archive_status/${segment}.done`]: Buffer.alloc(0),
+      'deep/er/file': Buffer.from('x'),
+    })
+    const folder = extract(bytes, [700])
+    expect(statSync(join(folder, `archive_status/${segment}.done`)).size).toBe(0)
+    expect(statSync(join(folder, 'archive_status')).mode & 0o777).toBe(0o700)
+    expect(readFileSync(join(folder, 'deep/er/file'), 'utf8')).toBe('x')
+  })
+
   it('puts the parts of WAL segments at their offsets', async () => {
     const [first, second] = [Buffer.alloc(8192, 1), Buffer.alloc(8192, 2)]
     const bytes = await archive({

@@ -13,7 +13,7 @@ import {
   openSync,
   writeSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
 import { parseWalPartName } from '#libs/protocol/base-backup.ts'
 import type { SystemUser } from '#libs/system-user.ts'
@@ -114,12 +114,29 @@ export class TarExtractor {
     const part = parseWalPartName(header.name)
     const target = part ? join(this.#folder, part.file) : path
     // Parts of one segment come one after another; every other file must be new.
-    const descriptor = openSync(target, part ? O_WRONLY | O_CREAT : 'wx', FILE_MODE)
+    const flags = part ? O_WRONLY | O_CREAT : 'wx'
+    const descriptor = this.#within(target, () => openSync(target, flags, FILE_MODE))
     if (this.#owner) fchownSync(descriptor, this.#owner.uid, this.#owner.gid)
     this.fileCount++
     const offset = part?.offset ?? 0
     const endOffset = offset + header.sizeBytes
     return { descriptor, offset, endOffset, sizeBytes: part?.fileSizeBytes ?? endOffset }
+  }
+
+  /**
+   * Makes the folder if it has not been named: pg_basebackup names no folders in pg_wal.tar, where
+   * `archive_status/...` is among the segments of a server that archives its WAL.
+   */
+  #within<T>(path: string, open: () => T): T {
+    try {
+      return open()
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+      const first = mkdirSync(dirname(path), { recursive: true, mode: FOLDER_MODE })
+      if (first === undefined) throw error
+      for (let at = dirname(path); at.length >= first.length; at = dirname(at)) this.own(at)
+      return open()
+    }
   }
 
   #writeContents(chunk: Buffer, at: number): number {

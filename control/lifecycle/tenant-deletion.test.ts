@@ -2,8 +2,10 @@
  * The deletion of a tenant, with the control plane dying at each of its writes, before the write or
  * right after it, and with services that are away.
  */
+import { pino } from 'pino'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { ZenithError } from '#libs/errors.ts'
+import { Moves } from '../moves/moves.ts'
 import { recordKey, type TimelineRecord } from '../records.ts'
 import { MemoryStore } from '../store/memory-store.ts'
 import type { Store } from '../store/store.ts'
@@ -162,5 +164,20 @@ describe('the deletion of a tenant', () => {
     await plane.registry.update(recordKey.endpoint(TENANT, 'dev'), () => endpoint)
     await controlPlane(disk).tenantDeletion.resume()
     expect(await traces(disk, TENANT)).toEqual([])
+  })
+
+  test('is told to a page server that was away and still has the tenant', async () => {
+    const disk = new MemoryStore()
+    const state = await services(disk)
+    const plane = controlPlane(disk)
+    await fill(plane)
+    await plane.tenants.create(OTHER)
+    expect(await plane.tenantDeletion.delete(TENANT, {})).toMatchObject({ state: 'deleted' })
+    const unknown = 'c'.repeat(32)
+    for (const tenantId of [TENANT, unknown]) state.tenants.add(tenantId)
+    const moves = new Moves({ registry: plane.registry, log: pino({ level: 'silent' }) })
+    await moves.reconcile(await plane.registry.node('pageserver', 1))
+    // One that nobody knows may just be being made.
+    expect([...state.tenants].sort()).toEqual([OTHER, unknown])
   })
 })

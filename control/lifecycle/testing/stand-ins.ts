@@ -62,6 +62,8 @@ export async function services(store: Store): Promise<Services> {
     const id = idIn(path)
     const what = path.split('/').at(-1)
     const tenantId = path.split('/')[3] as string
+    if (what === 'tenant')
+      return [...state.tenants].map((one) => ({ tenantId: one, generation: 1 }))
     if (what === 'location') {
       state.tenants.delete(tenantId)
       return { tenantId, mode: 'detached', generation: null, timelines: [], secondary: null }

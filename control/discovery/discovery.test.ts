@@ -18,6 +18,7 @@ import {
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import { createLogger } from '#libs/log.ts'
 import { createMetrics } from '#libs/metrics.ts'
+import { discoveryMessage } from '../../test_runner/fixtures/discovery-message.ts'
 import { addDiscoveryRoutes, guardDiscovery } from './http.ts'
 
 const closers: (() => Promise<unknown>)[] = []
@@ -47,25 +48,8 @@ function connect(url: string): { discovery: EmbeddedDiscovery; heard: DiscoveryF
 }
 
 function message(nodeId: number, flushLsn: number): DiscoveryMessage {
-  return {
-    ...key,
-    nodeId,
-    generation: 1,
-    term: 1,
-    lastLogTerm: 1,
-    flushLsn,
-    commitLsn: 8,
-    backupLsn: 8,
-    remoteConsistentLsn: 8,
-    peerHorizonLsn: 8,
-    localStartLsn: 8,
-    standbyHorizonLsn: 16,
-    host: 'h',
-    pgPort: 1,
-    httpPort: 1,
-    computeConnected: true,
-    sentAtMs: 1,
-  }
+  const others = { standbyHorizonLsn: 16, computeConnected: true }
+  return discoveryMessage(key, nodeId, flushLsn, others)
 }
 
 test('news and requests of one process reach all, the sender among them', async () => {

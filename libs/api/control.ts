@@ -18,7 +18,18 @@ import { lifecycleRoutes } from './lifecycle.ts'
 import { generationRoutes } from './generations.ts'
 import { sizeLimitRoutes } from './size-limit.ts'
 import { FollowInfo, SslMode, transferRoutes } from './transfer.ts'
-import { IdText, LsnText, Nullable, Port, TenantShardText, Time } from './schemas.ts'
+import {
+  IdText,
+  LsnText,
+  NameParams,
+  None,
+  Nullable,
+  Port,
+  TenantParams,
+  TenantShardText,
+  Time,
+  TimelineParams,
+} from './schemas.ts'
 
 /** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
 export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
@@ -335,11 +346,7 @@ export const MembershipInfo = Type.Object({
 })
 export type MembershipInfo = Static<typeof MembershipInfo>
 
-const TenantParams = Type.Object({ tenantId: IdText })
-const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
-const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
 const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
-const None = Type.Object({})
 
 export const controlRoutes = routes({
   ...fleetRoutes,

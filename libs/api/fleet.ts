@@ -2,10 +2,9 @@
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
 import { fleetPaths } from './fleet-paths.ts'
-import { IdText, Nullable } from './schemas.ts'
+import { IdText, Nullable, TenantParams } from './schemas.ts'
 
 const Id = Type.Integer({ minimum: 1 })
-const TenantParams = Type.Object({ tenantId: IdText })
 const Shard = Type.Optional(
   Type.Integer({ minimum: 0, description: 'of a sharded tenant; default 0' }),
 )

@@ -6,10 +6,7 @@ import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
 import { historyPaths } from './history-paths.ts'
 import { HistorySettings } from './pageserver-retention.ts'
-import { IdText, LsnText, Nullable, Time } from './schemas.ts'
-
-const TenantParams = Type.Object({ tenantId: IdText })
-const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
+import { IdText, LsnText, NameParams, Nullable, TenantParams, Time } from './schemas.ts'
 
 /** What a branch has of its past; all null but the name while its pageserver does not answer. */
 export const BranchHistory = Type.Object({

@@ -7,11 +7,7 @@ import { type Static, Type } from 'typebox'
 import { BranchInfo, WalLag } from './branch-info.ts'
 import { lifecyclePaths } from './lifecycle-paths.ts'
 import { TimelineSizes } from './pageserver-lifecycle.ts'
-import { IdText, LsnText, Nullable } from './schemas.ts'
-
-const TenantParams = Type.Object({ tenantId: IdText })
-const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
-const Nothing = Type.Object({})
+import { IdText, LsnText, NameParams, None, Nullable, TenantParams } from './schemas.ts'
 
 export const BranchDetails = Type.Object({
   ...BranchInfo.properties,
@@ -92,21 +88,21 @@ export const lifecycleRoutes = routes({
     ...lifecyclePaths.archiveBranch,
     summary: 'Keep a branch in object storage only; refused while it, or a child, is in use',
     params: NameParams,
-    body: Nothing,
+    body: None,
     response: BranchInfo,
   },
   unarchiveBranch: {
     ...lifecyclePaths.unarchiveBranch,
     summary: 'Bring an archived branch back as it was',
     params: NameParams,
-    body: Nothing,
+    body: None,
     response: BranchInfo,
   },
   detachBranch: {
     ...lifecyclePaths.detachBranch,
     summary: 'Make a branch independent of its parent, which can be deleted then; copies nothing',
     params: NameParams,
-    body: Nothing,
+    body: None,
     response: BranchInfo,
   },
   resetBranch: {

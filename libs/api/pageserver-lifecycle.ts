@@ -4,11 +4,15 @@
  */
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
-import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
-
-const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
-const None = Type.Object({})
-const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
+import {
+  IdText,
+  LsnText,
+  None,
+  Nullable,
+  TenantShardText,
+  TIMELINE_PATH,
+  TimelineShardParams,
+} from './schemas.ts'
 
 /** Where a timeline leaves its ancestor. */
 export const BranchPlaceText = Type.Object({ ancestorTimelineId: IdText, ancestorLsn: LsnText })
@@ -39,7 +43,7 @@ export const pageserverLifecycleRoutes = routes({
     method: 'DELETE',
     path: TIMELINE_PATH,
     summary: 'Delete a timeline for good; 409 while it has children; one that is gone is fine',
-    params: TimelineParams,
+    params: TimelineShardParams,
     response: None,
   },
   deleteTenant: {
@@ -54,7 +58,7 @@ export const pageserverLifecycleRoutes = routes({
     method: 'POST',
     path: `${TIMELINE_PATH}/archive`,
     summary: 'Take in WAL up to an LSN, flush, and free everything local; 409 with open children',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({ lsn: LsnText }),
     response: None,
   },
@@ -62,14 +66,14 @@ export const pageserverLifecycleRoutes = routes({
     method: 'POST',
     path: `${TIMELINE_PATH}/unarchive`,
     summary: 'Open an archived timeline; 409 while its ancestor is archived',
-    params: TimelineParams,
+    params: TimelineShardParams,
     response: None,
   },
   detachTimeline: {
     method: 'POST',
     path: `${TIMELINE_PATH}/detach`,
     summary: 'Take over the history of the ancestors, and its siblings from before; copies nothing',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: BranchPlaceText,
     response: DetachedTimeline,
   },
@@ -77,7 +81,7 @@ export const pageserverLifecycleRoutes = routes({
     method: 'GET',
     path: `${TIMELINE_PATH}/sizes`,
     summary: 'Logical, physical and written bytes',
-    params: TimelineParams,
+    params: TimelineShardParams,
     response: TimelineSizes,
   },
 })

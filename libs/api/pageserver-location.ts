@@ -6,9 +6,7 @@ import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
 import { NodeAddress, StripeBlocks, WalSource } from './control.ts'
-import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
-
-const TenantParams = Type.Object({ tenantId: TenantShardText })
+import { IdText, LsnText, Nullable, TenantShardParams, TenantShardText } from './schemas.ts'
 
 /** `secondary` keeps a copy of the primary's layer files and serves nothing. */
 export const LocationMode = Type.Union([
@@ -88,7 +86,7 @@ export const locationRoutes = routes({
     method: 'PUT',
     path: '/v1/tenant/:tenantId/location',
     summary: 'Hold a tenant in another way; the same request again changes nothing',
-    params: TenantParams,
+    params: TenantShardParams,
     body: LocationRequest,
     response: LocationInfo,
   },
@@ -96,21 +94,21 @@ export const locationRoutes = routes({
     method: 'GET',
     path: '/v1/tenant/:tenantId/location',
     summary: 'How a tenant is held, and how warm a secondary is',
-    params: TenantParams,
+    params: TenantShardParams,
     response: LocationInfo,
   },
   heatmap: {
     method: 'GET',
     path: '/v1/tenant/:tenantId/heatmap',
     summary: 'Layer files on the disk of this pageserver, for secondaries',
-    params: TenantParams,
+    params: TenantShardParams,
     response: Heatmap,
   },
   flushTenant: {
     method: 'POST',
     path: '/v1/tenant/:tenantId/flush',
     summary: 'Flush and upload every timeline of a tenant now',
-    params: TenantParams,
+    params: TenantShardParams,
     response: LocationInfo,
   },
 })

@@ -4,11 +4,13 @@
  */
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
-import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
-
-const TenantParams = Type.Object({ tenantId: TenantShardText })
-const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
-const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
+import {
+  LsnText,
+  Nullable,
+  TenantShardParams,
+  TIMELINE_PATH,
+  TimelineShardParams,
+} from './schemas.ts'
 
 /** How much history a tenant keeps: what is younger than the interval, and of that so many bytes. */
 export const HistorySettings = Type.Object({
@@ -49,7 +51,7 @@ export const pageserverRetentionRoutes = routes({
     method: 'PUT',
     path: '/v1/tenant/:tenantId/config',
     summary: 'Say how much history the tenant keeps; until then nothing is removed',
-    params: TenantParams,
+    params: TenantShardParams,
     body: HistorySettings,
     response: HistorySettings,
   },
@@ -57,7 +59,7 @@ export const pageserverRetentionRoutes = routes({
     method: 'POST',
     path: `${TIMELINE_PATH}/gc`,
     summary: 'Move the cutoff and remove layers now; what is left out is as the tenant is set',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Partial(HistorySettings),
     response: Type.Object({
       cutoffLsn: Nullable(LsnText),
@@ -70,7 +72,7 @@ export const pageserverRetentionRoutes = routes({
     method: 'POST',
     path: `${TIMELINE_PATH}/lease`,
     summary: 'Keep the state at an LSN readable for a while; 400 when it may be gone',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({ lsn: LsnText }),
     response: GrantedLease,
   },
@@ -78,7 +80,7 @@ export const pageserverRetentionRoutes = routes({
     method: 'POST',
     path: `${TIMELINE_PATH}/horizon`,
     summary: 'A standby reads from this LSN on: the cutoff stays below for a while',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({
       /** Who reads; each has one horizon. */
       holder: Type.String({ minLength: 1, maxLength: 200 }),
@@ -91,14 +93,14 @@ export const pageserverRetentionRoutes = routes({
     method: 'GET',
     path: `${TIMELINE_PATH}/retained`,
     summary: 'How much history there is, and who keeps it',
-    params: TimelineParams,
+    params: TimelineShardParams,
     response: Retained,
   },
   commitTime: {
     method: 'GET',
     path: `${TIMELINE_PATH}/commit_time`,
     summary: 'The latest time of a commit at or below an LSN',
-    params: TimelineParams,
+    params: TimelineShardParams,
     querystring: Type.Object({ lsn: LsnText }),
     response: Type.Object({ timeUs: Nullable(Type.Integer()) }),
   },

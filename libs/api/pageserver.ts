@@ -14,11 +14,16 @@ import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
 import { pageserverRetentionRoutes } from './pageserver-retention.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 import { importJobRoutes } from './transfer.ts'
-import { IdText, LsnText, Nullable, TenantShardText } from './schemas.ts'
-
-const None = Type.Object({})
-const TenantParams = Type.Object({ tenantId: TenantShardText })
-const TimelineParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
+import {
+  IdText,
+  LsnText,
+  None,
+  Nullable,
+  TenantShardParams,
+  TenantShardText,
+  TIMELINE_PATH,
+  TimelineShardParams,
+} from './schemas.ts'
 
 export const PageserverStatus = Type.Object({ id: Type.Integer(), tenants: Type.Integer() })
 export type PageserverStatus = Static<typeof PageserverStatus>
@@ -133,8 +138,6 @@ export const CommitWindow = Type.Union([
 ])
 export type CommitWindow = Static<typeof CommitWindow>
 
-const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
-
 export const pageserverRoutes = routes({
   ...locationRoutes,
   status: {
@@ -148,7 +151,7 @@ export const pageserverRoutes = routes({
     method: 'PUT',
     path: '/v1/tenant/:tenantId',
     summary: 'Attach a tenant: load its timelines from object storage under this generation',
-    params: TenantParams,
+    params: TenantShardParams,
     body: AttachRequest,
     response: AttachedTenant,
   },
@@ -163,7 +166,7 @@ export const pageserverRoutes = routes({
     method: 'PUT',
     path: TIMELINE_PATH,
     summary: 'Create a timeline with initdb or as a branch; answers when it is durable',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: CreatePageserverTimeline,
     response: PageserverTimeline,
   },
@@ -171,14 +174,14 @@ export const pageserverRoutes = routes({
     method: 'GET',
     path: '/v1/tenant/:tenantId/timeline',
     summary: 'Timelines of a tenant',
-    params: TenantParams,
+    params: TenantShardParams,
     response: Type.Array(PageserverTimeline),
   },
   getTimeline: {
     method: 'GET',
     path: TIMELINE_PATH,
     summary: 'One timeline',
-    params: TimelineParams,
+    params: TimelineShardParams,
     querystring: Type.Object({ size: Type.Optional(Type.Boolean()) }),
     response: PageserverTimeline,
   },
@@ -186,7 +189,7 @@ export const pageserverRoutes = routes({
     method: 'POST',
     path: `${TIMELINE_PATH}/wait_lsn`,
     summary: 'Wait until WAL up to an LSN has been taken in',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: WaitLsnRequest,
     response: Positions,
   },
@@ -194,7 +197,7 @@ export const pageserverRoutes = routes({
     method: 'POST',
     path: `${TIMELINE_PATH}/checkpoint`,
     summary: 'Freeze the open layer, write it out and upload it now',
-    params: TimelineParams,
+    params: TimelineShardParams,
     response: Positions,
   },
   compact: {
@@ -202,14 +205,14 @@ export const pageserverRoutes = routes({
     path: `${TIMELINE_PATH}/compact`,
     summary:
       'Make image layers now, and rewrite history below the cutoff where that gains anything',
-    params: TimelineParams,
+    params: TimelineShardParams,
     response: Positions,
   },
   commitWindow: {
     method: 'GET',
     path: `${TIMELINE_PATH}/commit_window`,
     summary: 'Which part of the WAL holds the first commit after a moment',
-    params: TimelineParams,
+    params: TimelineShardParams,
     querystring: Type.Object({
       timeUs: Type.Integer({ description: 'microseconds since 2000-01-01 UTC' }),
     }),
@@ -218,7 +221,7 @@ export const pageserverRoutes = routes({
   putStatistics: {
     ...pageserverPaths.putStatistics,
     summary: 'Keep the statistics of a compute that has ended cleanly at an LSN',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({
       lsn: LsnText,
       bundle: Type.String({ description: 'libs/pg/statistics-bundle.ts, in base64' }),
@@ -230,7 +233,7 @@ export const pageserverRoutes = routes({
     method: 'PUT',
     path: `${TIMELINE_PATH}/safekeepers`,
     summary: 'Replace the list of safekeepers, or of stock servers, that WAL is received from',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({ safekeepers: Type.Array(WalSource) }),
     response: PageserverTimeline,
   },

@@ -9,10 +9,7 @@ import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { type Static, Type } from 'typebox'
 import { NodeInfo } from './control.ts'
-import { IdText, LsnText } from './schemas.ts'
-
-const None = Type.Object({})
-const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
+import { IdText, LsnText, None, TIMELINE_PATH, TimelineParams } from './schemas.ts'
 
 export const SafekeeperStatus = Type.Object({
   id: Type.Integer(),
@@ -129,8 +126,6 @@ export const Tombstone = Type.Object({
   generation: Generation,
 })
 export type Tombstone = Static<typeof Tombstone>
-
-const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
 
 export const safekeeperRoutes = routes({
   status: {

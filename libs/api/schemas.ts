@@ -19,3 +19,18 @@ export const LsnText = Type.String({
 
 export const Port = Type.Integer({ minimum: 1, maximum: 65535 })
 export const Time = Type.String({ description: 'ISO 8601, UTC' })
+
+/** The bodies and answers that tell nothing. */
+export const None = Type.Object({})
+
+/** What the paths of the control plane and of safekeepers name. */
+export const TenantParams = Type.Object({ tenantId: IdText })
+export const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
+/** A branch, endpoint or import of a tenant. */
+export const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
+
+/** The same in the pageserver's API, which knows shards as tenants. */
+export const TenantShardParams = Type.Object({ tenantId: TenantShardText })
+export const TimelineShardParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
+
+export const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'

@@ -4,10 +4,8 @@
  */
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
-import { IdText, Nullable } from './schemas.ts'
+import { Nullable, TenantParams } from './schemas.ts'
 import { sizeLimitPaths } from './size-limit-paths.ts'
-
-const TenantParams = Type.Object({ tenantId: IdText })
 
 export const SizeLimit = Type.Object({
   /** What all databases of one branch together may have; null = any number of bytes. */

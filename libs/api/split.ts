@@ -2,10 +2,8 @@
 import { routes } from '#libs/http/route.ts'
 import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
 import { type Static, Type } from 'typebox'
-import { IdText, Nullable } from './schemas.ts'
+import { IdText, Nullable, TenantParams } from './schemas.ts'
 import { splitPaths } from './split-paths.ts'
-
-const TenantParams = Type.Object({ tenantId: IdText })
 
 export const SplitInfo = Type.Object({
   tenantId: IdText,

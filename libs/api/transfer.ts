@@ -5,11 +5,15 @@
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
 import { importJobPaths, transferPaths } from './transfer-paths.ts'
-import { IdText, LsnText, Nullable, Port } from './schemas.ts'
-
-const TenantParams = Type.Object({ tenantId: IdText })
-const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText })
-const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
+import {
+  IdText,
+  LsnText,
+  NameParams,
+  Nullable,
+  Port,
+  TenantParams,
+  TimelineParams,
+} from './schemas.ts'
 
 export const SslMode = Type.Union([
   Type.Literal('disable'),

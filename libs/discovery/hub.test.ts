@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { discoveryMessage } from '../../test_runner/fixtures/discovery-message.ts'
 import { newTenantId, newTimelineId } from '../ids.ts'
 import { DiscoveryListeners } from './discovery.ts'
 import { DiscoveryHub, type HubSubscription, QUEUE_FRAMES, REMEMBER_MS } from './hub.ts'
@@ -13,26 +14,7 @@ const [one, two] = [newTimelineId(), newTimelineId()].map((timelineId) => ({
 const [ONE, TWO] = [one as TimelineKey, two as TimelineKey]
 
 function news(key: TimelineKey, nodeId: number, flushLsn: number): DiscoveryFrame {
-  return {
-    kind: 'message',
-    ...key,
-    nodeId,
-    generation: 1,
-    term: 1,
-    lastLogTerm: 1,
-    flushLsn,
-    commitLsn: 8,
-    backupLsn: 8,
-    remoteConsistentLsn: 8,
-    peerHorizonLsn: 8,
-    localStartLsn: 8,
-    standbyHorizonLsn: null,
-    host: 'h',
-    pgPort: 1,
-    httpPort: 1,
-    computeConnected: false,
-    sentAtMs: 1,
-  }
+  return { kind: 'message', ...discoveryMessage(key, nodeId, flushLsn) }
 }
 
 /** [node, flush] of what waits; requests as null. */

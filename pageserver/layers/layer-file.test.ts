@@ -1,33 +1,16 @@
 /** Layer files alone: what is written is read, in every shape of key, chain and chunk. */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import fc from 'fast-check'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { LocalObjectStore } from '#libs/object-store/local-store.ts'
+import { expect, test } from 'vitest'
 import { ValueKind } from '../keyspace/key-class.ts'
 import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { readVersions, type ReadSource, type Version } from '../read/read-plan.ts'
-import { ChunkCache } from './chunk-cache.ts'
 import { Layer } from './layer.ts'
 import { LayerMap } from './layer-map.ts'
 import { type LayerId, LayerKind, layerName, parseLayerName } from './layer-name.ts'
-import { LayerWriter } from './layer-writer.ts'
+import { LayerFolder } from './testing/layer-folder.ts'
 
-let folder = ''
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'layer-file-'))
-})
-afterAll(async () => {
-  await rm(folder, { recursive: true, force: true })
-})
-
-const OWNER = {
-  tenantId: '0123456789abcdef0123456789abcdef',
-  timelineId: 'fedcba9876543210fedcba9876543210',
-  pgVersion: 170011,
-}
+const folder = new LayerFolder('layer-file')
 const START = 1000
 let files = 0
 
@@ -55,7 +38,7 @@ async function write(
     generation: ++files,
     ...lsns,
   }
-  const writer = await LayerWriter.create(join(folder, layerName(id)), id, OWNER, slots)
+  const writer = await folder.writer(id, slots)
   for (const { rel, blk, lsn, kind: valueKind, value } of entries) {
     const full = writer.add(
       slots.intern(0, 1, 2, rel, 0),
@@ -75,13 +58,7 @@ async function write(
 function openSource(entries: Awaited<ReturnType<typeof write>>[]): ReadSource {
   const slots = new SlotTable()
   slots.intern(9, 9, 9, 9, 9)
-  const context = {
-    folder,
-    objectFolder: () => 'none',
-    store: new LocalObjectStore(join(folder, 'objects')),
-    slots,
-    cache: new ChunkCache(200_000),
-  }
+  const context = folder.context(slots, 200_000)
   const layers = new LayerMap(entries.map((entry) => new Layer(entry, context)))
   return { slots, memory: [], layers, parent: null }
 }

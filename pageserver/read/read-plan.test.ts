@@ -3,35 +3,18 @@
  * split by LSN, images of some keys, inside the span of deltas and of each other. Every read gives
  * what the history alone gives.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import fc from 'fast-check'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { LocalObjectStore } from '#libs/object-store/local-store.ts'
+import { expect, test } from 'vitest'
 import { isBaseKind, ValueKind } from '../keyspace/key-class.ts'
 import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
-import { ChunkCache } from '../layers/chunk-cache.ts'
 import { Layer, type LayerContext } from '../layers/layer.ts'
 import { LayerMap } from '../layers/layer-map.ts'
-import { LayerKind, layerName, newSerial } from '../layers/layer-name.ts'
-import { LayerWriter } from '../layers/layer-writer.ts'
+import { LayerKind, newSerial } from '../layers/layer-name.ts'
+import { LayerFolder } from '../layers/testing/layer-folder.ts'
 import { readVersions } from './read-plan.ts'
 
-let folder = ''
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'read-plan-'))
-})
-afterAll(async () => {
-  await rm(folder, { recursive: true, force: true })
-})
-
-const OWNER = {
-  tenantId: '0123456789abcdef0123456789abcdef',
-  timelineId: 'fedcba9876543210fedcba9876543210',
-  pgVersion: 170011,
-}
+const folder = new LayerFolder('read-plan')
 const START = 1000
 const END = 1100
 /** Keys of the test, in order: relation and block of each. */
@@ -61,13 +44,7 @@ function valueOf(chain: readonly { kind: number; text: string }[]): string {
 
 class Shelf {
   readonly slots = new SlotTable()
-  readonly context: LayerContext = {
-    folder,
-    objectFolder: () => 'none',
-    store: new LocalObjectStore(join(folder, 'objects')),
-    slots: this.slots,
-    cache: new ChunkCache(1_000_000),
-  }
+  readonly context: LayerContext = folder.context(this.slots, 1_000_000)
   readonly layers: Layer[] = []
 
   slot(key: number): number {
@@ -95,7 +72,7 @@ class Shelf {
       generation: 1,
       serial: newSerial(),
     }
-    const writer = await LayerWriter.create(join(folder, layerName(id)), id, OWNER, this.slots)
+    const writer = await folder.writer(id, this.slots)
     for (const { key, lsn, kind: valueKind, text } of puts.toSorted((a, b) => a.key - b.key)) {
       const value = Buffer.from(text)
       writer.add(this.slot(key), this.blk(key), lsn, valueKind, value, 0, value.length)

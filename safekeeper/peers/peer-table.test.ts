@@ -1,30 +1,13 @@
 import { expect, test } from 'vitest'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { DiscoveryMessage } from '#libs/discovery/message.ts'
+import { discoveryMessage } from '../../test_runner/fixtures/discovery-message.ts'
 import { PEER_ALIVE_MS, PeerTable } from './peer-table.ts'
 
 const key = { tenantId: newTenantId(), timelineId: newTimelineId() }
 
 function message(nodeId: number, flushLsn: number, sentAtMs = 1): DiscoveryMessage {
-  return {
-    ...key,
-    nodeId,
-    generation: 1,
-    term: 1,
-    lastLogTerm: 1,
-    flushLsn,
-    commitLsn: 8,
-    backupLsn: 8,
-    remoteConsistentLsn: 8,
-    peerHorizonLsn: 8,
-    localStartLsn: 8,
-    standbyHorizonLsn: null,
-    host: 'h',
-    pgPort: 1,
-    httpPort: 1,
-    computeConnected: false,
-    sentAtMs,
-  }
+  return discoveryMessage(key, nodeId, flushLsn, { sentAtMs })
 }
 
 test('a peer is alive as long as it was heard lately, and this safekeeper is none of them', () => {

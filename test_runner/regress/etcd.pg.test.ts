@@ -15,6 +15,7 @@ import { createLogger } from '#libs/log.ts'
 import { storeContract } from '../../control/store/contract-suite.ts'
 import { EtcdStore } from '../../control/store/etcd-store.ts'
 import { EtcdServer } from '../fixtures/etcd-server.ts'
+import { discoveryMessage } from '../fixtures/discovery-message.ts'
 import { freePort } from '../fixtures/vanilla-postgres.ts'
 
 let server: EtcdServer
@@ -129,25 +130,8 @@ it('goes to another endpoint when one is down', async () => {
 
 describe('discovery by etcd', () => {
   const key = { tenantId: newTenantId(), timelineId: newTimelineId() }
-  const message = (nodeId: number, flushLsn: number): DiscoveryMessage => ({
-    ...key,
-    nodeId,
-    generation: 1,
-    term: 1,
-    lastLogTerm: 1,
-    flushLsn,
-    commitLsn: 8,
-    backupLsn: 8,
-    remoteConsistentLsn: 8,
-    peerHorizonLsn: 8,
-    localStartLsn: 8,
-    standbyHorizonLsn: null,
-    host: 'h',
-    pgPort: 1,
-    httpPort: 1,
-    computeConnected: true,
-    sentAtMs: Date.now(),
-  })
+  const message = (nodeId: number, flushLsn: number): DiscoveryMessage =>
+    discoveryMessage(key, nodeId, flushLsn, { computeConnected: true, sentAtMs: Date.now() })
 
   function connect(prefix: string): { discovery: EtcdDiscovery; heard: DiscoveryFrame[] } {
     const discovery = new EtcdDiscovery(settings(prefix), log)

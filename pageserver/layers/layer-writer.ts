@@ -28,9 +28,9 @@ import { sectionColumns } from './index-section.ts'
 import { type LayerId, LayerKind } from './layer-name.ts'
 import { type ChunkToPack, chunkToPack, type PackedChunk } from './zstd-packer.ts'
 
-/** Raw bytes of a chunk: small for images, where reads are single pages. */
+/** Raw bytes of a chunk: small for images, where reads are single pages; two and their columns fit. */
 const DELTA_CHUNK_BYTES = 64 * 1024
-const IMAGE_CHUNK_BYTES = 16 * 1024
+const IMAGE_CHUNK_BYTES = 17 * 1024
 /** Row counts and entry numbers are 16 bits. */
 const MAX_CHUNK_ENTRIES = 8192
 const CHUNKS_IN_FLIGHT = 8

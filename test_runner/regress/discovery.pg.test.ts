@@ -17,7 +17,7 @@ import type { WalProposer } from '../../compute/proposer/wal-proposer.ts'
 import { ControlProcess } from '../fixtures/control-process.ts'
 import { EtcdServer } from '../fixtures/etcd-server.ts'
 import { Installation } from '../fixtures/installation.ts'
-import { freePort } from '../fixtures/vanilla-postgres.ts'
+import { freePort } from '../fixtures/free-port.ts'
 import { WalService } from '../fixtures/wal-service.ts'
 import { ZenithCommand } from '../fixtures/zenith-command.ts'
 

@@ -16,7 +16,7 @@ import { storeContract } from '../../control/store/contract-suite.ts'
 import { EtcdStore } from '../../control/store/etcd-store.ts'
 import { EtcdServer } from '../fixtures/etcd-server.ts'
 import { discoveryMessage } from '../fixtures/discovery-message.ts'
-import { freePort } from '../fixtures/vanilla-postgres.ts'
+import { freePort } from '../fixtures/free-port.ts'
 
 let server: EtcdServer
 beforeAll(async () => {

@@ -13,7 +13,7 @@ import type { Compute } from '../fixtures/compute.ts'
 import { FaultProxy } from '../fixtures/fault-proxy.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { SafekeeperLog } from '../fixtures/safekeeper-log.ts'
-import { freePort } from '../fixtures/vanilla-postgres.ts'
+import { freePort } from '../fixtures/free-port.ts'
 
 const run = promisify(execFile)
 const SOON = { timeout: 60_000 }

@@ -21,6 +21,7 @@ import { Lifecycle } from './lifecycle/lifecycle.ts'
 import { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import { Migrations } from './membership/migrations.ts'
 import { Moves } from './moves/moves.ts'
+import { FormerShards } from './moves/former-shards.ts'
 import { Splits } from './moves/splits.ts'
 import { PageserverHealth } from './moves/pageserver-health.ts'
 import { Pageservers } from './moves/pageservers.ts'
@@ -60,6 +61,7 @@ runProcess('control', async (self) => {
   const migrations = new Migrations({ registry, tokens, log })
   const moves = new Moves({ registry, log })
   const splits = new Splits({ registry, log })
+  const formerShards = new FormerShards({ registry, log })
   const lostAfterS = config.pageserver_lost_after ?? DEFAULT_LOST_AFTER_S
   const health = new PageserverHealth({
     registry,
@@ -142,6 +144,7 @@ runProcess('control', async (self) => {
       migrations,
       moves,
       splits,
+      formerShards,
       sizeLimits,
       log,
     }),

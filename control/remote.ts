@@ -175,6 +175,25 @@ export const pageserverApi = {
   ): Promise<unknown> =>
     askPageserver(node, 'deleteTimeline', { params, timeoutMs: LIFECYCLE_TIMEOUT_MS }),
 
+  /** Objects of former shards that a shard refers to, and the generation under which that is said. */
+  borrowed: (
+    node: MaybeShard,
+    tenantId: string,
+  ): Promise<{ generation: number; objects: string[] }> =>
+    askPageserver(node, 'borrowed', { params: { tenantId }, timeoutMs: LIFECYCLE_TIMEOUT_MS }),
+
+  /** Deletes what is left of a former shard, but for some objects; tells how many these are. */
+  sweepFormer: (
+    node: MaybeShard,
+    tenantId: string,
+    body: { former: string; keep: string[] },
+  ): Promise<{ left: number }> =>
+    askPageserver(node, 'sweepFormer', {
+      params: { tenantId },
+      body,
+      timeoutMs: LIFECYCLE_TIMEOUT_MS,
+    }),
+
   /** All timelines of the tenant; tells how many objects have yet to leave storage. */
   deleteTenant: (node: MaybeShard, tenantId: string): Promise<{ objects: number }> =>
     askPageserver(node, 'deleteTenant', {

@@ -11,6 +11,7 @@ import type { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
+import type { FormerShards } from './moves/former-shards.ts'
 import type { Splits } from './moves/splits.ts'
 import type { SizeLimits } from './size-limits.ts'
 import type { Tenants } from './tenants.ts'
@@ -29,11 +30,12 @@ export function runResumer(options: {
   migrations: Migrations
   moves: Moves
   splits: Splits
+  formerShards: FormerShards
   sizeLimits: SizeLimits
   log: Logger
 }): () => Promise<void> {
   const { tenants, branches, imports, lifecycle, tenantDeletion, timelines } = options
-  const { migrations, moves, splits, sizeLimits, log } = options
+  const { migrations, moves, splits, formerShards, sizeLimits, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
@@ -46,6 +48,7 @@ export function runResumer(options: {
     () => moves.resume(),
     () => sizeLimits.resume(),
     () => splits.resume(),
+    () => formerShards.resume(),
   ]
   const loop = async () => {
     while (!stop.signal.aborted) {

@@ -115,6 +115,14 @@ function handlersOf({ id, service, locations, tenants, collector, imports }: Htt
       await service.deleteTimeline(idsOf(params))
       return {}
     },
+    borrowed: async ({ params }) => service.borrowed(parseTenantShardId(params.tenantId)),
+    sweepFormer: async ({ params, body }) => ({
+      left: await service.sweepFormer(
+        parseTenantShardId(params.tenantId),
+        parseTenantShardId(body.former),
+        body.keep,
+      ),
+    }),
     deleteTenant: async ({ params }) => ({
       objects: await service.deleteTenant(parseTenantShardId(params.tenantId)),
     }),

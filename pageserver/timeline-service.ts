@@ -27,6 +27,7 @@ import { freshControlFile, type InitdbTemplate, initdbTemplate } from './import/
 import { withSharedCluster } from './import/shared-cluster.ts'
 import { WalIngest } from './ingest/wal-ingest.ts'
 import { KeyClass, PAGE_SIZE } from './keyspace/key-class.ts'
+import { sweepFormer } from './tenants/former.ts'
 import type { SplitParent } from './tenants/split.ts'
 import type { Tenant } from './tenants/tenant.ts'
 import { walStartOf } from './remote/manifest.ts'
@@ -358,6 +359,21 @@ export class TimelineService {
       if (timelineId === null) return await tenant.lives.emptyStorage()
       await this.deleteTimeline({ tenantId, timelineId })
     }
+  }
+
+  /** See `TimelineLives.borrowed`. Only the newest holder's word counts, so it says who it is. */
+  borrowed(tenantId: TenantId): { generation: number; objects: string[] } {
+    const tenant = this.#tenants.tenant(tenantId)
+    tenant.attachment.checkMayWrite()
+    return { generation: tenant.generation, objects: tenant.lives.borrowed() }
+  }
+
+  /** See former.ts. Throws `conflict` for a shard that is here. */
+  sweepFormer(tenantId: TenantId, former: TenantId, keep: readonly string[]): Promise<number> {
+    if (this.#tenants.find(former) !== null) {
+      throw new ZenithError('conflict', `${former} is still attached to this page server`)
+    }
+    return sweepFormer(this.#tenants.objectStore, tenantId, former, new Set(keep))
   }
 
   /** Takes in WAL up to the LSN and puts the timeline away; see `TimelineLives.archive`. */

@@ -11,6 +11,7 @@ import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
 import { StripeBlocks, WalSource } from './control.ts'
 import { locationRoutes } from './pageserver-location.ts'
 import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
+import { pageserverSplitRoutes } from './pageserver-split.ts'
 import { pageserverRetentionRoutes } from './pageserver-retention.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 import { importJobRoutes } from './transfer.ts'
@@ -238,6 +239,7 @@ export const pageserverRoutes = routes({
     response: PageserverTimeline,
   },
   ...pageserverLifecycleRoutes,
+  ...pageserverSplitRoutes,
   ...pageserverRetentionRoutes,
   ...importJobRoutes,
 })

@@ -39,9 +39,9 @@ export class Compactor {
   readonly #log: Logger
   readonly #targets: () => Iterable<CompactionTarget>
   readonly #failures = new Map<string, Failures>()
-  readonly #done = { l0: 0, images: 0, bottom: 0 }
-  readonly #failed = { l0: 0, images: 0, bottom: 0 }
-  readonly #seconds = { l0: 0, images: 0, bottom: 0 }
+  readonly #done = { l0: 0, images: 0, bottom: 0, own: 0 }
+  readonly #failed = { l0: 0, images: 0, bottom: 0, own: 0 }
+  readonly #seconds = { l0: 0, images: 0, bottom: 0, own: 0 }
   #preempted = 0
   #running: { id: string; kind: JobKind; stop: AbortController; done: Promise<void> } | null = null
   #timer: NodeJS.Timeout | null = null
@@ -103,7 +103,12 @@ export class Compactor {
       running: this.#running,
       targets: [...targets].map(([id, target]) => ({
         id,
-        due: { l0: target.due('l0'), images: target.due('images'), bottom: target.due('bottom') },
+        due: {
+          l0: target.due('l0'),
+          images: target.due('images'),
+          bottom: target.due('bottom'),
+          own: target.due('own'),
+        },
         restUntilMs: this.#failures.get(id)?.restUntilMs ?? 0,
       })),
     }

@@ -60,11 +60,16 @@ export interface BottomJob extends JobBase, KeyRange {
   hasBase: boolean
 }
 
-export type CompactionJob = L0Job | ImagesJob | BottomJob
+/** Writes one layer anew that was taken over at a split, with our keys alone; see `own-job.ts`. */
+export interface OwnJob extends JobBase {
+  kind: 'own'
+}
+
+export type CompactionJob = L0Job | ImagesJob | BottomJob | OwnJob
 export type JobKind = CompactionJob['kind']
 
 /** In order of precedence. */
-export const JOB_KINDS: readonly JobKind[] = ['l0', 'images', 'bottom']
+export const JOB_KINDS: readonly JobKind[] = ['l0', 'images', 'bottom', 'own']
 
 /** What a job finds where it runs. */
 export interface JobEnv {

@@ -11,6 +11,7 @@ import type { Appliers } from '../read/reconstruct.ts'
 import { compactBottom } from './bottommost-job.ts'
 import { makeImages } from './image-job.ts'
 import { placeKey } from './job-source.ts'
+import { rewriteOwn } from './own-job.ts'
 import type { CompactionJob, JobEnv, JobTimeline } from './job.ts'
 import { mergeL0 } from './l0-merge.ts'
 
@@ -65,5 +66,6 @@ export async function performJob(job: CompactionJob, place: JobPlace): Promise<L
 
 function perform(job: CompactionJob, env: JobEnv): Promise<LayerEntry[]> {
   if (job.kind === 'l0') return mergeL0(job, env)
+  if (job.kind === 'own') return rewriteOwn(job, env)
   return job.kind === 'images' ? makeImages(job, env) : compactBottom(job, env)
 }

@@ -5,7 +5,7 @@ import { JOB_KINDS, type JobKind } from './job.ts'
 import { FAILURES_TO_REST, nextJob, restAfter, type TargetState } from './scheduler.ts'
 
 function target(id: string, due: Partial<Record<JobKind, number>>, restUntilMs = 0): TargetState {
-  return { id, due: { l0: 0, images: 0, bottom: 0, ...due }, restUntilMs }
+  return { id, due: { l0: 0, images: 0, bottom: 0, own: 0, ...due }, restUntilMs }
 }
 
 describe('the next job', () => {
@@ -37,7 +37,7 @@ describe('the next job', () => {
     const amount = fc.oneof(fc.constant(0), fc.nat(20))
     const states = fc.array(
       fc.record({
-        due: fc.record({ l0: amount, images: amount, bottom: amount }),
+        due: fc.record({ l0: amount, images: amount, bottom: amount, own: amount }),
         restUntilMs: fc.nat(100),
       }),
       { maxLength: 8 },

@@ -2,6 +2,8 @@
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { Lock } from '#libs/lock.ts'
 import type { Layer } from '../layers/layer.ts'
+import type { LayerMap } from '../layers/layer-map.ts'
+import { LayerKind } from '../layers/layer-name.ts'
 import type { Retention } from '../gc/retention.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
@@ -30,6 +32,7 @@ export class TimelineCompaction implements CompactionTarget {
   readonly #context: StorageContext
   readonly #history: HistoryCompaction
   readonly #closing = new AbortController()
+  #borrowedOf: { map: LayerMap; found: readonly Layer[] } | null = null
 
   constructor(options: TimelineCompactionOptions) {
     this.tenantId = options.tenantId
@@ -48,6 +51,7 @@ export class TimelineCompaction implements CompactionTarget {
       return this.#planL0(l0CompactCount) ? this.#store.layers.l0.length : 0
     }
     if (kind === 'images') return this.#history.imagesDue
+    if (kind === 'own') return this.#ownDue
     return Math.max(this.#history.bottomDue, this.#history.l0Due)
   }
 
@@ -55,6 +59,10 @@ export class TimelineCompaction implements CompactionTarget {
   async compact(kind: JobKind, runner: CompactionRunner, stop: AbortSignal): Promise<void> {
     if (kind === 'l0') {
       await this.#mergeL0(runner, this.#context.limits.l0CompactCount, stop)
+      return
+    }
+    if (kind === 'own') {
+      await this.#rewriteOwn(runner, stop)
       return
     }
     if (kind === 'bottom' && this.#history.l0Due > 0 && (await this.#mergeL0(runner, 1, stop)))
@@ -90,10 +98,68 @@ export class TimelineCompaction implements CompactionTarget {
     }
   }
 
+  /** Writes anew, with our keys alone, all that was taken over at a split. */
+  async rewriteOwn(): Promise<void> {
+    const { runner } = this.#context.compactor
+    let more = true
+    while (more && !this.#closing.signal.aborted) more = await this.#rewriteOwn(runner, null)
+  }
+
   /** Ends what is under way, and starts nothing more. */
   async close(): Promise<void> {
     this.#closing.abort()
     await this.lock.idle()
+  }
+
+  get #ownDue(): number {
+    const rest = this.#borrowed.filter(({ isL0 }) => !isL0).length
+    // L0 layers can be merged once they are durable, and in their order.
+    return rest > 0 || rest === this.#borrowed.length ? rest : this.#planL0(1) ? 1 : 0
+  }
+
+  /**
+   * Layers that were taken over at a split. Those that were an ancestor's before are left to the
+   * compaction of history.
+   */
+  get #borrowed(): readonly Layer[] {
+    const { layers } = this.#store
+    if (this.#borrowedOf?.map !== layers) {
+      const isBorrowed = ({ splitFrom, origin }: Layer) =>
+        splitFrom !== undefined && origin === null
+      this.#borrowedOf = { map: layers, found: layers.newestFirst.filter(isBorrowed) }
+    }
+    return this.#borrowedOf.found
+  }
+
+  /** One layer, or the L0 layers that lie side by side. False when there is none. */
+  async #rewriteOwn(runner: CompactionRunner, stop: AbortSignal | null): Promise<boolean> {
+    if (this.#borrowed.some(({ isL0 }) => isL0) && (await this.#mergeL0(runner, 1, stop))) {
+      return true
+    }
+    return await this.lock.run(async () => {
+      const layer = this.#borrowed.find(({ isL0 }) => !isL0)
+      const closing = this.#closing.signal
+      if (layer === undefined || closing.aborted) return false
+      await layer.makeResident().catch(() => undefined)
+      const add = await runner.run(
+        {
+          kind: 'own',
+          tenantId: this.tenantId,
+          timelineId: this.timelineId,
+          source: describeLayers([layer]),
+          owner: this.#store.owner,
+          generation: this.#store.generation,
+          ...this.#store.stripes,
+          layerBytes:
+            layer.id.kind === LayerKind.Image
+              ? this.#context.limits.imageLayerBytes
+              : this.#context.limits.l1LayerBytes,
+        },
+        stop ? AbortSignal.any([stop, closing]) : closing,
+      )
+      await enter(this.#store, add, [layer])
+      return true
+    })
   }
 
   #planL0(minCount: number): Layer[] | null {

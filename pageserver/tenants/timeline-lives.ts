@@ -105,6 +105,29 @@ export class TimelineLives {
   }
 
   /**
+   * Objects of other shards that timelines refer to, or are about to: taken over at a split, they
+   * only ever become fewer. Throws `unavailable` while nobody knows what a timeline refers to.
+   */
+  borrowed(): string[] {
+    const { tenantId, timelines, broken } = this.#options
+    const [unknown] = broken.keys()
+    if (unknown !== undefined) {
+      throw new ZenithError('unavailable', `timeline ${unknown} cannot be opened`)
+    }
+    const names = new Set(this.#adopting)
+    for (const timeline of [...timelines.values(), ...this.#leaving.values()]) {
+      for (const layer of timeline.layers.newestFirst) {
+        if (layer.splitFrom !== undefined) names.add(layer.objectName)
+      }
+    }
+    for (const found of this.#archived.values()) {
+      for (const name of layerObjects(tenantId, found)) names.add(name)
+    }
+    const own = `${timelinesFolder(tenantId)}/`
+    return [...names].filter((name) => !name.startsWith(own))
+  }
+
+  /**
    * Those of the objects that no timeline refers to, nor is about to. Objects of other shards, which
    * were taken over at a split, are never among them: another child of theirs may need them.
    */

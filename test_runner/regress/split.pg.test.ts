@@ -1,11 +1,13 @@
 /** The shards of a tenant are split while it is written, read, branched and looked at in the past. */
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
 import { callPageserver } from '#libs/api/pageserver.ts'
 import type { SplitInfo } from '#libs/api/split.ts'
 import { tenantShardId } from '#libs/sharding.ts'
-import { Installation } from '../fixtures/installation.ts'
+import { filesBelow, Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
 const PATIENCE_MS = 90_000
@@ -13,12 +15,14 @@ const SETTINGS = { shared_buffers: '1MB' }
 const COUNT = 'SELECT count(*) FROM pgbench_accounts'
 const SUM = 'SELECT sum(abalance), count(*) FROM pgbench_accounts'
 
-async function settled(zenith: Installation, shards: number): Promise<SplitInfo> {
+/** Waits until it has so many shards, and with `isAlone` until nothing is left of former ones. */
+async function settled(zenith: Installation, shards: number, isAlone = false): Promise<SplitInfo> {
   const params = { tenantId: zenith.tenantId }
   const deadline = Date.now() + PATIENCE_MS
   for (;;) {
     const info = await callControl(zenith.controlUrl, 'getSplit', { params }).catch(() => null)
-    if (info?.split === null && info.shardCount === shards) return info
+    const isDone = info?.split === null && info.shardCount === shards
+    if (isDone && (!isAlone || info.formerCounts.length === 0)) return info
     if (Date.now() > deadline) {
       throw new Error(`not ${shards} shards: ${JSON.stringify(info)}\n${zenith.logs(60)}`)
     }
@@ -61,7 +65,7 @@ test('a tenant is split from one to two to four under load, and no query fails',
   const pgbench = compute.pgbench(['-c', '3', '-T', '10', '-n'])
 
   expect(await split(2)).toMatchObject({ shardCount: 0, split: { shards: 2 } })
-  expect(await settled(zenith, 2)).toMatchObject({ formerCounts: [0] })
+  await settled(zenith, 2)
   expect(await locationOf(1, 0, 0)).toMatchObject({ mode: 'detached', timelines: [] })
   expect(await replica.value(COUNT)).toBe('100000')
   await ledger.progress(20, PATIENCE_MS)
@@ -102,6 +106,15 @@ test('a tenant is split from one to two to four under load, and no query fails',
   expect(await past.value(SUM)).toBe(pastSum)
   const side = await zenith.startCompute('side', { settings: SETTINGS })
   expect(await side.value(SUM)).toBe(pastSum)
+  // Nobody refers to objects of the former shards any more, so they are gone, and no other.
+  await settled(zenith, 4, true)
+  const tenants = readdirSync(join(zenith.dir, 'object-store', 'tenants')).sort()
+  expect(
+    tenants.filter(
+      (name) => filesBelow(join(zenith.dir, 'object-store', 'tenants', name)).length > 0,
+    ),
+  ).toEqual([0, 1, 2, 3].map((shard) => tenantShardId(tenantId, shard, 4)))
+  expect(await past.value(SUM)).toBe(pastSum)
   await side.query('UPDATE pgbench_accounts SET abalance = 1 WHERE aid <= 10')
   expect(await side.value('SELECT count(*) FROM pgbench_accounts WHERE abalance = 1')).not.toBe('0')
 })

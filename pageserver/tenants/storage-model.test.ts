@@ -1,7 +1,7 @@
 /**
  * Random histories of everything that storage does (puts, branches of branches, flushes, merges,
  * images, bottom-most compaction, collection with moving cutoffs, leases, eviction, detach,
- * archiving, deletion, crashes that lose files, restarts, lost disks, shards) against a model that
+ * archiving, deletion, crashes that lose files, restarts, lost disks, shards, splits of them) against a model that
  * keeps everything in a Map: all reads at all retained LSNs agree, and those of states that are not
  * kept are refused.
  *
@@ -16,7 +16,7 @@ type Step =
   | { op: 'put'; count: number; seed: number; publish: boolean }
   | { op: 'crash'; loss: Loss; seed: number }
   | { op: 'together'; back: number; seed: number }
-  | { op: 'flush' | 'evict'; seed: number }
+  | { op: 'flush' | 'evict' | 'split'; seed: number }
   | { op: 'branch' | 'lease' | 'gc' | 'check'; back: number }
   | { op: 'use' | 'unarchive'; which: number }
   | {
@@ -56,6 +56,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 3,
     arbitrary: fc.record({ op: fc.constantFrom('detach', 'archive', 'delete') }),
   },
+  { weight: 1, arbitrary: fc.record({ op: fc.constant('split' as const), seed }) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant('unarchive' as const), which: fc.nat(7) }) },
   {
     weight: 3,
@@ -94,6 +95,7 @@ async function perform(run: StorageRun, one: Step): Promise<void> {
       return await run.together(one.back, one.seed)
     case 'flush':
     case 'evict':
+    case 'split':
       return await run[one.op](one.seed)
     case 'unarchive':
       return await run.unarchive(one.which)

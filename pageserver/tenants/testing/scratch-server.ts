@@ -12,6 +12,7 @@ import type { Appliers } from '../../read/reconstruct.ts'
 import { NO_DELETIONS } from '../../remote/deletions.ts'
 import type { DeltaFiles } from '../../timeline/delta-writer.ts'
 import type { StorageLimits, StorageStep } from '../../timeline/storage-context.ts'
+import { sweepFormer } from '../former.ts'
 import type { Tenant } from '../tenant.ts'
 import { TenantManager } from '../tenant-manager.ts'
 import { FaultyStore } from './faulty-store.ts'
@@ -41,7 +42,9 @@ export class ScratchServer implements AsyncDisposable {
   #generation = 0
   readonly #limits: Partial<StorageLimits>
   readonly #appliers: Appliers
-  readonly #shards: ScratchShards | null
+  #shards: ScratchShards | null
+  /** Those that were split, and have objects left. */
+  readonly #former: TenantId[] = []
 
   private constructor(
     folder: string,
@@ -112,7 +115,12 @@ export class ScratchServer implements AsyncDisposable {
       ...this.#appliers,
       deletions: {
         ...NO_DELETIONS,
-        push: (_tenantId, _generation, names) => this.doomed.push(...names),
+        push: (tenantId, _generation, names) => {
+          const own = `tenants/${tenantId}/`
+          const foreign = names.find((name) => !name.startsWith(own))
+          if (foreign !== undefined) this.errors.push(`${tenantId} releases ${foreign}`)
+          this.doomed.push(...names)
+        },
       },
       log: log as unknown as Logger,
       limits: this.#limits,
@@ -124,6 +132,44 @@ export class ScratchServer implements AsyncDisposable {
     for (const id of this.#shardIds) {
       await this.#manager.attach(id, this.#generation, undefined, this.#shards?.stripeBlocks)
     }
+  }
+
+  /**
+   * Splits the tenant as the control plane does it: its shards are stale, their children take over,
+   * they are let go. `cutOff` timelines are taken over before it is cut off, and done again.
+   */
+  async split(shards: ScratchShards, cutOff: number): Promise<void> {
+    const parents = this.shards
+    for (const tenant of parents) await tenant.become('stale')
+    const generation = this.#generation
+    this.#shards = shards
+    const outer = this.onStep
+    let left = cutOff
+    this.onStep = (step) => {
+      if (step === 'split-timeline' && left-- === 0) throw new Error('the split is cut off')
+      outer(step)
+    }
+    for (const [shard, id] of this.#shardIds.entries()) {
+      const { tenantId } = parents[shard % parents.length] as Tenant
+      const attach = () =>
+        this.manager.attach(id, ++this.#generation, undefined, shards.stripeBlocks, 'attached', {
+          tenantId,
+          generation,
+        })
+      await attach().catch(attach)
+    }
+    this.onStep = outer
+    for (const { tenantId } of parents) await this.manager.detach(tenantId)
+    this.#former.push(...parents.map(({ tenantId }) => tenantId))
+  }
+
+  /** Deletes objects of former shards that none of those of now refers to; tells how many are left. */
+  async sweepFormer(): Promise<number> {
+    const keep = new Set(this.shards.flatMap(({ lives }) => lives.borrowed()))
+    const [own] = this.#shardIds as [TenantId]
+    let left = 0
+    for (const former of this.#former) left += await sweepFormer(this.faults, own, former, keep)
+    return left
   }
 
   /** Lets go as by a crash and stays down; `restart` brings it back. */

@@ -20,6 +20,7 @@ const RELS = 3
 const BLOCKS = 12
 const DAY_MS = 86_400_000
 const MAX_TIMELINES = 8
+const MAX_SHARDS = 4
 /** At the end this many LSNs of each timeline are read whole, beside those that must be kept. */
 const FINAL_LSNS = 6
 
@@ -51,7 +52,7 @@ export function random(seed: number): (below: number) => number {
 
 export class StorageRun implements AsyncDisposable {
   readonly server: ScratchServer
-  readonly #shards: ScratchShards | null
+  #shards: ScratchShards | null
   readonly #known = new Map<TimelineId, Known>()
   readonly #deleted: TimelineId[] = []
   #current!: TimelineId
@@ -205,8 +206,26 @@ export class StorageRun implements AsyncDisposable {
     this.use(0)
   }
 
-  /** Works off the queue of objects to delete. */
+  /**
+   * Each shard becomes two. Parents may not have flushed: then the rest is read again from WAL. What
+   * is leased the new holders have yet to hear.
+   */
+  async split(seed: number): Promise<void> {
+    const next = random(seed)
+    const count = 2 * (this.#shards?.count ?? 1)
+    if (count > MAX_SHARDS) return
+    for (const [id] of this.#open()) {
+      for (const timeline of this.#timelines(id)) if (next(3) > 0) await timeline.flush()
+    }
+    const shards = { count, stripeBlocks: this.#shards?.stripeBlocks ?? 1 + next(4) }
+    await this.server.split(shards, next(6))
+    this.#shards = shards
+    await this.#comeBack(false)
+  }
+
+  /** Works off the queue of objects to delete, and what former shards have left. */
   async sweep(): Promise<void> {
+    await this.server.sweepFormer()
     await this.server.deleteDoomed()
     for (const { lives } of this.server.shards) await lives.sweepDeleted()
     await this.server.deleteDoomed()
@@ -321,6 +340,9 @@ export class StorageRun implements AsyncDisposable {
       await this.bottom()
     }
     await this.checkAll(lsns)
+    for (const [id] of this.#open()) {
+      for (const timeline of this.#timelines(id)) await timeline.compaction.rewriteOwn()
+    }
     await this.sweep()
     await this.crash('all', 0)
     await this.checkAll(lsns)

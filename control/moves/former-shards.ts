@@ -4,6 +4,7 @@
  * now refers to, by the word of the newest holder of each, is of use to nobody any more, whoever
  * holds the shards next.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from '#libs/log.ts'
 import { errorMessage } from '#libs/errors.ts'
 import { parseTenantId } from '#libs/ids.ts'
@@ -16,10 +17,12 @@ import { pageserverApi } from '../remote.ts'
 /** Between two looks at a tenant of which something was left; longer each time. */
 const FIRST_REST_MS = 5_000
 const LAST_REST_MS = 600_000
+const GRACE_MS = 2_000
 
 export class FormerShards {
   readonly #registry: Registry
   readonly #log: Logger
+  readonly #running = new Set<string>()
   /** By tenant: not before then, and how long the rest was. */
   readonly #rests = new Map<string, { untilMs: number; restMs: number }>()
 
@@ -28,7 +31,7 @@ export class FormerShards {
     this.#log = log
   }
 
-  /** Looks at all tenants that have former shards, each once in a while. */
+  /** Looks at all tenants that have former shards, each once in a while, in the background. */
   async resume(nowMs = Date.now()): Promise<void> {
     for (const { tenantId, formerCounts, split, state } of await this.#registry.tenants()) {
       if (formerCounts === undefined || split !== undefined) {
@@ -40,11 +43,19 @@ export class FormerShards {
       if (last !== undefined && last.untilMs > nowMs && state !== 'deleting') continue
       const restMs = Math.min(2 * (last?.restMs ?? FIRST_REST_MS / 2), LAST_REST_MS)
       this.#rests.set(tenantId, { untilMs: nowMs + restMs, restMs })
-      await this.sweep(tenantId).catch((error: unknown) => {
+      this.#begin(tenantId)
+    }
+  }
+
+  #begin(tenantId: string): void {
+    if (this.#running.has(tenantId)) return
+    this.#running.add(tenantId)
+    this.sweep(tenantId)
+      .catch((error: unknown) => {
         const reason = errorMessage(error)
         this.#log.warn({ tenantId, reason }, 'objects of former shards must wait')
       })
-    }
+      .finally(() => this.#running.delete(tenantId))
   }
 
   /** Returns how many of their objects are left; null when something came between. */
@@ -57,6 +68,8 @@ export class FormerShards {
     // Each of them was the newest holder when it spoke.
     const after = await this.#registry.findTenant(tenantId)
     if (!isNewest || after?.version !== before.version) return null
+    // Reads that were planned just before may be about to open what is not referred to any more.
+    await sleep(GRACE_MS)
     const kept = answers.flatMap(({ objects }) => objects)
     let left = 0
     const gone: number[] = []

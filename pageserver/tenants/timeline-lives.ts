@@ -116,7 +116,7 @@ export class TimelineLives {
     }
     const names = new Set(this.#adopting)
     for (const timeline of [...timelines.values(), ...this.#leaving.values()]) {
-      for (const layer of timeline.layers.newestFirst) {
+      for (const layer of [...timeline.layers.newestFirst, ...timeline.retiring]) {
         if (layer.splitFrom !== undefined) names.add(layer.objectName)
       }
     }

@@ -96,6 +96,7 @@ export class LayerStore {
   readonly #manifests: ManifestStore
   #memory: MemoryLayers
   #layers: LayerMap
+  readonly #retiring = new Set<Layer>()
   /** On local disk and in the map, but not known to be in storage. */
   #unpublished: Layer[] = []
   #diskConsistentLsn: Lsn
@@ -199,6 +200,11 @@ export class LayerStore {
 
   get layers(): LayerMap {
     return this.#layers
+  }
+
+  /** Those that have left the map, and may still be read by who began before. */
+  get retiring(): Iterable<Layer> {
+    return this.#retiring
   }
 
   get diskConsistentLsn(): Lsn {
@@ -428,6 +434,7 @@ export class LayerStore {
       await this.#writeManifest(this.#layers.with(added, remove), change)
       // A flush may have added a layer meanwhile.
       this.#layers = this.#layers.with(added, remove)
+      for (const layer of remove) this.#retiring.add(layer)
       this.#facts = change.facts ?? this.#facts
       this.#state = change.state ?? this.#state
       this.#gcCutoffLsn = change.gcCutoffLsn ?? this.#gcCutoffLsn
@@ -435,7 +442,10 @@ export class LayerStore {
     })
     this.#context.onStep?.('change-written')
     void this.confirm()
-    for (const layer of remove) await layer.retire()
+    for (const layer of remove) {
+      await layer.retire()
+      this.#retiring.delete(layer)
+    }
     this.#releaseObjects(remove.map((layer) => layer.objectName))
   }
 

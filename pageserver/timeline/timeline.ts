@@ -204,6 +204,11 @@ export class Timeline {
     return this.#store.layers
   }
 
+  /** Layers that have left the map, and may still be read by who began before. */
+  get retiring(): Iterable<Layer> {
+    return this.#store.retiring
+  }
+
   /** How long flushes have waited for compaction, all together. */
   get flushDelayedMs(): number {
     return this.#store.flushDelayedMs

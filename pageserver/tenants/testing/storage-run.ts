@@ -221,6 +221,11 @@ export class StorageRun implements AsyncDisposable {
     await this.server.split(shards, next(6))
     this.#shards = shards
     await this.#comeBack(false)
+    if (next(3) > 0) return
+    // What the new shards refer to stays, and is all that they need.
+    await this.sweep()
+    await this.crash('all', seed)
+    await this.check(next(100))
   }
 
   /** Works off the queue of objects to delete, and what former shards have left. */

@@ -118,12 +118,12 @@ test('a page server that rests holds writers up near the limit, and no longer th
 })
 
 test('a dead page server delays each statement by so much and no more', async () => {
-  await watcher.query(`ALTER SYSTEM SET zenith.max_backpressure_delay = '700ms'`)
+  await watcher.query(`ALTER SYSTEM SET zenith.max_backpressure_delay = '1500ms'`)
   await watcher.query('SELECT pg_reload_conf()')
   await until('the setting holds', async () => {
     return (
       (await rows('SHOW zenith.max_backpressure_delay'))[0]['zenith.max_backpressure_delay'] ===
-      '700ms'
+      '1500ms'
     )
   })
   const writer = await compute.connect()
@@ -137,14 +137,14 @@ test('a dead page server delays each statement by so much and no more', async ()
   for (const sql of ['CREATE TEMPORARY TABLE private (n int)', ...spared, INSERT]) await timed(sql)
   await zenith.pageserver.stop('SIGKILL')
   let first = 0
-  for (let at = 0; at < 60 && first < 600; at += 1) first = await timed(INSERT)
-  expect(first).toBeGreaterThan(600)
+  for (let at = 0; at < 60 && first < 1400; at += 1) first = await timed(INSERT)
+  expect(first).toBeGreaterThan(1400)
   for (let at = 0; at < 3; at += 1) {
     const ms = await timed(INSERT)
-    expect(ms).toBeGreaterThan(600)
-    expect(ms).toBeLessThan(3000)
+    expect(ms).toBeGreaterThan(1400)
+    expect(ms).toBeLessThan(6000)
   }
-  for (const sql of spared) expect(await timed(sql)).toBeLessThan(400)
+  for (const sql of spared) expect(await timed(sql)).toBeLessThan(1000)
   // A waiting statement can be cancelled.
   await writer.query(`SET statement_timeout = '200ms'`)
   await expect(writer.query(INSERT)).rejects.toThrow('statement timeout')
@@ -155,5 +155,5 @@ test('a dead page server delays each statement by so much and no more', async ()
   await until('the page server has all', async () => (await lag()) < MEGABYTE)
   const start = performance.now()
   await watcher.query(INSERT)
-  expect(performance.now() - start).toBeLessThan(500)
+  expect(performance.now() - start).toBeLessThan(1000)
 })

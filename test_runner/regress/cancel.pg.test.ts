@@ -19,7 +19,7 @@ import { Ledger } from '../fixtures/ledger.ts'
 import type { ServiceProcess } from '../fixtures/service-process.ts'
 
 /** A stop takes milliseconds; the rest is for a busy machine. */
-const PROMPT_MS = 1000
+const PROMPT_MS = 3000
 const ROWS = 3000
 
 let zenith: Installation

@@ -3,13 +3,14 @@
  * images, bottom-most compaction, collection with moving cutoffs, leases, eviction, detach,
  * archiving, deletion, crashes that lose files, restarts, lost disks, shards, splits of them) against a model that
  * keeps everything in a Map: all reads at all retained LSNs agree, and those of states that are not
- * kept are refused.
+ * kept are refused. Where there are shards, and in one shape without, the flush thread writes the layers.
  *
  * ZENITH_MODEL_RUNS=2000 for a long run; ZENITH_MODEL_SEED=n (and ZENITH_MODEL_PATH) replay what a
  * failure names.
  */
 import fc from 'fast-check'
-import { describe, test } from 'vitest'
+import { afterAll, describe, test } from 'vitest'
+import { FlushThread } from '../threads/flush-thread.ts'
 import { type Loss, StorageRun } from './testing/storage-run.ts'
 
 type Step =
@@ -143,6 +144,8 @@ describe('storage against the model', () => {
     imageLayerBytes: 4_000,
     l0DelayMs: 0,
   }
+  const flushThread = new FlushThread()
+  afterAll(() => flushThread.close())
   const shapes = {
     'usual limits': { limits: {}, shards: null },
     'tiny layers and eager merges': { limits: merges, shards: null },
@@ -157,7 +160,8 @@ describe('storage against the model', () => {
     test(name, { timeout: 120_000 + numRuns * 10_000 }, async () => {
       await fc.assert(
         fc.asyncProperty(fc.array(step, { minLength: 3, maxLength: 25 }), async (steps) => {
-          await using run = await StorageRun.begin(limits, shards)
+          const files = name === 'tiny layers and eager images' || shards ? flushThread : null
+          await using run = await StorageRun.begin(limits, shards, files)
           for (const [index, one] of steps.entries()) {
             await perform(run, one)
             await run.sample(index)

@@ -8,6 +8,7 @@ import { newTimelineId, type TimelineId } from '#libs/ids.ts'
 import { timestampNow } from '#libs/pg/timestamp.ts'
 import { shardOfBlock } from '#libs/sharding.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../../keyspace/key-class.ts'
+import type { DeltaFiles } from '../../timeline/delta-writer.ts'
 import type { StorageLimits } from '../../timeline/storage-context.ts'
 import type { Timeline } from '../../timeline/timeline.ts'
 import type { Tenant } from '../tenant.ts'
@@ -62,12 +63,17 @@ export class StorageRun implements AsyncDisposable {
     this.#shards = shards
   }
 
-  /** A tenant with one timeline that has some pages. */
+  /** A tenant with one timeline that has some pages. Layers are written in this thread unless given. */
   static async begin(
     limits: Partial<StorageLimits>,
     shards: ScratchShards | null = null,
+    deltaFiles: DeltaFiles | null = null,
   ): Promise<StorageRun> {
     const server = await ScratchServer.start(limits, undefined, shards ?? undefined)
+    if (deltaFiles) {
+      server.deltaFiles = deltaFiles
+      await server.restart()
+    }
     const run = new StorageRun(server, shards)
     await run.#bootstrap()
     return run

@@ -11,6 +11,7 @@ import { measureAttach } from './storage-attach.ts'
 import { measureChurn } from './storage-churn.ts'
 import { measureEngine } from './storage-engine.ts'
 import { measureLimits } from './storage-limits.ts'
+import { measurePgbenchChurn } from './storage-pgbench.ts'
 
 const [part = '', options = '{}'] = process.argv.slice(2)
 const sizes = { scale: 20, seconds: 12, layers: 100_000, records: 6e5, ...JSON.parse(options) }
@@ -19,5 +20,6 @@ if (part === 'limits') await measureLimits(report)
 else if (part === 'engine') await measureEngine(sizes, report)
 else if (part === 'churn') await measureChurn(sizes, report)
 else if (part === 'attach') await measureAttach(sizes, report)
-else throw new Error(`there is no part "${part}"; there are limits, engine, churn and attach`)
+else if (part === 'pgbench') await measurePgbenchChurn(sizes, report)
+else throw new Error(`there is no part "${part}"; there are limits, engine, churn, attach, pgbench`)
 process.stdout.write(`${JSON.stringify(report.rows())}\n`)

@@ -23,11 +23,12 @@ const say = (text: string) => console.log(`${new Date().toISOString()} ${text}`)
 try {
   const result = await Soak.run({ minutes, seed, say })
   const { logicalBytes, storedBytes, mostLocalBytes, transactions, actions } = result
+  const { evictions, downloads } = result
   console.log(
     [
       `${transactions} transactions, all sums right, now and in the past`,
       `actions: ${JSON.stringify(actions)}`,
-      `local layers at most ${(mostLocalBytes / MIB).toFixed(0)} MiB`,
+      `local layers at most ${(mostLocalBytes / MIB).toFixed(0)} MiB; ${evictions} files evicted, ${downloads} fetched`,
       `at the end ${(storedBytes / MIB).toFixed(0)} MiB stored for ${(logicalBytes / MIB).toFixed(0)} MiB ` +
         `of data on all branches: ${(storedBytes / logicalBytes).toFixed(2)} times`,
     ].join('\n'),

@@ -43,9 +43,17 @@ export async function measureStorage(
   }
   say(`branches of a new installation, then of ${options.copyMegabytes} MB more`)
   await using server = await startZenith(1)
+  if (options.realtime) await givePrecedence(server)
   await measureBranches(server, report)
   await fill(server, options.copyMegabytes)
   await measureBranches(server, report)
+}
+
+/** Services and this process run before all else; the compute does not. */
+async function givePrecedence({ installation }: ZenithServer): Promise<void> {
+  const { control, pageservers, safekeepers } = installation
+  const pids = [control, ...pageservers, ...safekeepers].map(({ pid }) => pid)
+  for (const pid of [...pids, process.pid]) await run('chrt', ['-a', '-r', '-p', '10', `${pid}`])
 }
 
 async function fill(server: ZenithServer, megabytes: number): Promise<void> {

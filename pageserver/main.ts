@@ -1,4 +1,5 @@
 /** The pageserver: `node pageserver/main.ts --config pageserver.toml`. */
+import '#libs/thread-pool.ts'
 import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
 import { ownCredentials, useCredentials } from '#libs/auth/credentials.ts'

@@ -1,5 +1,5 @@
 /** The safekeeper process: `main.ts --config safekeeper.toml`; data lies beside the file. */
-import './thread-pool.ts'
+import '#libs/thread-pool.ts'
 import { randomBytes } from 'node:crypto'
 import { useCredentials } from '#libs/auth/credentials.ts'
 import { configPath, loadConfig } from '#libs/config.ts'

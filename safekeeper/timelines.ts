@@ -19,7 +19,7 @@ const SPARE_SEGMENTS = 2
 const TICK_MS = 5_000
 const DISK_CHECK_MS = 1_000
 const PARALLEL_LOADS = 4
-/** Synced writes at a time: the pool of threads (thread-pool.ts) without two for all the rest. */
+/** Synced writes at a time: the pool of threads (libs/thread-pool.ts) without two for all the rest. */
 const CONCURRENT_WRITES = 14
 /** Says that the process before made everything durable. */
 const CLEAN_MARKER = 'clean-stop'

@@ -36,7 +36,7 @@ const STORAGE = {
  * back throughout. The page server looks every 10 seconds; until then there may be more, by what
  * was written and fetched meanwhile.
  */
-const DISK = { max_bytes: 20 * MIB, tenant_floor_bytes: 4 * MIB }
+const DISK = { max_bytes: 8 * MIB, tenant_floor_bytes: 2 * MIB }
 const DISK_SLACK_BYTES = 64 * MIB
 const COUNTED = ['evictions', 'downloads'] as const
 const HISTORY_MS = 60_000
@@ -307,7 +307,8 @@ export class Soak {
       })
       logicalBytes += sizes.logicalBytes ?? 0
     }
-    if (this.#counts.evictions === 0) throw new Error('no layer file was ever evicted')
+    if (this.#counts.evictions === 0)
+      throw new Error('no layer file was ever evicted; a few minutes of load do that')
     await sleep(5000)
     const objects = join(this.#zenith.dir, 'object-store', 'tenants')
     return {

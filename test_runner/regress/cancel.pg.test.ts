@@ -366,9 +366,9 @@ test('connections that are torn at random cost no query, and one that is half-op
     await client.end()
   }
   const readers = [read(), read(), read()]
-  const before = proxy.connections
-  for (let cut = 0; cut < 25; cut++) {
+  for (let torn = 0; torn < 60; ) {
     await sleep(20 + Math.random() * 80)
+    torn += proxy.open
     proxy.cut()
   }
   tearing = false
@@ -377,7 +377,6 @@ test('connections that are torn at random cost no query, and one that is half-op
   await ledger.stop()
   expect(await ledger.violations()).toEqual([])
   expect(reads).toBeGreaterThan(0)
-  expect(proxy.connections - before).toBeGreaterThan(25)
 
   const session = await open()
   await session.client.query(COUNT)

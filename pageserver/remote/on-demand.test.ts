@@ -85,16 +85,19 @@ test('a file that arrives damaged is not used', async () => {
   const { timeline } = await coldServer(world)
   // A range is checked by its own checksums, a whole file by size and footer.
   const getFile = world.store.getFile.bind(world.store)
+  let damaged = 0
   world.store.getFile = async (name, path) => {
     await getFile(name, path)
     await truncate(path, 1000)
+    damaged++
   }
   await checkRound(timeline, 3)
-  await vi.waitFor(() => expect(world.store.count('getFile')).toBeGreaterThan(0))
-  await new Promise((resolve) => setTimeout(resolve, 20))
-  expect(layersOf(timeline).some((layer) => layer.isResident)).toBe(false)
+  await vi.waitFor(() => expect(damaged).toBeGreaterThan(0))
   const [layer] = layersOf(timeline)
-  expect((await readdir(dirname(layer?.path as string))).length).toBe(0)
+  await vi.waitFor(async () => {
+    expect((await readdir(dirname(layer?.path as string))).length).toBe(0)
+  })
+  expect(layersOf(timeline).some((one) => one.isResident)).toBe(false)
   await checkRound(timeline, 3)
 })
 

@@ -3,7 +3,8 @@
  * rounds. Options: `--rounds N` (3), `--scale N` (50), `--seconds N` (20), `--copy-mb N` (1000),
  * `--safekeepers N` (1), `--quick` (one round of small sizes, to see that it runs). `--only wal` measures
  * the WAL service alone: appends, the disk, commits with 1 and 3 safekeepers; about 5 minutes.
- * `--only storage` measures the storage engine alone, in one round; about 5 minutes. `--realtime`
+ * `--only storage` measures the storage engine alone, in one round; about 5 minutes, and
+ * `--only branches` the last part of that, for large `--copy-mb`. `--realtime`
  * gives its processes precedence over everything else (root only), for a machine that is busy.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -17,7 +18,7 @@ import { measureBulk, measurePgbench, type Sizes } from './sql-workloads.ts'
 import { dropPageCache, startVanilla, startZenith } from './subject.ts'
 import { measurePages } from './page-workload.ts'
 import { measureIngest } from './ingest-workload.ts'
-import { measureStorage } from './storage-workload.ts'
+import { measureBranchSizes, measureStorage } from './storage-workload.ts'
 import { measureWalService } from './wal-workloads.ts'
 import { measureBranches } from './zenith-workloads.ts'
 
@@ -39,8 +40,9 @@ const pick = (given: string | undefined, quick: number, full: number) =>
   given === undefined ? (values.quick ? quick : full) : Number(given)
 const wal = values.only === 'wal'
 const storage = values.only === 'storage'
-if (values.only !== undefined && !wal && !storage) {
-  throw new Error('--only takes "wal" or "storage"')
+const branches = values.only === 'branches'
+if (values.only !== undefined && !wal && !storage && !branches) {
+  throw new Error('--only takes "wal", "storage" or "branches"')
 }
 const options = {
   rounds: pick(values.rounds, 1, 3),
@@ -62,6 +64,8 @@ try {
       report,
       say,
     )
+  else if (branches)
+    await measureBranchSizes({ ...options, realtime: values.realtime }, report, say)
   else await measureAll(report)
   mkdirSync(RESULTS, { recursive: true })
   const file = join(RESULTS, `${new Date().toISOString().replaceAll(':', '-')}.json`)

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Report, ReportRow } from './report.ts'
 import { startZenith, type ZenithServer } from './subject.ts'
-import { measureBranches } from './zenith-workloads.ts'
+import { measureBranches, settle } from './zenith-workloads.ts'
 
 const run = promisify(execFile)
 const PART = fileURLToPath(new URL('./storage-part.ts', import.meta.url))
@@ -41,11 +41,24 @@ export async function measureStorage(
     const last = stdout.trimEnd().split('\n').at(-1) as string
     report.addAll(JSON.parse(last) as ReportRow[])
   }
+  await measureBranchSizes(options, report, say)
+}
+
+/** Branches of a new installation, of it just after a load, and when that has been taken in. */
+export async function measureBranchSizes(
+  options: { copyMegabytes: number; realtime: boolean },
+  report: Report,
+  say: (text: string) => void,
+): Promise<void> {
   say(`branches of a new installation, then of ${options.copyMegabytes} MB more`)
   await using server = await startZenith(1)
   if (options.realtime) await givePrecedence(server)
+  await settle(server)
   await measureBranches(server, report)
   await fill(server, options.copyMegabytes)
+  await measureBranches(server, report, true)
+  say('waiting until it has been taken in')
+  await settle(server)
   await measureBranches(server, report)
 }
 

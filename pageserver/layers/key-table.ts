@@ -2,9 +2,10 @@
  * The keys of an open layer: a hash from (slot, blk) to a row of eight words. A row is half a cache
  * line, so that a put touches the hash and one place more.
  *
- * One thread writes, others read meanwhile. A row is written before the hash tells of it, a version
- * before the row tells of it. The hash never moves: a larger one is made behind it, and a reader
- * with the smaller one misses only keys that were added since it was last told (`learn`).
+ * One thread writes, others may read meanwhile, once they were told of the table (`share`). A row is
+ * written before the hash tells of it, a version before the row tells of it. The hash never moves: a
+ * larger one is made behind it, and a reader with the smaller one misses only keys that were added
+ * since it was last told (`learn`).
  */
 import { assert } from '#libs/errors.ts'
 import { GrowingWords } from './growing-words.ts'
@@ -22,6 +23,8 @@ const IMAGE = 3
 const COST = 4
 /** Words of the first hash; each is twice as large as the one before. */
 const FIRST_HASH = 2048
+/** So that reads whose result nobody needs are not optimized away. */
+const TOUCHED = new Float64Array(1)
 /** Has no key in it. */
 const NO_HASH: Uint32Array<ArrayBufferLike> = new Uint32Array(1)
 
@@ -42,12 +45,16 @@ export class KeyTable {
   #hash = NO_HASH
   #generation = -1
   #count = 0
+  /** Other threads may read meanwhile, so what tells them of more is written atomically. */
+  #isShared = false
 
   get count(): number {
     return this.#count
   }
 
-  get state(): KeyTableState {
+  /** For other threads, which from here on may read at any time. */
+  share(): KeyTableState {
+    this.#isShared = true
     return {
       count: this.#count,
       generation: this.#generation,
@@ -58,6 +65,7 @@ export class KeyTable {
 
   /** As the writer in another thread has it; null buffers are those that are known. */
   learn({ count, generation, rows, hashes }: KeyTableState): void {
+    this.#isShared = true
     if (rows) this.#rowWords.use(rows)
     if (hashes) this.#hashWords.use(hashes)
     if (count * ROW > this.#rows.length) {
@@ -89,7 +97,8 @@ export class KeyTable {
   }
 
   setHead(key: number, head: number): void {
-    Atomics.store(this.#rows, key * ROW + HEAD, head)
+    if (this.#isShared) Atomics.store(this.#rows, key * ROW + HEAD, head)
+    else this.#rows[key * ROW + HEAD] = head
   }
 
   /** Newest own image + 1, 0 = none. */
@@ -135,6 +144,28 @@ export class KeyTable {
       const key = (hash[at] as number) - 1
       if (key < 0) return this.#add(slot, blk)
       if (this.#is(key, slot, blk)) return key
+    }
+  }
+
+  /**
+   * As `intern` for the first `count` keys; their numbers go to `keys`. Both places in memory that a key
+   * needs are read beforehand, without a branch that depends on them, so that the processor waits for
+   * many at a time.
+   */
+  internMany(slots: Uint32Array, blks: Uint32Array, count: number, keys: Uint32Array): void {
+    const hash = this.#hash
+    const rows = this.#rows
+    const mask = hash.length - 1
+    for (let index = 0; index < count; index++) {
+      keys[index] = hash[hashKey(slots[index] as number, blks[index] as number) & mask] as number
+    }
+    let sum = 0
+    for (let index = 0; index < count; index++) {
+      sum += rows[Math.max((keys[index] as number) - 1, 0) * ROW] as number
+    }
+    TOUCHED[0] = sum
+    for (let index = 0; index < count; index++) {
+      keys[index] = this.intern(slots[index] as number, blks[index] as number)
     }
   }
 

@@ -39,6 +39,25 @@ test('a thread that reads while another writes sees whole versions only', async 
   }
 })
 
+test('a thread that is told of a layer late finds all that was put before', () => {
+  const layer = new OpenLayer(1)
+  const value = Buffer.from('value')
+  for (let lsn = 1; lsn <= 1000; lsn++) {
+    layer.put(1, lsn % 300, lsn, ValueKind.Record, value, 0, value.length)
+  }
+  const other = OpenLayer.open(structuredClone(layer.describe()))
+  expect(other.versionCount).toBe(1000)
+  expect(other.keyCount).toBe(300)
+  for (let lsn = 1001; lsn <= 1003; lsn++) {
+    layer.put(1, 500, lsn, ValueKind.Record, value, 0, value.length)
+  }
+  expect(other.find(1, 500)).toBe(-1)
+  other.learn(structuredClone(layer.news()))
+  const lsns: number[] = []
+  other.collect(other.find(1, 500), 1e9, { push: (_kind, lsn) => lsns.push(lsn) })
+  expect(lsns).toEqual([1003, 1002, 1001])
+})
+
 test('another thread writes on where one has stopped', () => {
   const first = new OpenLayer(1)
   const value = Buffer.from('value')

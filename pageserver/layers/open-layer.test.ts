@@ -7,7 +7,7 @@ const { Record, RecordInit, Image, NativeOp } = ValueKind
 
 function put(layer: OpenLayer, lsn: number, kind: ValueKind, text: string, slot = 1, blk = 2) {
   const bytes = Buffer.from(`<${text}>`)
-  return layer.put(slot, blk, lsn, kind, bytes, 1, text.length)
+  layer.put(slot, blk, lsn, kind, bytes, 1, text.length)
 }
 
 function collect(layer: OpenLayer, ceiling: number, slot = 1, blk = 2): [string, boolean] {
@@ -56,14 +56,23 @@ describe('chains', () => {
   test('the cap is told when it is passed, again after as much, anew after an image', () => {
     const layer = new OpenLayer(1)
     const told: number[] = []
-    for (let lsn = 1; lsn <= 200; lsn++) if (put(layer, lsn, Record, 'r') >= 0) told.push(lsn)
+    const putAll = (from: number, to: number, kind: ValueKind) => {
+      for (let lsn = from; lsn <= to; lsn++) {
+        put(layer, lsn, kind, 'r')
+        if (layer.takeHot().length > 0) told.push(lsn)
+      }
+    }
+    putAll(1, 200, Record)
     expect(told).toEqual([64, 128, 192])
     layer.putOwnImage(1, 2, 190, Buffer.alloc(PAGE_SIZE))
-    for (let lsn = 201; lsn <= 300; lsn++) if (put(layer, lsn, Record, 'r') >= 0) told.push(lsn)
+    putAll(201, 300, Record)
     expect(told).toEqual([64, 128, 192, 254])
     put(layer, 301, Image, 'i')
-    for (let lsn = 302; lsn <= 420; lsn++) if (put(layer, lsn, NativeOp, 'o') >= 0) told.push(lsn)
+    putAll(302, 420, NativeOp)
     expect(told).toEqual([64, 128, 192, 254])
+    for (let lsn = 421; lsn <= 900; lsn++) put(layer, lsn, Record, 'r')
+    expect(layer.takeHot()).toEqual(Array.from({ length: 7 }, () => layer.find(1, 2)))
+    expect(layer.takeHot()).toEqual([])
   })
 })
 

@@ -6,9 +6,12 @@
  * moved or overwritten, so a slice handed to a reader stays good for as long as it is held, also
  * after the layer has been flushed.
  *
+ * Versions come to their chains many at a time (`link`), before anybody may read them.
+ *
  * All of it is memory that threads can share. What `describe` gives opens the layer in another
  * thread; what `news` gives afterwards brings that one up to what is written by then. Readers there
- * take no locks: bytes are written before the version's row, the row before the key's head. They may
+ * take no locks: bytes are written before the version's row, the row before the key's head (plainly,
+ * while no other thread was told of the layer). They may
  * meet versions that they were not told of, and must pass them by: values are at hand up to the last
  * news only. Any thread may be the writer, one at a time, told of everything before it begins.
  *
@@ -31,6 +34,10 @@ const COST_SHIFT = 8
 
 /** Versions brought into the cache before they are copied. */
 const TOUCHED_AHEAD = 32
+/** Versions that are linked together, at most. */
+const LINKED_TOGETHER = 256
+/** For no longer than a call. */
+const LINKING = new Uint32Array(LINKED_TOGETHER)
 
 /** What a reader collects, newest first. */
 export interface VersionSink {
@@ -67,6 +74,11 @@ export class OpenLayer {
   readonly #versions = new VersionTable()
   #ownImageBytes = 0
   #scratch = new Uint32Array(256)
+  /** The last so many versions are in no chain yet; their keys. */
+  #unlinked = 0
+  #unlinkedSlot = new Uint32Array(0)
+  #unlinkedBlk = new Uint32Array(0)
+  #hot: number[] = []
   /** What whoever takes the news knows already. */
   #told = { rows: false, hashes: false, versions: false, slabs: 0 }
 
@@ -90,8 +102,9 @@ export class OpenLayer {
 
   /** What came since the last news or description. */
   news(): LayerNews {
+    this.link()
     const told = this.#told
-    const keys = this.#keys.state
+    const keys = this.#keys.share()
     const versions = this.#versions.stateFrom(told.slabs)
     this.#told = {
       rows: keys.rows !== null,
@@ -113,6 +126,7 @@ export class OpenLayer {
   }
 
   get keyCount(): number {
+    this.link()
     return this.#keys.count
   }
 
@@ -139,7 +153,7 @@ export class OpenLayer {
     return this.#versions.hold(bytes, alignment)
   }
 
-  /** Appends a version; returns the key's number when its chain has just passed the cap, else -1. */
+  /** Appends a version and copies its value, unless it is held. */
   put(
     slot: number,
     blk: number,
@@ -148,19 +162,64 @@ export class OpenLayer {
     src: Buffer,
     offset: number,
     length: number,
-  ): number {
+  ): void {
+    if (this.#unlinked === this.#unlinkedSlot.length) this.#makeRoom()
+    const index = this.#unlinked
+    this.#versions.append(lsn, kind, src, offset, length)
+    this.#unlinkedSlot[index] = slot
+    this.#unlinkedBlk[index] = blk
+    this.#unlinked = index + 1
+  }
+
+  /**
+   * Puts the versions that came since the last time into the chains of their keys, so that they can be
+   * found. Whatever looks for versions in the writer's thread does so itself.
+   *
+   * A put does not, because keys lie anywhere in memory: for many versions in one go the processor
+   * asks for many keys at a time, where between the records of WAL it would wait for each.
+   */
+  link(): void {
+    const count = this.#unlinked
+    if (count === 0) return
+    const versions = this.#versions
     const keys = this.#keys
-    const key = keys.intern(slot, blk)
-    const version = this.#versions.append(key, keys.ownHead(key), lsn, kind, src, offset, length)
+    keys.internMany(this.#unlinkedSlot, this.#unlinkedBlk, count, LINKING)
+    const first = versions.count - count
+    for (let index = 0; index < count; index++) {
+      this.#chain(LINKING[index] as number, first + index)
+    }
+    this.#unlinked = 0
+  }
+
+  /** Numbers of the keys whose chains have passed the cap since the last time. */
+  takeHot(): readonly number[] {
+    this.link()
+    const hot = this.#hot
+    if (hot.length > 0) this.#hot = []
+    return hot
+  }
+
+  #makeRoom(): void {
+    if (this.#unlinkedSlot.length > 0) return this.link()
+    this.#unlinkedSlot = new Uint32Array(LINKED_TOGETHER)
+    this.#unlinkedBlk = new Uint32Array(LINKED_TOGETHER)
+  }
+
+  /** Makes the version the key's newest. */
+  #chain(key: number, version: number): void {
+    const keys = this.#keys
+    const versions = this.#versions
+    versions.chain(version, key, keys.ownHead(key))
     keys.setHead(key, version + 1)
+    const kind = versions.kind(version)
     if (isBaseKind(kind)) {
       keys.setCost(key, 0)
-      return -1
+      return
     }
     const before = keys.cost(key)
-    const after = before + costOf(kind, length)
+    const after = before + costOf(kind, versions.length(version))
     keys.setCost(key, after)
-    return before >>> COST_SHIFT === after >>> COST_SHIFT ? -1 : key
+    if (before >>> COST_SHIFT !== after >>> COST_SHIFT) this.#hot.push(key)
   }
 
   /**
@@ -169,12 +228,14 @@ export class OpenLayer {
    */
   putOwnImage(slot: number, blk: number, lsn: Lsn, page: Buffer): void {
     assert(lsn >= this.startLsn, 'an own image belongs to the layer of its LSN')
+    this.link()
     const keys = this.#keys
     const versions = this.#versions
     const key = keys.intern(slot, blk)
     const newest = keys.ownImage(key)
     if (newest !== 0 && versions.lsn(newest - 1) >= lsn) return
-    const version = versions.append(key, newest, lsn, ValueKind.Image, page, 0, page.length)
+    const version = versions.append(lsn, ValueKind.Image, page, 0, page.length)
+    versions.chain(version, key, newest)
     keys.setImage(key, version + 1)
     this.#ownImageBytes += page.length
     let cost = 0
@@ -188,6 +249,7 @@ export class OpenLayer {
 
   /** Number of a key, or -1. */
   find(slot: number, blk: number): number {
+    this.link()
     return this.#keys.find(slot, blk)
   }
 
@@ -231,6 +293,7 @@ export class OpenLayer {
    * between a writer's puts and its publish.
    */
   moveUnpublished(publishedLsn: Lsn, next: OpenLayer): void {
+    this.link()
     const versions = this.#versions
     const moved: number[] = []
     for (let version = versions.count - 1; version >= 0; version--) {

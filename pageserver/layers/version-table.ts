@@ -165,10 +165,8 @@ export class VersionTable {
     return this.#held
   }
 
-  /** Adds a version that follows `prev` (version + 1) in its chain; copies the bytes. */
+  /** Adds a version that is in no chain yet; copies the bytes. */
   append(
-    key: number,
-    prev: number,
     lsn: Lsn,
     kind: number,
     src: Buffer,
@@ -194,12 +192,17 @@ export class VersionTable {
     const words = this.#words
     const at = version * WORDS
     this.#doubles[version * DOUBLES] = lsn
-    words[at + PREV] = prev
-    words[at + KEY] = key
     words[at + OFFSET] = to
     words[at + LENGTH] = length
     words[at + PLACE] = (place << 8) | kind
     return version
+  }
+
+  /** Puts the version behind `prev` (version + 1) in the key's chain. */
+  chain(version: number, key: number, prev: number): void {
+    const at = version * WORDS
+    this.#words[at + PREV] = prev
+    this.#words[at + KEY] = key
   }
 
   /** Counts the versions of each key that lie before the key's end. */

@@ -18,7 +18,7 @@ import { firstShardCutoff } from '../gc/first-shard.ts'
 import { Retention } from '../gc/retention.ts'
 import type { HistorySettings } from '../gc/settings.ts'
 import { TimelineCompaction } from '../compaction/timeline-compaction.ts'
-import { KeyClass, PAGE_SIZE, type ValueKind } from '../keyspace/key-class.ts'
+import { KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import type { ShardFilter } from '../ingest/shard-filter.ts'
 import type { Layer, LayerEntry } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
@@ -267,9 +267,10 @@ export class Timeline {
     if (this.shard !== null && !this.shard.keeps(slot, blk)) return
     this.#tip.notePut(lsn)
     const { open, slots } = this.#store
-    const hotKey = open.put(slot, blk, lsn, kind, src, offset, length)
-    if (hotKey >= 0) this.#cap.note(open, hotKey)
-    if (slots.cls(slot) === KeyClass.RelSize) this.#relSizes.put(slot, lsn, kind, src, offset)
+    open.put(slot, blk, lsn, kind, src, offset, length)
+    // Sizes are never records.
+    if (kind === ValueKind.Record || slots.cls(slot) !== KeyClass.RelSize) return
+    this.#relSizes.put(slot, lsn, kind, src, offset)
   }
 
   /**
@@ -285,6 +286,8 @@ export class Timeline {
    * where that record starts; a base backup at the tip needs it.
    */
   publish(lastRecordLsn: Lsn, lastRecordStartLsn: Lsn | null = null): void {
+    const { open } = this.#store
+    for (const key of open.takeHot()) this.#cap.note(open, key)
     this.#tip.publish(lastRecordLsn, lastRecordStartLsn)
     this.#upkeep.rollWhenFull()
     this.#cap.kick()

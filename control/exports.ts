@@ -1,9 +1,9 @@
 /** Exports: which LSN of which timeline is meant, and which pageserver gives its data folder. */
 import type { ExportPlace } from '#libs/api/transfer.ts'
-import { ZenithError } from '#libs/errors.ts'
+import { assert, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
-import { firstPlaceOf } from './places.ts'
+import { onEach, servingPlacesIn } from './places.ts'
 import type { TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { pageserverApi } from './remote.ts'
@@ -27,8 +27,8 @@ export class Exports {
   }
 
   /**
-   * Throws `not_found` for an unknown branch, `out_of_range` for an LSN or moment that it does not
-   * have, `unsupported` for a tenant that is spread over pageservers.
+   * Throws `not_found` for an unknown branch, `out_of_range` for an LSN or moment that it does
+   * not have.
    */
   async place(tenantId: string, name: string, request: ExportRequest): Promise<ExportPlace> {
     const branch = await this.#registry.branch(tenantId, name)
@@ -38,20 +38,20 @@ export class Exports {
         hint: 'Try again in a moment.',
       })
     }
-    const place = await firstPlaceOf(this.#registry, tenantId)
-    if (place.shardCount > 1) {
-      throw new ZenithError('unsupported', `Tenant ${tenantId} is spread over pageservers.`, {
-        hint: 'Such a tenant cannot be exported yet; use pg_dump on one of its branches.',
-      })
-    }
+    const places = await servingPlacesIn(this.#registry, await this.#registry.tenant(tenantId))
+    const [first] = places
+    assert(first !== undefined, 'a tenant has a placement')
     const lsn = formatLsn(await this.#lsn(timeline, request))
     const { timelineId } = timeline
     const params = { tenantId, timelineId }
     // The end may have been committed and not taken in yet.
-    await pageserverApi.waitLsn(place, params, lsn)
-    const sizeBytes = await pageserverApi.logicalSize(place, params)
-    const { host, pgPort } = place
-    return { tenantId, timelineId, branch: name, lsn, host, pgPort, sizeBytes }
+    await onEach(places, (place) => pageserverApi.waitLsn(place, params, lsn))
+    const sizeBytes = await pageserverApi.logicalSize(first, params)
+    const { host, pgPort, shardCount } = first
+    const place = { tenantId, timelineId, branch: name, lsn, host, pgPort, sizeBytes }
+    if (shardCount < 2) return place
+    const shards = places.map((one) => ({ host: one.host, pgPort: one.pgPort }))
+    return { ...place, shards }
   }
 
   #lsn(timeline: TimelineRecord, { lsn, at }: ExportRequest): Promise<Lsn> {

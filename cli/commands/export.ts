@@ -16,6 +16,7 @@ import type { ExportPlace } from '#libs/api/transfer.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'
 import { findPostgres } from '#libs/postgres-install.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import { runAs, systemUserName } from '#libs/system-user.ts'
 import { TarExtractor } from '#libs/tar-extract.ts'
 import { parsePlace } from '../branch-place.ts'
@@ -85,14 +86,24 @@ export async function exportBranch(
 }
 
 async function* archive(place: ExportPlace, checksums: string | undefined): AsyncGenerator<Buffer> {
-  const { host, pgPort, tenantId, timelineId, lsn } = place
+  const { host, pgPort, timelineId, lsn, shards } = place
   const client = await connectPgWire({ host, port: pgPort, applicationName: 'zenith export' })
   try {
+    const tenantId = tenantShardId(place.tenantId, 0, shards?.length ?? 1)
     const option = checksums === undefined ? '' : ` checksums=${checksums}`
-    yield* client.copyOut(`export ${tenantId} ${timelineId} ${lsn}${option}`)
+    yield* client.copyOut(`export ${tenantId} ${timelineId} ${lsn}${option}${shardOption(shards)}`)
   } finally {
     client.destroy()
   }
+}
+
+/** Shard 0 gets the others' pages from where they are. */
+function shardOption(shards: ExportPlace['shards']): string {
+  if (shards === undefined) return ''
+  const list = shards.map(
+    ({ host, pgPort }) => `${host.includes(':') ? `[${host}]` : host}:${pgPort}`,
+  )
+  return ` shards=${list.join(',')}`
 }
 
 function tarFile(path: string): Target {

@@ -54,8 +54,11 @@ export const ExportPlace = Type.Object({
   timelineId: IdText,
   branch: Type.String(),
   lsn: LsnText,
+  /** Of a sharded tenant shard 0, which puts the folder together. */
   host: Type.String(),
   pgPort: Port,
+  /** Of a sharded tenant: where all of its shards are, in their order. */
+  shards: Type.Optional(Type.Array(Type.Object({ host: Type.String(), pgPort: Port }))),
   /** About how many bytes will come: all relations at the end of the branch. */
   sizeBytes: Type.Integer(),
 })

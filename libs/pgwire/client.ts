@@ -43,6 +43,7 @@ export interface QueryResult {
 const MAX_MESSAGE_BYTES = 64 << 20
 /** What one read takes from a socket at most. */
 const READ_BYTES = 64 * 1024
+const COPY_WAITING_BYTES = 8 * 1024 * 1024
 const AUTHENTICATION_OK = 0
 const AUTHENTICATION_CLEARTEXT = 3
 
@@ -203,8 +204,11 @@ export class PgClient {
     })
   }
 
-  /** Runs a command that answers with CopyOut and yields its payloads. */
-  async *copyOut(sql: string): AsyncGenerator<Buffer> {
+  /**
+   * Runs a command that answers with CopyOut and yields its payloads. The server has to wait while
+   * more than so many bytes have not been taken.
+   */
+  async *copyOut(sql: string, waitingBytes = COPY_WAITING_BYTES): AsyncGenerator<Buffer> {
     const queue: Buffer[] = []
     let queuedBytes = 0
     let ended: { error?: Error } | null = null
@@ -214,7 +218,7 @@ export class PgClient {
       (payload) => {
         queue.push(Buffer.from(payload))
         queuedBytes += payload.length
-        if (queuedBytes > 8 << 20) this.pause()
+        if (queuedBytes > waitingBytes) this.pause()
         wake()
       },
       (error) => {
@@ -226,7 +230,7 @@ export class PgClient {
       const next = queue.shift()
       if (next) {
         queuedBytes -= next.length
-        if (queuedBytes < 1 << 20) this.resume()
+        if (queuedBytes < waitingBytes / 8) this.resume()
         yield next
         continue
       }

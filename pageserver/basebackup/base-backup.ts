@@ -33,12 +33,19 @@ import {
   twoPhasePath,
 } from './data-folder.ts'
 import type { ComputeKind } from '../page-service/command.ts'
+import {
+  type FinishPages,
+  keepPages,
+  type PageSource,
+  permanentForks,
+  relationEntries,
+  TimelinePages,
+} from './relation-files.ts'
 import { neededSlruPages } from './slru-pages.ts'
 import { shutdownStart, standbyStart, type StartPoint } from './start-point.ts'
 import type { WalPart } from './wal-pages.ts'
 import { statisticsEntries } from './statistics-entries.ts'
 
-const BLOCKS_PER_FILE = 131072
 const PAGES_PER_READ = 128
 /** WAL segments are zeros but for a page or three; the same bytes are sent over and over. */
 const ZEROS = Buffer.alloc(128 * 1024)
@@ -56,11 +63,6 @@ export type BackupEntry =
       chunks: Iterable<Buffer> | AsyncIterable<Buffer>
     }
 
-/** Changes pages of a relation in place before they are written; `firstBlock` is the first one's. */
-export type FinishPages = (pages: Buffer, firstBlock: number) => void
-
-function keepPages(): void {}
-
 export interface BackupOptions {
   /**
    * `primary`, `static` and `standby` computes get no relation files. `full`: everything, for stock
@@ -69,6 +71,8 @@ export interface BackupOptions {
   kind: ComputeKind | 'full'
   /** WAL segments as parts (`libs/protocol/base-backup.ts`) instead of whole files. */
   sparse?: boolean
+  /** Where a full backup gets the pages of relations; by default from the timeline. */
+  pages?: PageSource | null
   log: Logger
   /** Clock for the checkpoint's time stamp. */
   now?: () => number
@@ -124,7 +128,10 @@ async function* entriesAt(
     yield* await statisticsEntries(timeline, lsn, options.log)
   }
   yield* await initForkEntries(timeline, lsn, relations)
-  if (kind === 'full') yield* relationEntries(timeline, lsn, relations)
+  if (kind === 'full') {
+    const pages = options.pages ?? new TimelinePages(timeline, lsn)
+    yield* relationEntries(permanentForks(relations), pages)
+  }
   yield* options.sparse ? partEntries(start.walParts) : segmentEntries(start.walParts)
   // The last entry: a folder from an archive that was cut short lacks it and cannot start.
   yield { name: 'global/pg_control', type: 'file', content: serializeControlFile(start.control) }
@@ -176,7 +183,7 @@ export async function slruEntries(
       name: slruPath(kind, segment),
       type: 'stream',
       sizeBytes: blocks * PAGE_SIZE,
-      chunks: pageChunks(timeline, slot, 0, blocks, lsn),
+      chunks: pageChunks(timeline, slot, blocks, lsn),
     }
   })
 }
@@ -230,48 +237,18 @@ export async function initForkEntries(
   return entries
 }
 
-/** All files of permanent relations, cut into segments of 1 GiB as md.c does. */
-export function* relationEntries(
-  timeline: Timeline,
-  lsn: Lsn,
-  relations: readonly BlobEntry[],
-  finish: FinishPages = keepPages,
-): Generator<BackupEntry> {
-  const relationOf = (entry: BlobEntry) => `${entry.spc}/${entry.db}/${entry.rel}`
-  const unlogged = new Set(relations.filter((r) => r.fork === INIT_FORK).map(relationOf))
-  for (const entry of relations) {
-    if (unlogged.has(relationOf(entry))) continue
-    const { spc, db, rel, fork } = entry
-    const blocks = entry.value.readUInt32LE(0)
-    const path = relationPath(spc, db, rel, fork)
-    const slot = timeline.slot(KeyClass.RelBlock, spc, db, rel, fork)
-    for (let first = 0; first === 0 || first < blocks; first += BLOCKS_PER_FILE) {
-      const inFile = Math.min(BLOCKS_PER_FILE, blocks - first)
-      yield {
-        name: first === 0 ? path : `${path}.${first / BLOCKS_PER_FILE}`,
-        type: 'stream',
-        sizeBytes: inFile * PAGE_SIZE,
-        chunks: pageChunks(timeline, slot, first, inFile, lsn, finish),
-      }
-    }
-  }
-}
-
 async function* pageChunks(
   timeline: Timeline,
   slot: number,
-  firstBlock: number,
   blocks: number,
   lsn: Lsn,
-  finish: FinishPages = keepPages,
 ): AsyncGenerator<Buffer> {
   for (let at = 0; at < blocks; at += PAGES_PER_READ) {
     const count = Math.min(PAGES_PER_READ, blocks - at)
-    const pages = await timeline.readPages(slot, firstBlock + at, count, lsn)
+    const pages = await timeline.readPages(slot, at, count, lsn)
     if (pages.length !== count * PAGE_SIZE) {
       throw new ZenithError('internal', `a read of ${count} pages gave ${pages.length} bytes`)
     }
-    finish(pages, firstBlock + at)
     yield pages
   }
 }

@@ -1,6 +1,7 @@
 /** Writes backup entries as a tar archive to a sink that can say "enough for now". */
 import type { Writable } from 'node:stream'
 import { pack, type Pack } from 'tar-stream'
+import { ZenithError } from '#libs/errors.ts'
 import type { BackupEntry } from './base-backup.ts'
 
 /** Takes archive bytes, in parts that follow one another; resolves when it wants more. */
@@ -11,10 +12,24 @@ const SEND_BYTES = 256 * 1024
 
 /** Streams the archive into `sink`; returns its size. Throws what an entry or the sink throws. */
 export async function writeTar(
-  entries: AsyncIterable<BackupEntry>,
+  entries: AsyncGenerator<BackupEntry>,
+  sink: ArchiveSink,
+): Promise<number> {
+  try {
+    return await sendArchive(entries, sink)
+  } finally {
+    // When the sink gives up in the middle of an entry, nobody else lets the others go.
+    void entries.return(undefined)
+  }
+}
+
+async function sendArchive(
+  entries: AsyncGenerator<BackupEntry>,
   sink: ArchiveSink,
 ): Promise<number> {
   const archive = pack()
+  // Told by the loop below; when that has ended, somebody else has failed before.
+  archive.on('error', () => undefined)
   const filling = fill(archive, entries)
   // Awaited below; until then an early failure must not count as unhandled.
   filling.catch((error: unknown) => archive.destroy(error as Error))
@@ -53,14 +68,21 @@ async function fillStream(
   entry: Extract<BackupEntry, { type: 'stream' }>,
 ): Promise<void> {
   const written = Promise.withResolvers<void>()
+  // It may settle while nobody waits for it.
+  written.promise.catch(() => undefined)
   const header = { name: entry.name, mode: 0o600, size: entry.sizeBytes }
   const target = archive.entry(header, (error?: Error | null) => {
     if (error) written.reject(error)
     else written.resolve()
   }) as unknown as Writable
+  target.on('error', (error) => written.reject(error))
+  target.once('close', () =>
+    written.reject(new ZenithError('unavailable', 'the archive was given up')),
+  )
   for await (const chunk of entry.chunks) {
     if (target.write(chunk)) continue
-    await new Promise<void>((drained) => target.once('drain', () => drained()))
+    const drained = new Promise<void>((resolve) => target.once('drain', () => resolve()))
+    await Promise.race([drained, written.promise])
   }
   target.end()
   await written.promise

@@ -14,7 +14,6 @@ import {
   file,
   initForkEntries,
   originEntries,
-  relationEntries,
   segmentEntries,
   settingsOf,
   slruEntries,
@@ -22,6 +21,12 @@ import {
 } from '../basebackup/base-backup.ts'
 import { DIRECTORIES, PG_HBA_CONF, PG_MAJOR_VERSION } from '../basebackup/data-folder.ts'
 import { databaseEntries } from '../basebackup/database-entries.ts'
+import {
+  type PageSource,
+  permanentForks,
+  relationEntries,
+  TimelinePages,
+} from '../basebackup/relation-files.ts'
 import { stoppedAt, storedControl } from '../basebackup/start-point.ts'
 import { statisticsEntries } from '../basebackup/statistics-entries.ts'
 import { checkpointAt } from '../ingest/checkpoint-state.ts'
@@ -32,6 +37,8 @@ import { DATA_CHECKSUM_VERSION, makeExportCheckpoint } from './export-start.ts'
 export interface ExportOptions {
   /** Data checksums in the exported cluster; null: as the cluster was made. */
   checksums: boolean | null
+  /** Where the pages of relations come from; by default from the timeline. */
+  pages?: PageSource | null
   log: Logger
   /** Clock for the checkpoint's time stamp, in milliseconds. */
   now?: () => number
@@ -70,7 +77,8 @@ export async function* exportEntries(
   yield* await originEntries(timeline, lsn)
   yield* await statisticsEntries(timeline, lsn, options.log)
   yield* await initForkEntries(timeline, lsn, relations, finish)
-  yield* relationEntries(timeline, lsn, relations, finish)
+  const pages = options.pages ?? new TimelinePages(timeline, lsn)
+  yield* relationEntries(permanentForks(relations), pages, finish)
   yield* segmentEntries(made.parts)
   const control = stoppedAt(initial, state, {
     recordLsn: made.recordLsn,

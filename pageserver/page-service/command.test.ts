@@ -22,6 +22,7 @@ describe('page service commands', () => {
       kind: 'fullbackup',
       lsn: 0x16b3748,
       sparse: false,
+      shards: null,
       ...target,
     })
   })
@@ -81,7 +82,7 @@ describe('page service commands', () => {
     const tenantId = 'a'.repeat(32)
     const timelineId = 'b'.repeat(32)
     const ids = `${tenantId} ${timelineId}`
-    const place = { kind: 'export', tenantId, timelineId }
+    const place = { kind: 'export', tenantId, timelineId, shards: null }
     expect(parsePageCommand(`export ${ids}`)).toEqual({ ...place, lsn: null, checksums: null })
     expect(parsePageCommand(`export ${ids} 0/10 checksums=on`)).toEqual({
       ...place,
@@ -90,5 +91,48 @@ describe('page service commands', () => {
     })
     expect(() => parsePageCommand(`export ${ids} 0/10 checksums=maybe`)).toThrow('arguments')
     expect(() => parsePageCommand('export x')).toThrow('arguments')
+  })
+
+  test('exports and stripes of shards', () => {
+    const tenantId = `${TENANT}-0002`
+    const ids = `${tenantId} ${TIMELINE}`
+    expect(
+      parsePageCommand(`export ${ids} 0/10 checksums=off shards=ps-1.example:6400,[::1]:6401`),
+    ).toEqual({
+      kind: 'export',
+      tenantId,
+      timelineId: TIMELINE,
+      lsn: 16,
+      checksums: false,
+      shards: [
+        { host: 'ps-1.example', port: 6400 },
+        { host: '::1', port: 6401 },
+      ],
+    })
+    expect(parsePageCommand(`fullbackup ${ids} shards=a:1 sparse`)).toMatchObject({
+      sparse: true,
+      shards: [{ host: 'a', port: 1 }],
+    })
+    expect(parsePageCommand(`stripes ${ids} 0/10`)).toEqual({
+      kind: 'stripes',
+      tenantId,
+      timelineId: TIMELINE,
+      lsn: 16,
+    })
+    for (const wrong of [
+      `stripes ${ids}`,
+      `stripes ${ids} 0/10 sparse`,
+      `basebackup ${ids} shards=a:1`,
+      `export ${ids} shards=a:1 shards=a:1`,
+      `export ${ids} shards=a`,
+      `export ${ids} shards=a:0`,
+      `export ${ids} shards=a:65536`,
+      `export ${ids} shards=`,
+      `export ${ids} shards=::1:5`,
+    ]) {
+      expect(() => parsePageCommand(wrong), wrong).toThrow(
+        expect.objectContaining({ code: 'invalid_argument' }),
+      )
+    }
   })
 })

@@ -9,7 +9,7 @@ export interface PageServiceMetrics {
   /** One answered batch: its kind, the pages in it, and the time from arrival to answer. */
   observe(kind: PageStreamRequest['kind'], pages: number, elapsedMs: number): void
   countError(): void
-  observeBackup(kind: 'basebackup' | 'fullbackup' | 'export', elapsedMs: number): void
+  observeBackup(kind: 'basebackup' | 'fullbackup' | 'export' | 'stripes', elapsedMs: number): void
 }
 
 export function createPageServiceMetrics(registry: Metrics): PageServiceMetrics {
@@ -33,7 +33,7 @@ export function createPageServiceMetrics(registry: Metrics): PageServiceMetrics 
   })
   const backupSeconds = new Histogram({
     name: 'zenith_pageserver_backup_seconds',
-    help: 'Time to send a base backup',
+    help: 'Time to send a base backup, or what a shard adds to one',
     labelNames: ['kind'],
     buckets: [0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 300],
     registers,

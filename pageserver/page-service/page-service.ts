@@ -5,19 +5,23 @@ import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { type PgWireServer, servePgWire } from '#libs/pgwire/server.ts'
 import type { PgSession } from '#libs/pgwire/session.ts'
-import { backupEntries } from '../basebackup/base-backup.ts'
+import { type BackupEntry, backupEntries } from '../basebackup/base-backup.ts'
 import { isRecordBoundary } from '../basebackup/shutdown-checkpoint.ts'
 import { writeTar } from '../basebackup/tar-writer.ts'
 import { exportEntries } from '../export/export-entries.ts'
+import { ShardPages } from '../export/shard-pages.ts'
+import { stripeMessages } from '../export/stripe-stream.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { type PageCommand, parsePageCommand } from './command.ts'
 import type { PageServiceMetrics } from './metrics.ts'
 import { PageStream } from './page-stream.ts'
 import { WAIT_FOR_WAL_MS } from './reader.ts'
-import { checkHasAllBlocks, checkIsFirstShard } from './shard-check.ts'
+import { checkIsFirstShard, checkShardsAreKnown, shardOf } from './shard-check.ts'
 
 /** Requests are tiny; anything larger is not a page stream client. */
 const MAX_MESSAGE_BYTES = 64 * 1024
+/** The last entry of each archive. */
+const CONTROL_FILE = 'global/pg_control'
 
 export interface PageServiceOptions {
   host: string
@@ -73,30 +77,80 @@ async function runCommand(
     session.sendCommandComplete('PAGESTREAM')
     return
   }
-  checkIsFirstShard(timeline, command.kind)
-  if (command.kind !== 'basebackup') checkHasAllBlocks(timeline, command.kind)
   const startedAt = performance.now()
-  const lsn = await backupLsn(timeline, command.lsn)
-  const release = timeline.retention.hold(lsn)
-  session.startCopyOut()
-  const kind = kindOf(command)
-  const entries =
-    command.kind === 'export'
-      ? exportEntries(timeline, lsn, { checksums: command.checksums, log })
-      : backupEntries(timeline, lsn, { kind, sparse: command.sparse, log })
-  const sizeBytes = await writeTar(entries, (parts) => sendParts(session, parts)).finally(release)
+  const sizeBytes =
+    command.kind === 'stripes'
+      ? await sendStripes(session, timeline, command.lsn)
+      : await sendBackup(session, timeline, command, log)
   session.sendCopyDone()
   session.sendCommandComplete(command.kind.toUpperCase())
   const elapsedMs = performance.now() - startedAt
   options.metrics.observeBackup(command.kind, elapsedMs)
-  log.info(
-    { command: command.kind, kind, lsn: formatLsn(lsn), sizeBytes, elapsedMs },
-    'sent base backup',
-  )
+  log.info({ command: command.kind, sizeBytes, elapsedMs }, 'sent base backup')
 }
 
-function kindOf(command: Exclude<PageCommand, { kind: 'pagestream' }>) {
-  return command.kind === 'basebackup' ? command.compute : 'full'
+type BackupCommand = Exclude<PageCommand, { kind: 'pagestream' | 'stripes' }>
+
+/** Sends the archive; returns its size. */
+async function sendBackup(
+  session: PgSession,
+  timeline: Timeline,
+  command: BackupCommand,
+  log: Logger,
+): Promise<number> {
+  checkIsFirstShard(timeline, command.kind)
+  const shards = command.kind === 'basebackup' ? null : command.shards
+  if (command.kind !== 'basebackup') checkShardsAreKnown(timeline, command.kind, shards !== null)
+  const lsn = await backupLsn(timeline, command.lsn)
+  const release = timeline.retention.hold(lsn)
+  let pages: ShardPages | null = null
+  try {
+    pages = shards && (await ShardPages.open(timeline, lsn, shards))
+    session.startCopyOut()
+    const entries =
+      command.kind === 'export'
+        ? exportEntries(timeline, lsn, { checksums: command.checksums, pages, log })
+        : backupEntries(timeline, lsn, {
+            kind: command.kind === 'basebackup' ? command.compute : 'full',
+            sparse: command.sparse,
+            pages,
+            log,
+          })
+    const send = (parts: Buffer[]) => sendParts(session, parts)
+    return await writeTar(pages === null ? entries : checked(entries, pages), send)
+  } finally {
+    pages?.destroy()
+    release()
+  }
+}
+
+/** Before pg_control, without which nothing starts, all that the shards have must have been used. */
+async function* checked(
+  entries: AsyncGenerator<BackupEntry>,
+  pages: ShardPages,
+): AsyncGenerator<BackupEntry> {
+  for await (const entry of entries) {
+    if (entry.name === CONTROL_FILE) await pages.checkAllTaken()
+    yield entry
+  }
+}
+
+/** Sends a shard's own blocks at the LSN, which it holds until then; returns how many bytes. */
+async function sendStripes(session: PgSession, timeline: Timeline, wanted: Lsn): Promise<number> {
+  const identity = shardOf(timeline)
+  const lsn = await backupLsn(timeline, wanted)
+  const release = timeline.retention.hold(lsn)
+  let sizeBytes = 0
+  try {
+    session.startCopyOut()
+    for await (const parts of stripeMessages(timeline, identity, lsn)) {
+      for (const part of parts) sizeBytes += part.length
+      await sendParts(session, parts)
+    }
+    return sizeBytes
+  } finally {
+    release()
+  }
 }
 
 async function sendParts(session: PgSession, parts: Buffer[]): Promise<void> {

@@ -1,6 +1,7 @@
 /** What may be asked of a shard: its own blocks, and of shard 0 all that is not spread. */
 import { ZenithError } from '#libs/errors.ts'
 import type { GetPageRequest } from '#libs/protocol/page-stream.ts'
+import type { ShardIdentity } from '#libs/sharding.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 
@@ -34,14 +35,24 @@ export function checkIsFirstShard(timeline: Timeline, what: string): void {
   )
 }
 
-/** Throws `unsupported` for what needs the blocks of all shards in one place. */
-export function checkHasAllBlocks(timeline: Timeline, what: string): void {
-  if (timeline.shard === null) return
-  throw new ZenithError(
-    'unsupported',
-    `${what} needs all blocks, and this is ${nameOf(timeline)}`,
-    { hint: 'Dump the databases with pg_dump.' },
-  )
+/**
+ * Throws `invalid_argument` when a full backup of a shard is asked for without saying where the others
+ * are, or one of a tenant in one piece as if there were others.
+ */
+export function checkShardsAreKnown(timeline: Timeline, what: string, given: boolean): void {
+  if (given === (timeline.shard !== null)) return
+  const has = given ? 'has no shards' : `needs all blocks, and this is ${nameOf(timeline)}`
+  throw new ZenithError('invalid_argument', given ? `the tenant ${has}` : `${what} ${has}`, {
+    hint: given
+      ? 'Leave "shards=" out.'
+      : 'Say where all shards are: shards=<host>:<port>,... zenith export does that.',
+  })
+}
+
+/** The shard that this is. Throws `invalid_argument` for a tenant in one piece. */
+export function shardOf(timeline: Timeline): ShardIdentity {
+  if (timeline.shard !== null) return timeline.shard.identity
+  throw new ZenithError('invalid_argument', 'the tenant has no shards')
 }
 
 function nameOf(timeline: Timeline): string {

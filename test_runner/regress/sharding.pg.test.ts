@@ -3,7 +3,7 @@
  * tables lie on all of them. A stock server gets the same statements and must give the same answers,
  * and every page in the compute's memory must be what its shard makes of the WAL.
  */
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -13,7 +13,10 @@ import { parseLsn } from '#libs/lsn.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'
 import { decodeResponse, encodeRequest, LATEST_LSN } from '#libs/protocol/page-stream.ts'
 import { shardOfBlock, tenantShardId } from '#libs/sharding.ts'
+import { runAs } from '#libs/system-user.ts'
+import { TarExtractor } from '#libs/tar-extract.ts'
 import { Twins } from '../fixtures/twins.ts'
+import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
 import { compareBuffers } from '../oracle/buffer-diff.ts'
 import { ByteReport } from '../oracle/byte-report.ts'
 
@@ -242,6 +245,33 @@ describe('a branch over four shards on two pageservers', () => {
     await twins.same('UPDATE wide SET note = md5(note) WHERE id % 7 = 0')
     await twins.evict()
     await twins.same(`${DIGEST} wide t`)
+  })
+
+  it('goes out as one data folder, which stock Postgres starts', async () => {
+    const { controlUrl, tenantId } = twins.zenith
+    const params = { tenantId, name: 'main' }
+    const place = await callControl(controlUrl, 'exportBranch', { params, body: {} })
+    expect(place.shards).toHaveLength(SHARDS)
+    const folder = join(twins.stock.dir, 'exported')
+    const extractor = new TarExtractor(folder, runAs())
+    mkdirSync(folder, { mode: 0o700 })
+    extractor.own(folder)
+    const list = place.shards?.map(({ host, pgPort }) => `${host}:${pgPort}`).join(',')
+    const client = await connectPgWire({ host: place.host, port: place.pgPort })
+    const words = `${shardId(0)} ${place.timelineId} ${place.lsn} checksums=on shards=${list}`
+    for await (const chunk of client.copyOut(`export ${words}`)) extractor.write(chunk)
+    extractor.end()
+    client.destroy()
+    await using copy = await VanillaPostgres.create({ dataDir: folder })
+    // A checksum counts the number of the block, so each page is where it belongs.
+    const { stdout } = await copy.tool('pg_checksums', ['--check', '-D', folder])
+    expect(stdout).toMatch(/Bad checksums: +0/)
+    await copy.start()
+    for (const table of ['wide', 'marks', 'before', 'toasted']) {
+      const sql = `${DIGEST} ${table} t`
+      expect(await copy.query(sql), table).toEqual(await twins.stock.query(sql))
+    }
+    expect(await copy.query('SELECT count(*)::int AS n FROM fleeting')).toEqual([{ n: 0 }])
   })
 
   it('collects garbage up to the cutoff of shard 0', async () => {

@@ -66,7 +66,8 @@ export class ShardPages implements PageSource {
     )
     const pages = new ShardPages(identity, new TimelinePages(timeline, lsn), streams)
     try {
-      const begun = await Promise.allSettled(streams.map((stream) => stream?.begin(lsn)))
+      const others = streams.filter((stream) => stream !== null)
+      const begun = await Promise.allSettled(others.map((stream) => stream.begin(lsn)))
       const failed = begun.find((one) => one.status === 'rejected')
       if (failed !== undefined) throw failed.reason
     } catch (error) {

@@ -62,7 +62,7 @@ const FORMS =
 
 /** Parses a query. Throws `invalid_argument` with the forms that exist. */
 export function parsePageCommand(query: string): PageCommand {
-  const [verb, ...words] = query.trim().replace(/;$/, '').split(/\s+/)
+  const [verb = '', ...words] = query.trim().replace(/;$/, '').split(/\s+/)
   const firstOption = words.findIndex((word) => word === 'sparse' || word.includes('='))
   const options = new Options(firstOption === -1 ? [] : words.splice(firstOption))
   const command = commandOf(verb, words, options)
@@ -79,7 +79,7 @@ export function parsePageCommand(query: string): PageCommand {
 
 /** Undefined for a command that there is not, null for one with too few or too many words. */
 function commandOf(
-  verb: string | undefined,
+  verb: string,
   words: readonly string[],
   options: Options,
 ): PageCommand | null | undefined {
@@ -115,7 +115,7 @@ function commandOf(
   }
 }
 
-function wrongArguments(verb: string | undefined): ZenithError {
+function wrongArguments(verb: string): ZenithError {
   return new ZenithError('invalid_argument', `the arguments of ${verb} are wrong`, {
     hint: `The forms are: ${FORMS}.`,
   })

@@ -1,5 +1,5 @@
 /**
- * Random histories of everything that storage does (puts, branches of branches, flushes, merges,
+ * Random histories of everything that storage does (puts, relations cut and dropped, branches of branches, flushes, merges,
  * images, bottom-most compaction, collection with moving cutoffs, leases, eviction, detach,
  * archiving, deletion, crashes that lose files, restarts, lost disks, shards, splits of them) against a model that
  * keeps everything in a Map: all reads at all retained LSNs agree, and those of states that are not
@@ -11,7 +11,8 @@
 import fc from 'fast-check'
 import { afterAll, describe, test } from 'vitest'
 import { FlushThread } from '../threads/flush-thread.ts'
-import { type Loss, StorageRun } from './testing/storage-run.ts'
+import type { StorageLimits } from '../timeline/storage-context.ts'
+import { type Loss, START_LSN, StorageRun } from './testing/storage-run.ts'
 
 type Step =
   | { op: 'put'; count: number; seed: number; publish: boolean }
@@ -146,22 +147,57 @@ describe('storage against the model', () => {
   }
   const flushThread = new FlushThread()
   afterAll(() => flushThread.close())
+  /** What the shapes above do not let happen side by side. */
+  const anyLimits = fc.record({
+    rollSizeBytes: fc.integer({ min: 16 * 1024, max: 256 * 1024 }),
+    l0CompactCount: fc.integer({ min: 2, max: 6 }),
+    l0CompactMax: fc.integer({ min: 6, max: 12 }),
+    l1LayerBytes: fc.integer({ min: 3_000, max: 200_000 }),
+    imageDeltaBytes: fc.integer({ min: 500, max: 100_000 }),
+    imageDepth: fc.constantFrom(0.5, 1, 2.5, 8),
+    imageAfterDeltas: fc.integer({ min: 1, max: 20 }),
+    maxImageSets: fc.integer({ min: 1, max: 8 }),
+    imageLayerBytes: fc.integer({ min: 3_000, max: 200_000 }),
+    bottomGainBytes: fc.constantFrom(1, 500, 5_000),
+    idleBytes: fc.constantFrom(1_000, 100_000),
+    indexBytes: fc.constantFrom(2_000, 1_000_000),
+    openFiles: fc.constantFrom(2, 100),
+    chunkCacheBytes: fc.constantFrom(100_000, 10_000_000),
+    l0DelayMs: fc.constant(0),
+  })
+  const anyShards = fc.option(
+    fc.record({
+      count: fc.integer({ min: 2, max: 4 }),
+      stripeBlocks: fc.integer({ min: 1, max: 5 }),
+    }),
+    { freq: 2 },
+  )
+  const limitsOf = (limits: Partial<StorageLimits>) => fc.constant(limits)
+  const noShards = fc.constant(null)
   const shapes = {
-    'usual limits': { limits: {}, shards: null },
-    'tiny layers and eager merges': { limits: merges, shards: null },
-    'tiny layers and eager images': { limits: images, shards: null },
-    'history is rewritten at every chance': { limits: rewrites, shards: null },
-    'two shards': { limits: images, shards: { count: 2, stripeBlocks: 3 } },
-    'three shards': { limits: merges, shards: { count: 3, stripeBlocks: 2 } },
+    'usual limits': { limits: limitsOf({}), shards: noShards },
+    'tiny layers and eager merges': { limits: limitsOf(merges), shards: noShards },
+    'tiny layers and eager images': { limits: limitsOf(images), shards: noShards },
+    'history is rewritten at every chance': { limits: limitsOf(rewrites), shards: noShards },
+    'any limits': { limits: anyLimits, shards: anyShards },
+    'two shards': { limits: limitsOf(images), shards: fc.constant({ count: 2, stripeBlocks: 3 }) },
+    'three shards': {
+      limits: limitsOf(merges),
+      shards: fc.constant({ count: 3, stripeBlocks: 2 }),
+    },
   }
+  // Where 32 bits end, and where a double still counts by ones.
+  const anyStart = fc.constantFrom(START_LSN, 2 ** 32 - 4096, 2 ** 48)
   const { ZENITH_MODEL_RUNS, ZENITH_MODEL_SEED, ZENITH_MODEL_PATH } = process.env
   const numRuns = Number(ZENITH_MODEL_RUNS ?? 6)
-  for (const [name, { limits, shards }] of Object.entries(shapes)) {
+  for (const [name, shape] of Object.entries(shapes)) {
     test(name, { timeout: 120_000 + numRuns * 10_000 }, async () => {
+      const steps = fc.array(step, { minLength: 3, maxLength: 25 })
       await fc.assert(
-        fc.asyncProperty(fc.array(step, { minLength: 3, maxLength: 25 }), async (steps) => {
+        fc.asyncProperty(steps, shape.limits, shape.shards, anyStart, async (steps, ...world) => {
+          const [limits, shards, startLsn] = world
           const files = name === 'tiny layers and eager images' || shards ? flushThread : null
-          await using run = await StorageRun.begin(limits, shards, files)
+          await using run = await StorageRun.begin(limits, shards, files, startLsn)
           for (const [index, one] of steps.entries()) {
             await perform(run, one)
             await run.sample(index)
@@ -170,6 +206,9 @@ describe('storage against the model', () => {
         }),
         {
           numRuns,
+          // Before the test's own time ends, so that what was found is told.
+          interruptAfterTimeLimit: 100_000 + numRuns * 8_000,
+          markInterruptAsFailure: true,
           ...(ZENITH_MODEL_SEED === undefined ? {} : { seed: Number(ZENITH_MODEL_SEED) }),
           ...(ZENITH_MODEL_PATH === undefined ? {} : { path: ZENITH_MODEL_PATH }),
         },

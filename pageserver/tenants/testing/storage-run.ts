@@ -5,6 +5,7 @@
 import { readFile, unlink, writeFile } from 'node:fs/promises'
 import { expect } from 'vitest'
 import { newTimelineId, type TimelineId } from '#libs/ids.ts'
+import type { Lsn } from '#libs/lsn.ts'
 import { timestampNow } from '#libs/pg/timestamp.ts'
 import { shardOfBlock } from '#libs/sharding.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../../keyspace/key-class.ts'
@@ -12,13 +13,12 @@ import type { DeltaFiles } from '../../timeline/delta-writer.ts'
 import type { StorageLimits } from '../../timeline/storage-context.ts'
 import type { Timeline } from '../../timeline/timeline.ts'
 import type { Tenant } from '../tenant.ts'
-import { HistoryModel, type ModelKey, type ModelVersion } from './history-model.ts'
+import { HistoryModel, type ModelVersion } from './history-model.ts'
+import { anyChange, BLOCKS, blocksAt, firstBlock, random, RELS, sizeOf } from './random-change.ts'
 import { ScratchServer, type ScratchShards } from './scratch-server.ts'
 import { putToyCheckpoint } from './toy-checkpoint.ts'
 
-const START_LSN = 0x1000000
-const RELS = 3
-const BLOCKS = 12
+export const START_LSN = 0x1000000
 const DAY_MS = 86_400_000
 const MAX_TIMELINES = 8
 const MAX_SHARDS = 4
@@ -42,15 +42,6 @@ interface Known {
   isArchived: boolean
 }
 
-/** A small generator of its own, so that one number replays what follows from it. */
-export function random(seed: number): (below: number) => number {
-  let state = seed >>> 0
-  return (below) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return Math.floor((state / 2 ** 32) * below)
-  }
-}
-
 export class StorageRun implements AsyncDisposable {
   readonly server: ScratchServer
   #shards: ScratchShards | null
@@ -68,6 +59,7 @@ export class StorageRun implements AsyncDisposable {
     limits: Partial<StorageLimits>,
     shards: ScratchShards | null = null,
     deltaFiles: DeltaFiles | null = null,
+    startLsn: Lsn = START_LSN,
   ): Promise<StorageRun> {
     const server = await ScratchServer.start(limits, undefined, shards ?? undefined)
     if (deltaFiles) {
@@ -75,7 +67,7 @@ export class StorageRun implements AsyncDisposable {
       await server.restart()
     }
     const run = new StorageRun(server, shards)
-    await run.#bootstrap()
+    await run.#bootstrap(startLsn)
     return run
   }
 
@@ -88,11 +80,17 @@ export class StorageRun implements AsyncDisposable {
     const { model, checkpoints } = this.#now
     let lsn = model.versions.reduce((max, version) => Math.max(max, version.lsn), model.lastLsn)
     const timelines = this.#timelines(this.#current)
+    const blocks = (rel: number) => blocksAt(model, rel, Number.POSITIVE_INFINITY)
     for (let index = 0; index < count; index++) {
-      if (next(3) > 0 || index === 0) lsn += 8 * (1 + next(20))
-      const version = { lsn, ...anyChange(next) }
-      model.put(version)
-      for (const timeline of timelines) putInto(timeline, version)
+      // Few of them are far apart.
+      const far = next(200) === 0 ? 8 * next(2 ** 30) : 0
+      const near = next(3) > 0 || index === 0 ? 8 * (1 + next(20)) : 0
+      for (const { step, ...change } of anyChange(next, near + far, blocks)) {
+        lsn += step
+        const version = { lsn, ...change }
+        model.put(version)
+        for (const timeline of timelines) putInto(timeline, version)
+      }
     }
     if (!publish || lsn === model.lastLsn) return
     for (const timeline of timelines) {
@@ -199,6 +197,7 @@ export class StorageRun implements AsyncDisposable {
       expect(timeline.lastRecordLsn).toBe(known.model.lastLsn)
     }
     this.#takeInAgain(id)
+    this.#leaseAgain(id)
   }
 
   async delete(): Promise<void> {
@@ -406,31 +405,28 @@ export class StorageRun implements AsyncDisposable {
     }
   }
 
-  async #bootstrap(): Promise<void> {
+  async #bootstrap(startLsn: Lsn): Promise<void> {
     const id = newTimelineId()
-    const model = new HistoryModel(null, START_LSN)
+    const model = new HistoryModel(null, startLsn)
     for (let rel = 0; rel < RELS; rel++) {
       for (let blk = 0; blk < BLOCKS; blk++) {
         const value = Buffer.alloc(PAGE_SIZE, rel * 16 + blk)
         const key = { cls: KeyClass.RelBlock, rel, blk }
-        model.put({ key, lsn: START_LSN, kind: ValueKind.Image, value })
+        model.put({ key, lsn: startLsn, kind: ValueKind.Image, value })
       }
-      const size = Buffer.alloc(4)
-      size.writeUInt32LE(BLOCKS)
-      const key = { cls: KeyClass.RelSize, rel, blk: 0 }
-      model.put({ key, lsn: START_LSN, kind: ValueKind.Image, value: size })
+      model.put({ lsn: startLsn, ...sizeOf(rel, BLOCKS) })
     }
-    const facts = { startLsn: START_LSN, systemId: '42', pgVersion: 170011 }
+    const facts = { startLsn: startLsn, systemId: '42', pgVersion: 170011 }
     for (const tenant of this.server.shards) {
       await tenant.createTimeline(id, facts, async (timeline) => {
         for (const version of model.versions) putInto(timeline, version)
-        putToyCheckpoint(timeline, START_LSN, timestampNow())
+        putToyCheckpoint(timeline, startLsn, timestampNow())
       })
     }
     this.#known.set(id, {
       model,
       parent: null,
-      branchLsn: START_LSN,
+      branchLsn: startLsn,
       checkpoints: [],
       leases: [],
       isArchived: false,
@@ -484,11 +480,16 @@ export class StorageRun implements AsyncDisposable {
         if (isClean) expect(timeline.lastRecordLsn).toBe(known.model.lastLsn)
       }
       this.#takeInAgain(id)
-      // Those above the cutoff are for their holders to ask for again; these holders are gone.
-      known.leases = known.leases.filter((lsn) => lsn < this.#cutoff(id))
-      for (const lsn of known.leases) {
-        for (const timeline of this.#timelines(id)) timeline.retention.lease(lsn)
-      }
+      this.#leaseAgain(id)
+    }
+  }
+
+  /** Those above the cutoff are for their holders to ask for again; these holders are gone. */
+  #leaseAgain(id: TimelineId): void {
+    const known = this.#of(id)
+    known.leases = known.leases.filter((lsn) => lsn < this.#cutoff(id))
+    for (const lsn of known.leases) {
+      for (const timeline of this.#timelines(id)) timeline.retention.lease(lsn)
     }
   }
 
@@ -533,16 +534,18 @@ export class StorageRun implements AsyncDisposable {
     const timelines = this.#timelines(id)
     const { model } = this.#of(id)
     const step = this.#shards?.stripeBlocks ?? count
+    const offset = firstBlock(rel)
+    const blocks = blocksAt(model, rel, lsn) ?? 0
     for (let blk = first; blk < first + count; ) {
-      const end = Math.min(
-        first + count,
-        this.#shards === null ? blk + step : (Math.floor(blk / step) + 1) * step,
-      )
-      const owner = this.#shards === null ? 0 : shardOfBlock(rel, blk, this.#shards)
+      const stripeEnd = (Math.floor((offset + blk) / step) + 1) * step - offset
+      const end = Math.min(first + count, this.#shards === null ? blk + step : stripeEnd)
+      const owner = this.#shards === null ? 0 : shardOfBlock(rel, offset + blk, this.#shards)
       const timeline = timelines[owner] as Timeline
       const slot = timeline.slot(KeyClass.RelBlock, 0, 0, rel, 0)
-      const pages = await timeline.readPages(slot, blk, end - blk, lsn)
+      const pages = await timeline.readPages(slot, offset + blk, end - blk, lsn)
       for (let at = blk; at < end; at++) {
+        // What a relation has lost is asked for by nobody.
+        if (at >= blocks && at < BLOCKS) continue
         const expected = model.page({ cls: KeyClass.RelBlock, rel, blk: at }, lsn)
         const found = pages.subarray((at - blk) * PAGE_SIZE, (at - blk + 1) * PAGE_SIZE)
         const where = `rel ${rel} blk ${at} at ${lsn} of shard ${owner}`
@@ -570,27 +573,9 @@ export class StorageRun implements AsyncDisposable {
   }
 }
 
-function anyChange(next: (below: number) => number): Omit<ModelVersion, 'lsn'> {
-  const rel = next(RELS)
-  const choice = next(20)
-  const bytes = Buffer.alloc(1 + next(300), next(256))
-  if (choice === 0) {
-    const cls = next(2) ? KeyClass.AuxFile : KeyClass.TwoPhase
-    const kind = next(3) ? ValueKind.Image : ValueKind.Tombstone
-    const value = kind === ValueKind.Image ? bytes : Buffer.alloc(0)
-    return { key: { cls, rel, blk: 0 }, kind, value }
-  }
-  // One hot block, so that the chain cap is at work.
-  const blk = next(3) === 0 ? 0 : next(BLOCKS)
-  const key: ModelKey = { cls: KeyClass.RelBlock, rel: blk === 0 ? 0 : rel, blk }
-  if (choice === 1) return { key, kind: ValueKind.ZeroPage, value: Buffer.alloc(0) }
-  if (choice === 2) return { key, kind: ValueKind.Image, value: Buffer.alloc(PAGE_SIZE, bytes) }
-  if (choice === 3) return { key, kind: ValueKind.RecordInit, value: bytes }
-  return { key, kind: choice < 7 ? ValueKind.NativeOp : ValueKind.Record, value: bytes }
-}
-
 function putInto(timeline: Timeline, { key, lsn, kind, value }: ModelVersion): void {
   const slot = timeline.slot(key.cls, 0, 0, key.rel, 0)
   const padded = Buffer.concat([Buffer.from('..'), value, Buffer.from('..')])
-  timeline.put(slot, key.blk, lsn, kind, padded, 2, value.length)
+  const blk = key.cls === KeyClass.RelBlock ? firstBlock(key.rel) + key.blk : key.blk
+  timeline.put(slot, blk, lsn, kind, padded, 2, value.length)
 }

@@ -16,6 +16,7 @@ import { addPageserverCommands } from './pageserver-program.ts'
 import { addSafekeeperCommands } from './safekeeper-program.ts'
 import { addStorageCommands } from './storage-program.ts'
 import { addTenantDeleteCommand } from './tenant-program.ts'
+import { addTenantSettingsCommands } from './tenant-settings-program.ts'
 import { addTransferCommands } from './transfer-program.ts'
 import { parseBytes } from './quantity.ts'
 import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
@@ -55,6 +56,7 @@ Example:
   addPostgresCommands(program)
   addBranchCommands(program)
   addTransferCommands(program)
+  addTenantSettingsCommands(program)
   addHistoryCommands(program)
   addSplitCommand(program, { shards: parseShards, stripe: parseStripe })
   addSafekeeperCommands(program)

@@ -23,6 +23,8 @@ export function addSplitCommand(program: Command, parse: SplitParsers): void {
       'the first time: a multiple of 16MB (the default)',
       parse.stripe,
     )
+    .option('--spread', 'spread them over the pageservers even if there are so many already')
+    .option('--no-spread', 'leave the new ones where the old ones are')
     .addHelpText(
       'after',
       example('zenith tenant split --shards 2', 'zenith tenant split --shards 8 --json'),

@@ -21,6 +21,13 @@ export const ControlConfig = Type.Object(
     pageserver_lost_after: Type.Optional(Type.Integer({ minimum: 0 })),
     /** Seconds that it must be well again before its tenants go back to it; default 20. */
     pageserver_home_after: Type.Optional(Type.Integer({ minimum: 0 })),
+    /**
+     * A shard with more bytes of the tenant's largest branch is split by itself, as long as there are
+     * more pageservers than shards; default 64 GiB, 0 = never. Tenants may say otherwise.
+     */
+    split_size_bytes: Type.Optional(Type.Integer({ minimum: 0 })),
+    /** How often it is looked how large tenants are; default: every 20 s. */
+    split_check_seconds: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
     /** File with the authorities of safekeepers' certificates; with it they are reached by TLS. */
     safekeeper_ca: Type.Optional(Type.String({ minLength: 1 })),
     /** How often leases of endpoints are renewed; default: every 20 s. */

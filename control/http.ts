@@ -13,9 +13,12 @@ import { lifecycleHandlers } from './lifecycle/http.ts'
 import type { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
+import type { Autosplit } from './moves/autosplit.ts'
+import { moveHandlers } from './moves/http.ts'
 import type { Moves } from './moves/moves.ts'
 import type { Pageservers } from './moves/pageservers.ts'
 import type { Splits } from './moves/splits.ts'
+import type { Spreads } from './moves/spreads.ts'
 import { registerNode } from './nodes.ts'
 import type { Registry } from './registry.ts'
 import {
@@ -39,6 +42,8 @@ export interface ControlParts {
   migrations: Migrations
   moves: Moves
   splits: Splits
+  spreads: Spreads
+  autosplit: Autosplit
   pageservers: Pageservers
   endpoints: Endpoints
   settings: EndpointSettings
@@ -55,17 +60,7 @@ export function addRoutes(app: HttpServer, parts: ControlParts): void {
 }
 
 function handlersOf(parts: ControlParts): Handlers {
-  const {
-    moves,
-    pageservers,
-    registry,
-    tenants,
-    branches,
-    migrations,
-    endpoints,
-    settings,
-    tokens,
-  } = parts
+  const { moves, registry, tenants, branches, migrations, endpoints, settings, tokens } = parts
   return {
     listNodes: async () => ({
       pageservers: await registry.nodes('pageserver'),
@@ -90,16 +85,7 @@ function handlersOf(parts: ControlParts): Handlers {
       moves.forgetNode(body.pageserverId)
       return tenants.reAttach(body.pageserverId)
     },
-    listPageservers: () => pageservers.list(),
-    setPageserverState: ({ params, body }) =>
-      pageservers.setState(params.id, body.state, body.lost === true),
-    listPlacements: () => moves.list(),
-    moveTenant: ({ params, body }) => moves.begin(params.tenantId, body.shard ?? 0, body.to),
-    abortMove: ({ params, body }) => moves.abort(params.tenantId, body.shard ?? 0),
-    getSplit: ({ params }) => parts.splits.get(params.tenantId),
-    splitTenant: ({ params, body }) => parts.splits.begin(params.tenantId, body),
-    setSecondary: ({ params, body }) =>
-      moves.setSecondary(params.tenantId, body.shard ?? 0, body.pageserverId),
+    ...moveHandlers(parts),
     validateGenerations: ({ params, body }) =>
       validateGenerations(registry, params.id, body.tenants),
     issueNodeToken: ({ body }) => tokens.forNode(body.kind, body.id, body.secret),

@@ -22,7 +22,10 @@ import { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import { Migrations } from './membership/migrations.ts'
 import { Moves } from './moves/moves.ts'
 import { FormerShards } from './moves/former-shards.ts'
+import { Autosplit } from './moves/autosplit.ts'
+import { countSplits } from './moves/split-metrics.ts'
 import { Splits } from './moves/splits.ts'
+import { Spreads } from './moves/spreads.ts'
 import { PageserverHealth } from './moves/pageserver-health.ts'
 import { Pageservers } from './moves/pageservers.ts'
 import { Registry } from './registry.ts'
@@ -38,6 +41,9 @@ import { openTokens } from './tokens.ts'
 const DEFAULT_FIRST_ENDPOINT_PORT = 55432
 const DEFAULT_LOST_AFTER_S = 30
 const DEFAULT_HOME_AFTER_S = 20
+/** A shard of that size is copied within the time that a move gives its warm-up. */
+const DEFAULT_SPLIT_BYTES = 64 * 1024 ** 3
+const DEFAULT_SPLIT_CHECK_S = 20
 
 runProcess('control', async (self) => {
   const config = loadConfig(ControlConfig, configPath())
@@ -60,7 +66,6 @@ runProcess('control', async (self) => {
   const branches = new Branches({ registry, timelines, tips, imports, log })
   const migrations = new Migrations({ registry, tokens, log })
   const moves = new Moves({ registry, log })
-  const splits = new Splits({ registry, log })
   const formerShards = new FormerShards({ registry, log })
   const lostAfterS = config.pageserver_lost_after ?? DEFAULT_LOST_AFTER_S
   const health = new PageserverHealth({
@@ -71,6 +76,17 @@ runProcess('control', async (self) => {
     homeAfterMs: (config.pageserver_home_after ?? DEFAULT_HOME_AFTER_S) * 1000,
   })
   const pageservers = new Pageservers(registry, health)
+  const spreads = new Spreads({ registry, moves, health, log })
+  const splits = new Splits({ registry, spreads, log })
+  const splitBytes = config.split_size_bytes ?? DEFAULT_SPLIT_BYTES
+  const autosplit = new Autosplit({
+    registry,
+    splits,
+    health,
+    log,
+    shardBytes: splitBytes === 0 ? null : splitBytes,
+    pauseMs: (config.split_check_seconds ?? DEFAULT_SPLIT_CHECK_S) * 1000,
+  })
   const host = config.listen_http_host
   const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
   let port = config.listen_http_port
@@ -89,6 +105,7 @@ runProcess('control', async (self) => {
 
   const metrics = createMetrics('control')
   countRecords(metrics, registry)
+  countSplits(metrics, { registry, autosplit })
   const app = await createHttp({ service: 'control', log, metrics })
   const settings = new EndpointSettings({ registry, endpoints, log })
   const times = new TimeSearch({ registry, tips, log })
@@ -107,6 +124,8 @@ runProcess('control', async (self) => {
     sizeLimits,
     moves,
     splits,
+    spreads,
+    autosplit,
     pageservers,
     registry,
     tenants,
@@ -130,8 +149,11 @@ runProcess('control', async (self) => {
   self.onStop(() => keeper.stop())
   self.onStop(() => moves.stop())
   self.onStop(() => splits.stop())
+  self.onStop(() => spreads.stop())
   self.onStop(() => health.stop())
   health.start()
+  autosplit.start()
+  self.onStop(() => autosplit.stop())
   self.onStop(() => tenantDeletion.stop())
   self.onStop(
     runResumer({
@@ -144,6 +166,7 @@ runProcess('control', async (self) => {
       migrations,
       moves,
       splits,
+      spreads,
       formerShards,
       sizeLimits,
       log,

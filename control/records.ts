@@ -29,6 +29,12 @@ export interface TenantRecord {
    * may be there.
    */
   formerCounts?: number[]
+  /** Absent unless its shards are being spread over the pageservers (moves/spread-plan.ts). */
+  spread?: true
+  /** The split that ended last. */
+  lastSplit?: LastSplitRecord
+  /** When it is split by itself; what is absent follows the control plane's settings. */
+  autosplit?: { shardBytes?: number | null; maxShards?: number | null }
   /** How much history it keeps; absent: the default. */
   history?: { pitrIntervalMs: number; pitrBytes: number | null }
   /** What all databases of one branch together may have; absent or null: any number of bytes. */
@@ -77,6 +83,18 @@ export interface SplitRecord {
   parentCount: number
   /** Parents that do not answer: nobody waits for them. */
   lost: number[]
+  /** Its shards are spread over the pageservers when it has ended. */
+  spread?: true
+  /** It was begun because of the tenant's size. */
+  bySize?: true
+  startedAt: string
+}
+
+export interface LastSplitRecord {
+  /** Numbers of shards; 1 = it was not sharded. */
+  from: number
+  to: number
+  bySize: boolean
   startedAt: string
 }
 

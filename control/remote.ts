@@ -9,10 +9,10 @@ import {
 import type { NodeInfo, WalSource } from '#libs/api/control.ts'
 import type { ImportJob, ImportSource, StockServer } from '#libs/api/transfer.ts'
 import {
-  type AttachedTenant,
   callPageserver,
   type CommitWindow,
   type CreatePageserverTimeline,
+  type ListedTenant,
   type PageserverRoutes,
   type PageserverTimeline,
 } from '#libs/api/pageserver.ts'
@@ -78,7 +78,7 @@ export const pageserverApi = {
       () => 'silent',
     ),
 
-  tenants: (node: NodeInfo): Promise<AttachedTenant[]> =>
+  tenants: (node: NodeInfo): Promise<ListedTenant[]> =>
     callPageserver(urlOf(node), 'listTenants', { timeoutMs: STATUS_TIMEOUT_MS }),
 
   setLocation: (node: NodeInfo, tenantId: string, body: LocationRequest): Promise<LocationInfo> =>

@@ -13,6 +13,7 @@ import type { Migrations } from './membership/migrations.ts'
 import type { Moves } from './moves/moves.ts'
 import type { FormerShards } from './moves/former-shards.ts'
 import type { Splits } from './moves/splits.ts'
+import type { Spreads } from './moves/spreads.ts'
 import type { SizeLimits } from './size-limits.ts'
 import type { Tenants } from './tenants.ts'
 import type { Timelines } from './timelines.ts'
@@ -30,12 +31,13 @@ export function runResumer(options: {
   migrations: Migrations
   moves: Moves
   splits: Splits
+  spreads: Spreads
   formerShards: FormerShards
   sizeLimits: SizeLimits
   log: Logger
 }): () => Promise<void> {
   const { tenants, branches, imports, lifecycle, tenantDeletion, timelines } = options
-  const { migrations, moves, splits, formerShards, sizeLimits, log } = options
+  const { migrations, moves, splits, spreads, formerShards, sizeLimits, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
@@ -48,6 +50,7 @@ export function runResumer(options: {
     () => moves.resume(),
     () => sizeLimits.resume(),
     () => splits.resume(),
+    () => spreads.resume(),
     () => formerShards.resume(),
   ]
   const loop = async () => {

@@ -8,6 +8,7 @@ import type { AttachMode } from '#libs/api/attach-mode.ts'
 import type {
   AttachedTenant,
   CreatePageserverTimeline,
+  ListedTenant,
   PageserverTimeline,
   TimelineMode,
 } from '#libs/api/pageserver.ts'
@@ -202,8 +203,12 @@ export class TimelineService {
     return { tenantId, generation }
   }
 
-  tenants(): AttachedTenant[] {
-    return this.#tenants.tenants().map(({ tenantId, generation }) => ({ tenantId, generation }))
+  tenants(): ListedTenant[] {
+    return this.#tenants.tenants().map((tenant) => ({
+      tenantId: tenant.tenantId,
+      generation: tenant.generation,
+      largestBytes: largestOf(tenant.timelines()),
+    }))
   }
 
   /** Throws `not_found`. */
@@ -518,6 +523,11 @@ function checkOrigin(timeline: Timeline, mode: TimelineMode): void {
     ? `branches from ${ancestor.timeline.timelineId} at ${formatLsn(ancestor.lsn)}`
     : 'begins with a cluster of its own'
   throw new ZenithError('conflict', `timeline ${timeline.timelineId} exists already and ${origin}`)
+}
+
+function largestOf(timelines: readonly Timeline[]): number | null {
+  const known = timelines.flatMap(({ logicalBytes }) => logicalBytes ?? [])
+  return known.length === 0 ? null : known.reduce((largest, one) => Math.max(largest, one))
 }
 
 async function logicalSize(timeline: Timeline): Promise<number> {

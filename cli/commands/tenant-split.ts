@@ -3,6 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { callControl } from '#libs/api/control-client.ts'
 import type { SplitInfo } from '#libs/api/split.ts'
 import { ZenithError } from '#libs/errors.ts'
+import type { Installation } from '../installation/installation.ts'
+import { describeMove } from './pageserver-list.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
 
 const POLL_MS = 200
@@ -18,6 +20,7 @@ export interface TenantSplitOptions extends CommonOptions {
   readonly shards: number
   /** Blocks. */
   readonly stripeSize?: number
+  readonly spread?: boolean
   /** Seconds. */
   readonly timeout: number
 }
@@ -27,16 +30,20 @@ export async function tenantSplit(options: TenantSplitOptions): Promise<void> {
   const installation = context.openRunning()
   const url = installation.controlUrl
   const params = { tenantId: context.tenantId(installation) }
-  const { shards, stripeSize, timeout } = options
+  const { shards, stripeSize, spread, timeout } = options
   let info = await callControl(url, 'splitTenant', {
     params,
-    body: { shards, ...(stripeSize === undefined ? {} : { stripeBlocks: stripeSize }) },
+    body: {
+      shards,
+      ...(stripeSize === undefined ? {} : { stripeBlocks: stripeSize }),
+      ...(spread === undefined ? {} : { spread }),
+    },
   })
   const wasThere = info.split === null
   const deadline = Date.now() + timeout * 1000
   const told = new Set<string>()
-  while (info.split !== null) {
-    for (const line of progressOf(info)) {
+  while (isUnderWay(info)) {
+    for (const line of await progressOf(installation, info)) {
       if (!told.has(line)) context.say(`  ${line}`)
       told.add(line)
     }
@@ -49,18 +56,35 @@ export async function tenantSplit(options: TenantSplitOptions): Promise<void> {
     // A control plane that is just being started again goes on with it.
     info = await callControl(url, 'getSplit', { params }).catch(() => info)
   }
-  const count = `${shards} ${shards === 1 ? 'shard' : 'shards'}`
-  context.show(
-    info,
-    wasThere
-      ? `The tenant has ${count} already.\n`
-      : `The tenant has ${count} now. zenith pageserver list shows where they are; ` +
-          'zenith pageserver move takes one of them elsewhere.\n',
-  )
+  context.show(info, `${resultOf(info, wasThere)}\n`)
 }
 
-function progressOf({ split }: SplitInfo): string[] {
-  if (split === null) return []
+/** Shards that wait for a pageserver that does not answer are not waited for. */
+function isUnderWay({ split, spread }: SplitInfo): boolean {
+  return split !== null || (spread !== null && spread.problem === null)
+}
+
+function resultOf({ shardCount, spread }: SplitInfo, wasThere: boolean): string {
+  const count = shardCount === 0 ? '1 shard' : `${shardCount} shards`
+  const lines = [`The tenant has ${count}${wasThere ? ' already' : ' now'}.`]
+  if (spread !== null) lines.push(`They are spread over the pageservers later: ${spread.problem}.`)
+  lines.push(
+    'zenith pageserver list shows where they are; zenith pageserver move takes one of them elsewhere.',
+  )
+  return lines.join('\n')
+}
+
+async function progressOf(
+  installation: Installation,
+  { tenantId, split, spread }: SplitInfo,
+): Promise<string[]> {
+  if (split === null) {
+    if (spread === null) return []
+    const all = await callControl(installation.controlUrl, 'listPlacements').catch(() => [])
+    return all
+      .filter((one) => one.tenantId === tenantId && one.move !== null)
+      .map((one) => `shard ${one.shard}: ${describeMove(installation, one)}`)
+  }
   const lines = [`${split.phase}: ${PHASES[split.phase] ?? 'under way'}`]
   if (split.lost.length > 0) lines.push(`not waited for: shard ${split.lost.join(', ')}`)
   if (split.problem !== null) lines.push(`waits: ${split.problem}`)

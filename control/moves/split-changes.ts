@@ -13,17 +13,24 @@ import { type Holding, holdingOf } from './placement-changes.ts'
 /** All of a tenant that a split changes. */
 export type SplitState = Pick<
   TenantRecord,
-  'shardCount' | 'stripeBlocks' | 'placements' | 'split' | 'formerCounts'
+  'shardCount' | 'stripeBlocks' | 'placements' | 'split' | 'formerCounts' | 'spread' | 'lastSplit'
 >
 
 export interface SplitRequest {
   shards: number
   stripeBlocks?: number | undefined
+  /**
+   * Whether the shards are spread over the pageservers afterwards; absent: yes, but those of a tenant
+   * that has so many already stay where they are.
+   */
+  spread?: boolean | undefined
+  /** It is the tenant's size that asks. */
+  bySize?: boolean
 }
 
 /**
  * The split begins; a tenant that has so many shards already, or is on its way there, stays as it
- * is. Throws `invalid_argument` for a number that is not a multiple, `conflict` while something else
+ * is, but for being spread. Throws `invalid_argument` for a number that is not a multiple, `conflict` while something else
  * is under way.
  */
 export function beginSplit(tenant: TenantRecord, request: SplitRequest, now: Date): TenantRecord {
@@ -37,7 +44,9 @@ export function beginSplit(tenant: TenantRecord, request: SplitRequest, now: Dat
   }
   checkCount(count, request.shards)
   const stripeBlocks = stripesOf(tenant, request)
-  if (request.shards === count) return tenant
+  if (request.shards === count) {
+    return request.spread === true && count > 1 ? { ...tenant, spread: true } : tenant
+  }
   if (tenant.state !== 'active') {
     throw new ZenithError('conflict', `Tenant ${tenant.tenantId} is still being created.`, {
       hint: 'Try again in a moment.',
@@ -49,7 +58,7 @@ export function beginSplit(tenant: TenantRecord, request: SplitRequest, now: Dat
     })
   }
   return {
-    ...tenant,
+    ...withoutSpread(tenant),
     split: {
       phase: 'hold',
       shardCount: request.shards,
@@ -57,9 +66,17 @@ export function beginSplit(tenant: TenantRecord, request: SplitRequest, now: Dat
       parents: [],
       parentCount: shardCount,
       lost: [],
+      ...(request.spread === false ? {} : { spread: true }),
+      ...(request.bySize === true ? { bySize: true } : {}),
       startedAt: now.toISOString(),
     },
   }
+}
+
+/** Its shards stay where they are from now on. */
+export function withoutSpread(tenant: TenantRecord): TenantRecord {
+  const { spread, ...rest } = tenant
+  return spread === undefined ? tenant : rest
 }
 
 function checkCount(count: number, shards: number): void {
@@ -131,7 +148,13 @@ export function withLost(state: SplitState, lost: readonly number[]): SplitState
 export function finishSplit(state: SplitState): SplitState {
   const { split, ...rest } = state
   if (split === undefined) return state
-  return { ...rest, formerCounts: [...(state.formerCounts ?? []), split.parentCount] }
+  const { parentCount, shardCount, startedAt, bySize = false, spread } = split
+  return {
+    ...rest,
+    formerCounts: [...(state.formerCounts ?? []), parentCount],
+    lastSplit: { from: Math.max(parentCount, 1), to: shardCount, bySize, startedAt },
+    ...(spread === undefined ? {} : { spread }),
+  }
 }
 
 /** The record with these parts. */

@@ -194,13 +194,15 @@ export class Split {
 
 /** The parts of a tenant that a split looks at. */
 export function splitStateOf(tenant: TenantRecord): SplitState {
-  const { shardCount, stripeBlocks, placements, split, formerCounts } = tenant
+  const { shardCount, stripeBlocks, placements, split, formerCounts, spread, lastSplit } = tenant
   return {
     shardCount,
     stripeBlocks,
     placements,
     ...(split === undefined ? {} : { split }),
     ...(formerCounts === undefined ? {} : { formerCounts }),
+    ...(spread === undefined ? {} : { spread }),
+    ...(lastSplit === undefined ? {} : { lastSplit }),
   }
 }
 

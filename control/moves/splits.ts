@@ -12,16 +12,23 @@ import { pageserverApi } from '../remote.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import { beginSplit, type SplitRequest } from './split-changes.ts'
 import { SplitRun } from './split-run.ts'
+import type { Spreads } from './spreads.ts'
 
 export class Splits {
   readonly #registry: Registry
+  readonly #spreads: Pick<Spreads, 'resume' | 'problem'>
   readonly #log: Logger
   readonly #runs = new Map<string, SplitRun>()
   #stopped = false
 
-  constructor({ registry, log }: { registry: Registry; log: Logger }) {
-    this.#registry = registry
-    this.#log = log
+  constructor(options: {
+    registry: Registry
+    spreads: Pick<Spreads, 'resume' | 'problem'>
+    log: Logger
+  }) {
+    this.#registry = options.registry
+    this.#spreads = options.spreads
+    this.#log = options.log
   }
 
   async get(tenantId: string): Promise<SplitInfo> {
@@ -43,6 +50,7 @@ export class Splits {
       beginSplit(current, request, new Date()),
     )
     if (tenant.split !== undefined) this.#drive(tenantId)
+    else if (tenant.spread !== undefined) await this.#spreads.resume()
     return this.#info(tenant)
   }
 
@@ -68,6 +76,9 @@ export class Splits {
         this.#log.error({ err: error, tenantId }, 'a split broke off; it is taken up again'),
       )
       .finally(() => this.#runs.delete(tenantId))
+      // One that fails is taken up by the next look at what is unfinished.
+      .then(() => this.#spreads.resume())
+      .catch(() => undefined)
   }
 
   /** One that is half made, or whose WAL comes from elsewhere, is not handed over. */
@@ -94,7 +105,8 @@ export class Splits {
     })
   }
 
-  #info({ tenantId, shardCount, stripeBlocks, split, formerCounts = [] }: TenantRecord): SplitInfo {
+  #info(tenant: TenantRecord): SplitInfo {
+    const { tenantId, shardCount, stripeBlocks, split, spread, formerCounts = [] } = tenant
     return {
       tenantId,
       shardCount,
@@ -108,6 +120,7 @@ export class Splits {
               lost: split.lost,
               problem: this.#runs.get(tenantId)?.problem ?? null,
             },
+      spread: spread === undefined ? null : { problem: this.#spreads.problem(tenantId) },
       formerCounts,
     }
   }

@@ -3,6 +3,7 @@ import { fleetPaths } from './fleet-paths.ts'
 import { lifecyclePaths } from './lifecycle-paths.ts'
 import { sizeLimitPaths } from './size-limit-paths.ts'
 import { splitPaths } from './split-paths.ts'
+import { autosplitPaths } from './autosplit-paths.ts'
 import { transferPaths } from './transfer-paths.ts'
 import { generationPaths } from './generation-paths.ts'
 
@@ -13,6 +14,7 @@ import { generationPaths } from './generation-paths.ts'
 export const controlPaths = {
   ...fleetPaths,
   ...splitPaths,
+  ...autosplitPaths,
   ...generationPaths,
   listNodes: { method: 'GET', path: '/v1/node' },
   registerPageserver: { method: 'PUT', path: '/v1/pageserver/:id' },

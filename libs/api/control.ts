@@ -13,6 +13,7 @@ import { BranchInfo, WalLag } from './branch-info.ts'
 import { controlPaths } from './control-paths.ts'
 import { fleetRoutes } from './fleet.ts'
 import { splitRoutes } from './split.ts'
+import { autosplitRoutes } from './autosplit.ts'
 import { historyRoutes } from './history.ts'
 import { lifecycleRoutes } from './lifecycle.ts'
 import { generationRoutes } from './generations.ts'
@@ -351,6 +352,7 @@ const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
 export const controlRoutes = routes({
   ...fleetRoutes,
   ...splitRoutes,
+  ...autosplitRoutes,
   ...generationRoutes,
   listNodes: {
     ...controlPaths.listNodes,

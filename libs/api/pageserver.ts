@@ -39,6 +39,16 @@ export type AttachRequest = Static<typeof AttachRequest>
 export const AttachedTenant = Type.Object({ tenantId: TenantShardText, generation: Type.Integer() })
 export type AttachedTenant = Static<typeof AttachedTenant>
 
+export const ListedTenant = Type.Object({
+  ...AttachedTenant.properties,
+  /**
+   * Bytes of all relations of its largest timeline, those of other shards included; null before any
+   * is known. They are counted as WAL comes in, so asking costs nothing.
+   */
+  largestBytes: Nullable(Type.Integer()),
+})
+export type ListedTenant = Static<typeof ListedTenant>
+
 /**
  * `bootstrap` makes a new cluster with initdb; `branch` starts as the ancestor was at an LSN;
  * `import` takes the data folder of a stock Postgres 17 that was stopped cleanly.
@@ -159,9 +169,9 @@ export const pageserverRoutes = routes({
   listTenants: {
     method: 'GET',
     path: '/v1/tenant',
-    summary: 'Attached tenants',
+    summary: 'Attached tenants with their sizes',
     params: None,
-    response: Type.Array(AttachedTenant),
+    response: Type.Array(ListedTenant),
   },
   createTimeline: {
     method: 'PUT',

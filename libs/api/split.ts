@@ -23,6 +23,13 @@ export const SplitInfo = Type.Object({
       problem: Nullable(Type.String()),
     }),
   ),
+  /** Null unless its shards are being moved, so that they are spread over the pageservers. */
+  spread: Nullable(
+    Type.Object({
+      /** What keeps it from going on, while something does. */
+      problem: Nullable(Type.String()),
+    }),
+  ),
   /** Numbers of shards before splits, of which objects are still in storage. */
   formerCounts: Type.Array(Type.Integer()),
 })
@@ -42,6 +49,11 @@ export const splitRoutes = routes({
     body: Type.Object({
       shards: Type.Integer({ minimum: 1, maximum: MAX_SHARD_COUNT }),
       stripeBlocks: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_STRIPE_BLOCKS })),
+      /**
+       * Whether the shards are spread over the pageservers afterwards; true also spreads those of a
+       * tenant that has so many already. Default: those that are made now.
+       */
+      spread: Type.Optional(Type.Boolean()),
     }),
     response: SplitInfo,
   },

@@ -223,13 +223,33 @@ test('two commands at once on one installation come one after the other', async 
 
 test('tenants share nothing', async () => {
   await using zenith = new ZenithCommand()
-  await zenith.ok('init')
+  await zenith.ok('init --pageservers 2')
   await zenith.ok('start')
   const other = 'a'.repeat(32)
   await zenith.ok(`tenant create ${other}`)
   expect(await zenith.ok('tenant list')).toContain(other)
   await zenith.ok('branch dev')
   expect(await zenith.ok(`branch --tenant ${other}`)).toBe(' main\n')
+
+  // One of them is split, over both pageservers.
+  expect(await zenith.ok(`tenant set --split-size 1GB --max-shards 4 --tenant ${other}`)).toBe(
+    'A shard with more than 1.1 GB is split by itself: up to 4.\n',
+  )
+  const split = `tenant split --shards 2 --tenant ${other}`
+  expect(await zenith.ok(split)).toMatch(
+    /^ {2}(hold|attach)[^]* {2}shard 1: ps2 -> pageserver: [^]*The tenant has 2 shards now\.\n/,
+  )
+  expect(await zenith.ok(split)).toContain('The tenant has 2 shards already.')
+  expect(await zenith.run(`tenant split --shards 3 --tenant ${other}`)).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining('It has 2 shards; there can be 2, 3 or more times as many'),
+  })
+  expect(await zenith.ok(`tenant show --tenant ${other}`)).toMatch(
+    /^It has 2 shards at pageserver, ps2.*\nA shard .* up to 4\.\nSplit from 1 to 2 at 20/m,
+  )
+  expect(await zenith.json('tenant show')).toMatchObject({
+    sharding: { shards: 1, shardBytes: 64 * 1024 ** 3, maxShards: null, mostShards: 2 },
+  })
 
   // Nor their end: all of the one goes, the other one stays as it is.
   await zenith.ok(`pg start main --tenant ${other}`)

@@ -1,5 +1,8 @@
-/** The shards of a tenant are split while it is written, read, branched and looked at in the past. */
-import { readdirSync } from 'node:fs'
+/**
+ * A tenant is split by its size and by request while it is written, read, branched and looked at in
+ * the past, and while the processes that do it are killed; at last it is deleted.
+ */
+import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
@@ -7,21 +10,23 @@ import { callControl } from '#libs/api/control-client.ts'
 import { callPageserver } from '#libs/api/pageserver.ts'
 import type { SplitInfo } from '#libs/api/split.ts'
 import { tenantShardId } from '#libs/sharding.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { filesBelow, Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
 const PATIENCE_MS = 90_000
+const MB = 1024 * 1024
 const SETTINGS = { shared_buffers: '1MB' }
 const COUNT = 'SELECT count(*) FROM pgbench_accounts'
 const SUM = 'SELECT sum(abalance), count(*) FROM pgbench_accounts'
 
-/** Waits until it has so many shards, and with `isAlone` until nothing is left of former ones. */
+/** Waits until it has so many shards, spread, and with `isAlone` until nothing is left of former ones. */
 async function settled(zenith: Installation, shards: number, isAlone = false): Promise<SplitInfo> {
   const params = { tenantId: zenith.tenantId }
   const deadline = Date.now() + PATIENCE_MS
   for (;;) {
     const info = await callControl(zenith.controlUrl, 'getSplit', { params }).catch(() => null)
-    const isDone = info?.split === null && info.shardCount === shards
+    const isDone = info?.split === null && info.spread === null && info.shardCount === shards
     if (isDone && (!isAlone || info.formerCounts.length === 0)) return info
     if (Date.now() > deadline) {
       throw new Error(`not ${shards} shards: ${JSON.stringify(info)}\n${zenith.logs(60)}`)
@@ -33,11 +38,14 @@ async function settled(zenith: Installation, shards: number, isAlone = false): P
 test('a tenant is split from one to two to four under load, and no query fails', async () => {
   await using zenith = await Installation.create({
     pageservers: 2,
-    control: { pageserver_lost_after: 0 },
+    control: { pageserver_lost_after: 0, split_check_seconds: 0.2 },
   })
   const { tenantId, controlUrl } = zenith
   const split = (shards: number) =>
     callControl(controlUrl, 'splitTenant', { params: { tenantId }, body: { shards } })
+  const policy = () => callControl(controlUrl, 'getSplitPolicy', { params: { tenantId } })
+  const placement = async () =>
+    (await callControl(controlUrl, 'listPlacements')).map((one) => one.pageserverId)
   const locationOf = (node: number, shard: number, count: number) => {
     const { host, httpPort } = zenith.pageserverNodes[node - 1] as {
       host: string
@@ -64,28 +72,49 @@ test('a tenant is split from one to two to four under load, and no query fails',
   )
   const pgbench = compute.pgbench(['-c', '3', '-T', '10', '-n'])
 
-  expect(await split(2)).toMatchObject({ shardCount: 0, split: { shards: 2 } })
+  // It is larger than this, so it is split by itself, as there are two pageservers; and whoever
+  // comes after the control plane was killed goes on, also with spreading its shards.
+  const params = { tenantId }
+  const body = { shardBytes: 24 * MB }
+  expect(await callControl(controlUrl, 'setSplitPolicy', { params, body })).toMatchObject({
+    shards: 1,
+    mostShards: 2,
+  })
+  const isSplit = async () => {
+    const { shardCount, split } = await callControl(controlUrl, 'getSplit', { params })
+    return split !== null || shardCount === 2
+  }
+  await eventually(isSplit, 'a split by size')
+  for (let kills = 0; kills < 2; kills++) {
+    await sleep(50)
+    await zenith.control.stop('SIGKILL')
+    await zenith.control.start()
+  }
   await settled(zenith, 2)
+  expect((await placement()).sort()).toEqual([1, 2])
+  expect(await policy()).toMatchObject({ shards: 2, lastSplit: { from: 1, to: 2, bySize: true } })
   expect(await locationOf(1, 0, 0)).toMatchObject({ mode: 'detached', timelines: [] })
   expect(await replica.value(COUNT)).toBe('100000')
   await ledger.progress(20, PATIENCE_MS)
 
-  // The control plane is killed on the way; whoever comes next goes on.
+  // A pageserver is killed on the way; the split goes on when it is back, or without it.
   await split(4)
-  for (let kills = 0; kills < 2; kills++) {
-    await sleep(100)
-    await zenith.control.stop('SIGKILL')
-    await zenith.control.start()
-  }
+  await sleep(100)
+  await zenith.pageservers[1]?.stop('SIGKILL')
+  await zenith.pageservers[1]?.start()
   await settled(zenith, 4)
+  expect((await placement()).sort()).toEqual([1, 1, 2, 2])
   for (const shard of [0, 1]) {
-    expect(await locationOf(1, shard, 2)).toMatchObject({ mode: 'detached' })
+    for (const node of [1, 2]) {
+      expect(await locationOf(node, shard, 2)).toMatchObject({ mode: 'detached' })
+    }
   }
   await ledger.progress(20, PATIENCE_MS)
   await zenith.createBranch('later')
-  // Each shard goes its own way from here on.
-  const body = { to: 2, shard: 3 }
-  await callControl(controlUrl, 'moveTenant', { params: { tenantId }, body })
+  // Each shard goes its own way from here on, and stays where it was put.
+  const [, , , last] = await placement()
+  const to = last === 1 ? 2 : 1
+  await callControl(controlUrl, 'moveTenant', { params, body: { to, shard: 3 } })
 
   const { stdout } = await pgbench
   expect(stdout).toContain('number of failed transactions: 0 (0.000%)')
@@ -117,4 +146,25 @@ test('a tenant is split from one to two to four under load, and no query fails',
   expect(await past.value(SUM)).toBe(pastSum)
   await side.query('UPDATE pgbench_accounts SET abalance = 1 WHERE aid <= 10')
   expect(await side.value('SELECT count(*) FROM pgbench_accounts WHERE abalance = 1')).not.toBe('0')
+  expect((await placement())[3]).toBe(to)
+
+  // A limit of size counts what all shards have.
+  const limit = { maxBytes: Math.ceil((await policy()).largestBytes ?? 0) + 2 * MB }
+  await callControl(controlUrl, 'setSizeLimit', { params, body: limit })
+  const fill = "CREATE TABLE more AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)"
+  await expect(side.query(fill)).rejects.toMatchObject({ code: '53100' })
+  await callControl(controlUrl, 'setSizeLimit', { params, body: { maxBytes: null } })
+  await eventually(() => side.query(fill).then(Boolean, () => false), 'the end of the limit')
+
+  // Nothing is left of a tenant that is deleted, whatever shards it had.
+  await callControl(controlUrl, 'deleteTenant', { params, query: { force: 'true' } })
+  await eventually(
+    async () => (await callControl(controlUrl, 'listTenants')).length === 0,
+    'the end',
+  )
+  const isFile = (name: string) => statSync(join(store, name)).isFile()
+  expect(filesBelow(store).filter(isFile)).toEqual([])
+  for (const { host, httpPort } of zenith.pageserverNodes) {
+    expect(await callPageserver(`http://${host}:${httpPort}`, 'listTenants')).toEqual([])
+  }
 })

@@ -91,7 +91,7 @@ test('a tenant is split from one to two to four under load, and no query fails',
     await zenith.control.start()
   }
   await settled(zenith, 2)
-  expect((await placement()).sort()).toEqual([1, 2])
+  expect((await placement()).toSorted((a, b) => a - b)).toEqual([1, 2])
   expect(await policy()).toMatchObject({ shards: 2, lastSplit: { from: 1, to: 2, bySize: true } })
   expect(await locationOf(1, 0, 0)).toMatchObject({ mode: 'detached', timelines: [] })
   expect(await replica.value(COUNT)).toBe('100000')
@@ -103,7 +103,7 @@ test('a tenant is split from one to two to four under load, and no query fails',
   await zenith.pageservers[1]?.stop('SIGKILL')
   await zenith.pageservers[1]?.start()
   await settled(zenith, 4)
-  expect((await placement()).sort()).toEqual([1, 1, 2, 2])
+  expect((await placement()).toSorted((a, b) => a - b)).toEqual([1, 1, 2, 2])
   for (const shard of [0, 1]) {
     for (const node of [1, 2]) {
       expect(await locationOf(node, shard, 2)).toMatchObject({ mode: 'detached' })

@@ -1,7 +1,7 @@
 /**
  * A model of pageservers, a store and computes, in which the machine is run with everything going
- * wrong: answers lost after the work was done, the control plane dying between any two steps,
- * pageservers that restart, die and come back, moves that are given up.
+ * wrong (`testing/model-fleet.ts`): pageservers that restart, die and come back, moves that are given
+ * up.
  */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -19,18 +19,18 @@ import {
   takeOver,
   takesWrites,
 } from './placement-changes.ts'
+import {
+  type Holder,
+  ModelFleet,
+  NODES,
+  NOW,
+  nodeCommands,
+  stepCommands,
+  TIMELINE,
+} from './testing/model-fleet.ts'
 
-const NOW = new Date('2026-01-01T00:00:00Z')
-const TIMELINE = 'b'.repeat(32)
-const NODES = [1, 2, 3]
 const SPOILS = ['no-raise', 'no-tell', 'release-first', 'attached-at-once'] as const
 type Spoil = (typeof SPOILS)[number] | null
-
-interface Holder {
-  mode: AttachMode
-  generation: number
-  lsn: number
-}
 
 interface Server {
   up: boolean
@@ -38,23 +38,19 @@ interface Server {
   warm: boolean
 }
 
-class World {
+class World extends ModelFleet<MoveEffect, MoveAnswer> {
   placement: PlacementRecord = { shard: 0, pageserverId: 1, generation: 1, secondary: null }
   readonly servers = new Map<number, Server>(
     NODES.map((id) => [id, { up: true, holder: null, warm: false }]),
   )
   /** Where the compute reads. */
   compute = 1
-  walLsn = 100
-  nowMs = 0
   readonly spoil: Spoil
-  /** Which node had which generation first. */
-  readonly #owners = new Map<number, number>([[1, 1]])
-  /** The highest generation whose holder may release objects, and did. */
-  #machine: Move | null = null
 
   constructor(spoil: Spoil) {
+    super()
     this.spoil = spoil
+    this.claim('1', 1)
     this.server(1).holder = { mode: 'attached', generation: 1, lsn: 100 }
   }
 
@@ -62,27 +58,16 @@ class World {
     return this.servers.get(id) as Server
   }
 
-  /** The control plane dies, and is there again. */
-  crash(): void {
-    this.#machine = null
+  protected record(): PlacementRecord {
+    return this.placement
   }
 
-  /** One step; `lose` loses the answer of what was done. */
-  step(options: { lose?: boolean } = {}): boolean {
-    this.nowMs += 1_000
-    const known = this.#machine
-    const machine = known ?? new Move(this.placement, this.nowMs)
-    this.#machine = machine
-    const effect = machine.next(this.nowMs)
-    if (effect === null) return false
-    const before = this.placement
-    const answer = this.#perform(effect)
-    this.check()
-    if (options.lose) machine.answered(effect, { kind: 'failed', reason: 'lost' }, this.nowMs)
-    else machine.answered(effect, answer, this.nowMs)
-    // As the shell does when the record is another.
-    if (this.placement !== before) this.#machine = null
-    return true
+  protected makeMachine(nowMs: number): Move {
+    return new Move(this.placement, nowMs)
+  }
+
+  protected isUp(id: number): boolean {
+    return this.server(id).up
   }
 
   restart(id: number): void {
@@ -96,7 +81,7 @@ class World {
     const holding = holdingOf(this.placement, id)
     if (holding?.kind === 'attach') this.#attach(id, holding.mode, holding.generation)
     server.warm = holding?.kind === 'secondary'
-    this.#machine = null
+    this.crash()
     this.check()
   }
 
@@ -106,7 +91,7 @@ class World {
     server.holder = null
   }
 
-  #perform(effect: MoveEffect): MoveAnswer {
+  protected perform(effect: MoveEffect): MoveAnswer {
     if (effect.kind === 'swap') {
       if (this.placement === effect.expected) this.placement = this.#spoiled(effect.next)
       return { kind: 'record', placement: this.placement }
@@ -159,16 +144,13 @@ class World {
 
   #attach(id: number, mode: AttachMode, generation: number): void {
     const server = this.server(id)
-    const owner = this.#owners.get(generation) ?? id
-    expect(owner, `generation ${generation} has one holder`).toBe(id)
-    this.#owners.set(generation, id)
+    this.claim(String(generation), id)
     // A little WAL at each look.
     const lsn = Math.min(this.walLsn, (server.holder?.lsn ?? 90) + 5)
     server.warm = false
     server.holder = { mode, generation, lsn }
   }
 
-  /** What must hold at every moment. */
   check(): void {
     const { placement } = this
     for (const [id, { up, holder }] of this.servers) {
@@ -189,34 +171,18 @@ class World {
     const wasLost = placement.move?.lost === true
     if (read.up && !wasLost) expect(read.holder, 'reads never stop').not.toBeNull()
   }
-
-  /** Nothing goes wrong any more. */
-  settle(): void {
-    for (const id of NODES) if (!this.server(id).up) this.restart(id)
-    for (let steps = 0; this.step(); steps++) {
-      if (steps > 400) throw new Error(`not settled: ${JSON.stringify(this.placement)}`)
-    }
-  }
 }
 
 const failed = (reason: string): MoveAnswer => ({ kind: 'failed', reason })
 
 const command = fc.oneof(
-  { weight: 12, arbitrary: fc.constant({ kind: 'step' as const, lose: false }) },
-  { weight: 3, arbitrary: fc.constant({ kind: 'step' as const, lose: true }) },
-  { weight: 3, arbitrary: fc.constant({ kind: 'crash' as const }) },
+  ...stepCommands(12),
   { weight: 1, arbitrary: fc.constant({ kind: 'abort' as const }) },
   {
     weight: 2,
     arbitrary: fc.record({ kind: fc.constant('move' as const), to: fc.constantFrom(...NODES) }),
   },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      kind: fc.constantFrom('restart' as const, 'lose' as const),
-      node: fc.constantFrom(...NODES),
-    }),
-  },
+  nodeCommands,
 )
 type Command = typeof command extends fc.Arbitrary<infer T> ? T : never
 

@@ -1,7 +1,7 @@
 /**
  * A model of pageservers, object storage, WAL and a compute, in which the machine is run with
- * everything going wrong: answers lost after the work was done, the control plane dying between any
- * two steps, pageservers that restart, die, are taken over from, and come back as they were.
+ * everything going wrong (`testing/model-fleet.ts`): pageservers that restart, die, are taken over
+ * from, and come back as they were.
  */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -23,19 +23,19 @@ import {
   splitTakesWrites,
   withSplitState,
 } from './split-changes.ts'
+import {
+  type Holder,
+  ModelFleet,
+  NODES,
+  NOW,
+  nodeCommands,
+  stepCommands,
+  TIMELINE,
+} from './testing/model-fleet.ts'
 
-const NOW = new Date('2026-01-01T00:00:00Z')
 const TENANT = 'a'.repeat(32)
-const TIMELINE = 'b'.repeat(32)
-const NODES = [1, 2, 3]
 const SPOILS = ['no-tell', 'release-first', 'no-parent', 'parent-lets-go'] as const
 type Spoil = (typeof SPOILS)[number] | null
-
-interface Holder {
-  mode: AttachMode
-  generation: number
-  lsn: number
-}
 
 interface Server {
   up: boolean
@@ -63,21 +63,18 @@ const first = (shards: number): TenantRecord => ({
   createdAt: NOW.toISOString(),
 })
 
-class World {
+class World extends ModelFleet<SplitEffect, SplitAnswer> {
   tenant: TenantRecord
   readonly servers = new Map<number, Server>(NODES.map((id) => [id, { up: true, held: new Map() }]))
   /** What is durable of each shard, whoever wrote it. */
   readonly stored = new Map<TenantId, number>()
   /** WAL below is gone. */
   releasedLsn = 100
-  walLsn = 100
-  nowMs = 0
   compute: ComputeMap
   readonly spoil: Spoil
-  readonly #owners = new Map<string, number>()
-  #machine: Split | null = null
 
   constructor(spoil: Spoil, shards: number) {
+    super()
     this.spoil = spoil
     this.tenant = first(shards)
     this.compute = this.#servingMap()
@@ -92,27 +89,16 @@ class World {
     return this.servers.get(id) as Server
   }
 
-  /** The control plane dies, and is there again. */
-  crash(): void {
-    this.#machine = null
+  protected record(): TenantRecord {
+    return this.tenant
   }
 
-  step(options: { lose?: boolean } = {}): boolean {
-    this.nowMs += 1_000
-    this.#takeOversEnd()
-    const state = splitStateOf(this.tenant)
-    const machine = this.#machine ?? new Split(state, this.nowMs)
-    this.#machine = machine
-    const effect = machine.next(this.nowMs)
-    if (effect === null) return false
-    const before = this.tenant
-    const answer = this.#perform(effect)
-    this.check()
-    const lost: SplitAnswer = { kind: 'failed', reason: 'lost' }
-    machine.answered(effect, options.lose ? lost : answer, this.nowMs)
-    // As the shell does when the record is another.
-    if (this.tenant !== before) this.#machine = null
-    return true
+  protected makeMachine(nowMs: number): Split {
+    return new Split(splitStateOf(this.tenant), nowMs)
+  }
+
+  protected isUp(node: number): boolean {
+    return this.server(node).up
   }
 
   /** WAL comes, is taken in, stored and let go. */
@@ -145,7 +131,7 @@ class World {
       const holding = holdingUnder(this.tenant, id, node)
       if (holding?.kind === 'attach') this.#attach(node, id, holding.mode, holding.generation)
     }
-    this.#machine = null
+    this.crash()
     this.check()
   }
 
@@ -172,18 +158,18 @@ class World {
           : placement,
       )
     }
-    this.#machine = null
+    this.crash()
   }
 
   /** What moves.ts does meanwhile, in one go. */
-  #takeOversEnd(): void {
+  protected override beforeStep(): void {
     for (const { shard, move, pageserverId, generation } of this.tenant.placements) {
       if (move === undefined || !this.server(pageserverId).up) continue
       const id = tenantShardId(TENANT, shard, this.tenant.shardCount)
       this.#attach(pageserverId, id, 'attached', generation, parentOf(this.tenant, shard)?.tenantId)
       this.tenant = withPlacement(this.tenant, shard, finishMove)
       this.compute = this.#servingMap()
-      this.#machine = null
+      this.crash()
     }
   }
 
@@ -207,7 +193,7 @@ class World {
     this.releasedLsn = Math.max(this.releasedLsn, Math.min(...lsns))
   }
 
-  #perform(effect: SplitEffect): SplitAnswer {
+  protected perform(effect: SplitEffect): SplitAnswer {
     const { tenant } = this
     const { split } = tenant
     switch (effect.kind) {
@@ -295,10 +281,7 @@ class World {
     generation: number,
     parent?: TenantId,
   ): Holder {
-    const key = `${id}/${generation}`
-    const owner = this.#owners.get(key) ?? node
-    expect(owner, `${key} has one holder`).toBe(node)
-    this.#owners.set(key, node)
+    this.claim(`${id}/${generation}`, node)
     const { held } = this.server(node)
     const known = held.get(id)
     if (known?.generation === generation) {
@@ -328,7 +311,6 @@ class World {
     }
   }
 
-  /** What must hold at every moment. */
   check(): void {
     const { tenant } = this
     for (const [id, lsn] of this.stored) {
@@ -350,15 +332,18 @@ class World {
     }
   }
 
-  /** Nothing goes wrong any more. */
-  settle(): void {
-    for (const id of NODES) if (!this.server(id).up) this.restart(id)
-    this.#takeOversEnd()
-    this.#remap()
-    for (let steps = 0; this.step() || this.tenant.split !== undefined; steps++) {
-      if (steps > 300) throw new Error(`not settled: ${JSON.stringify(this.tenant)}`)
-    }
+  override settle(): void {
+    super.settle()
     for (const id of NODES) this.reconcile(id)
+  }
+
+  protected override beforeSettling(): void {
+    this.beforeStep()
+    this.#remap()
+  }
+
+  protected override isUnderWay(): boolean {
+    return this.tenant.split !== undefined
   }
 
   /** Computes that ask in vain look where the tenant is by now. */
@@ -384,17 +369,9 @@ class World {
 }
 
 const command = fc.oneof(
-  { weight: 14, arbitrary: fc.constant({ kind: 'step' as const, lose: false }) },
-  { weight: 3, arbitrary: fc.constant({ kind: 'step' as const, lose: true }) },
-  { weight: 3, arbitrary: fc.constant({ kind: 'crash' as const }) },
+  ...stepCommands(14),
   { weight: 4, arbitrary: fc.constant({ kind: 'work' as const }) },
-  {
-    weight: 1,
-    arbitrary: fc.record({
-      kind: fc.constantFrom('restart' as const, 'lose' as const),
-      node: fc.constantFrom(...NODES),
-    }),
-  },
+  nodeCommands,
 )
 type Command = typeof command extends fc.Arbitrary<infer T> ? T : never
 
@@ -438,7 +415,13 @@ describe('a split', () => {
         const world = run(some, null, from, to)
         const { tenant, compute } = world
         expect(tenant.split).toBeUndefined()
-        expect(tenant).toMatchObject({ shardCount: to, formerCounts: [from === 1 ? 0 : from] })
+        expect(tenant).toMatchObject({
+          shardCount: to,
+          formerCounts: [from === 1 ? 0 : from],
+          // Whoever comes next knows that they have yet to be spread.
+          spread: true,
+          lastSplit: { from, to, bySize: false },
+        })
         expect(compute.count).toBe(to)
         for (const { shard, pageserverId, generation } of tenant.placements) {
           const holder = world.server(pageserverId).held.get(tenantShardId(TENANT, shard, to))

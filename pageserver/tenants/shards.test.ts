@@ -2,20 +2,23 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { newTimelineId } from '#libs/ids.ts'
-import { shardOfBlock, tenantShardId } from '#libs/sharding.ts'
-import { INIT_FORK, VM_FORK } from '#libs/wal/format.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import { firstShardCutoff } from '../gc/first-shard.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
-import type { Timeline } from '../timeline/timeline.ts'
 import { ScratchServer } from './testing/scratch-server.ts'
+import {
+  BLOCKS,
+  contentOf,
+  expectOwnOnly as expectEachOwnOnly,
+  FACTS,
+  ownerOf,
+  putRound,
+  START,
+  STRIPE,
+} from './testing/striped-pages.ts'
 
 const COUNT = 3
-const STRIPE = 4
-const START = 0x1000
-const RELS = [16384, 16385]
-const BLOCKS = 60
 const SHARDS = [0, 1, 2]
-const FACTS = { startLsn: START, systemId: '7', pgVersion: 170011 }
 
 const timelineId = newTimelineId()
 let server: ScratchServer
@@ -23,8 +26,8 @@ let generation = 0
 
 const idOf = (shard: number) => tenantShardId(server.tenantId, shard, COUNT)
 const timelineOf = (shard: number) => server.manager.tenant(idOf(shard)).timeline(timelineId)
-const owner = (rel: number, blk: number) =>
-  shardOfBlock(rel, blk, { count: COUNT, stripeBlocks: STRIPE })
+const expectOwnOnly = (lsn: number, round: number) =>
+  expectEachOwnOnly(SHARDS.map(timelineOf), lsn, round)
 
 async function attach(): Promise<void> {
   generation += 1
@@ -33,62 +36,12 @@ async function attach(): Promise<void> {
   }
 }
 
-const contentOf = (rel: number, blk: number, round: number) =>
-  Buffer.alloc(PAGE_SIZE, (rel * 7 + blk * 3 + round) % 251)
-
-/** Everybody is given everything, as WAL would. */
-function put(timeline: Timeline, lsn: number, round: number): void {
-  const size = Buffer.alloc(4)
-  size.writeUInt32LE(BLOCKS)
-  for (const rel of RELS) {
-    for (const fork of [0, VM_FORK, INIT_FORK]) {
-      const slot = timeline.slot(KeyClass.RelBlock, 1, 2, rel, fork)
-      for (let blk = 0; blk < BLOCKS; blk++) {
-        const page = contentOf(rel, blk, round)
-        timeline.put(slot, blk, lsn, ValueKind.Image, page, 0, PAGE_SIZE)
-      }
-      const sizeSlot = timeline.slot(KeyClass.RelSize, 1, 2, rel, fork)
-      timeline.put(sizeSlot, 0, lsn, ValueKind.Image, size, 0, 4)
-    }
-  }
-  const status = timeline.slot(KeyClass.SlruBlock, 0, 0, 0, 0)
-  timeline.put(status, 0, lsn, ValueKind.Image, contentOf(0, 0, round), 0, PAGE_SIZE)
-  const segment = timeline.slot(KeyClass.SlruSegSize, 0, 0, 0, 0)
-  const one = Buffer.from([1, 0, 0, 0])
-  timeline.put(segment, 0, lsn, ValueKind.Image, one, 0, one.length)
-  timeline.publish(lsn, null)
-}
-
-async function expectOwnOnly(lsn: number, round: number): Promise<void> {
-  const zeros = Buffer.alloc(PAGE_SIZE)
-  for (const shard of SHARDS) {
-    const timeline = timelineOf(shard)
-    for (const rel of RELS) {
-      for (const fork of [0, VM_FORK, INIT_FORK]) {
-        const slot = timeline.slot(KeyClass.RelBlock, 1, 2, rel, fork)
-        const pages = await timeline.readPages(slot, 0, BLOCKS, lsn)
-        for (let blk = 0; blk < BLOCKS; blk++) {
-          const isOwn = (fork === INIT_FORK ? 0 : owner(rel, blk)) === shard
-          const page = pages.subarray(blk * PAGE_SIZE, (blk + 1) * PAGE_SIZE)
-          expect(page.equals(isOwn ? contentOf(rel, blk, round) : zeros), `${shard} ${blk}`).toBe(
-            true,
-          )
-        }
-        expect(await timeline.relSize(1, 2, rel, fork, lsn)).toBe(BLOCKS)
-      }
-    }
-    const status = timeline.slot(KeyClass.SlruBlock, 0, 0, 0, 0)
-    const page = await timeline.readPages(status, 0, 1, lsn)
-    expect(page.equals(shard === 0 ? contentOf(0, 0, round) : zeros)).toBe(true)
-  }
-}
-
 beforeAll(async () => {
   server = await ScratchServer.start()
   await attach()
   for (const shard of SHARDS) {
     const tenant = server.manager.tenant(idOf(shard))
-    await tenant.createTimeline(timelineId, FACTS, async (empty) => put(empty, START, 0))
+    await tenant.createTimeline(timelineId, FACTS, async (empty) => putRound(empty, START, 0))
   }
 })
 afterAll(() => server.stop())
@@ -97,7 +50,7 @@ describe('shards of one tenant on one server', () => {
   test('each keeps its own blocks, over rounds, images and a lost disk', async () => {
     for (const round of [1, 2, 3]) {
       const lsn = START + round * 0x100
-      for (const shard of SHARDS) put(timelineOf(shard), lsn, round)
+      for (const shard of SHARDS) putRound(timelineOf(shard), lsn, round)
       await expectOwnOnly(lsn, round)
       await expectOwnOnly(START, 0)
       for (const shard of SHARDS) {
@@ -118,7 +71,7 @@ describe('shards of one tenant on one server', () => {
     for (const shard of SHARDS) {
       const timeline = timelineOf(shard)
       const foreign = Array.from({ length: BLOCKS }, (_, blk) => blk).find(
-        (blk) => owner(16384, blk) !== shard,
+        (blk) => ownerOf(16384, 0, blk, COUNT) !== shard,
       ) as number
       const slot = timeline.slot(KeyClass.RelBlock, 1, 2, 16384, 0)
       timeline.put(slot, foreign, lsn, ValueKind.Image, contentOf(1, 1, 1), 0, PAGE_SIZE)

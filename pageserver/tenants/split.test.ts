@@ -1,23 +1,21 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ZenithError } from '#libs/errors.ts'
 import { newTimelineId, type TenantId } from '#libs/ids.ts'
-import { shardOfBlock, tenantShardId } from '#libs/sharding.ts'
-import { INIT_FORK, VM_FORK } from '#libs/wal/format.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import { checkStorage } from '../check/storage-check.ts'
 import type { CompactionRunner } from '../compaction/job.ts'
 import { LocalRunner } from '../compaction/runner.ts'
-import { KeyClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { sweepFormer } from './former.ts'
 import { isParentOf } from './split.ts'
 import { ScratchServer } from './testing/scratch-server.ts'
-
-const STRIPE = 4
-const START = 0x1000
-const RELS = [16384, 16385]
-const BLOCKS = 60
-const FACTS = { startLsn: START, systemId: '7', pgVersion: 170011 }
-const FORKS = [0, VM_FORK, INIT_FORK]
+import {
+  expectOwnOnly as expectEachOwnOnly,
+  FACTS,
+  putRound,
+  START,
+  STRIPE,
+} from './testing/striped-pages.ts'
 
 const main = newTimelineId()
 const branch = newTimelineId()
@@ -33,60 +31,12 @@ const idOf = (shard: number, of = count) => tenantShardId(server.tenantId, shard
 const shards = () => Array.from({ length: count }, (_, shard) => shard)
 const timelineOf = (shard: number, timelineId = main) =>
   server.manager.tenant(idOf(shard)).timeline(timelineId)
-const owner = (rel: number, fork: number, blk: number) =>
-  fork === INIT_FORK || count === 1 ? 0 : shardOfBlock(rel, blk, { count, stripeBlocks: STRIPE })
-
-const contentOf = (rel: number, blk: number, round: number) =>
-  Buffer.alloc(PAGE_SIZE, (rel * 7 + blk * 3 + round) % 251)
-
-/** Everybody is given everything, as WAL would. */
-function put(timeline: Timeline, lsn: number, round: number): void {
-  const size = Buffer.alloc(4)
-  size.writeUInt32LE(BLOCKS)
-  for (const rel of RELS) {
-    for (const fork of FORKS) {
-      const slot = timeline.slot(KeyClass.RelBlock, 1, 2, rel, fork)
-      for (let blk = 0; blk < BLOCKS; blk++) {
-        const page = contentOf(rel, blk, round)
-        timeline.put(slot, blk, lsn, ValueKind.Image, page, 0, PAGE_SIZE)
-      }
-      const sizeSlot = timeline.slot(KeyClass.RelSize, 1, 2, rel, fork)
-      timeline.put(sizeSlot, 0, lsn, ValueKind.Image, size, 0, 4)
-    }
-  }
-  const status = timeline.slot(KeyClass.SlruBlock, 0, 0, 0, 0)
-  timeline.put(status, 0, lsn, ValueKind.Image, contentOf(0, 0, round), 0, PAGE_SIZE)
-  const segment = timeline.slot(KeyClass.SlruSegSize, 0, 0, 0, 0)
-  const one = Buffer.from([1, 0, 0, 0])
-  timeline.put(segment, 0, lsn, ValueKind.Image, one, 0, one.length)
-  timeline.publish(lsn, null)
-}
-
-async function expectOwnOnly(lsn: number, round: number, timelineId = main): Promise<void> {
-  const zeros = Buffer.alloc(PAGE_SIZE)
-  for (const shard of shards()) {
-    const timeline = timelineOf(shard, timelineId)
-    for (const rel of RELS) {
-      for (const fork of FORKS) {
-        const slot = timeline.slot(KeyClass.RelBlock, 1, 2, rel, fork)
-        const pages = await timeline.readPages(slot, 0, BLOCKS, lsn)
-        for (let blk = 0; blk < BLOCKS; blk++) {
-          const isOwn = owner(rel, fork, blk) === shard
-          const page = pages.subarray(blk * PAGE_SIZE, (blk + 1) * PAGE_SIZE)
-          const wanted = isOwn ? contentOf(rel, blk, round) : zeros
-          expect(page.equals(wanted), `shard ${shard} ${rel}.${fork}/${blk}`).toBe(true)
-        }
-        expect(await timeline.relSize(1, 2, rel, fork, lsn)).toBe(BLOCKS)
-      }
-    }
-    expect(await timeline.scanBlobs(KeyClass.RelSize, lsn)).toHaveLength(6)
-    const status = timeline.slot(KeyClass.SlruBlock, 0, 0, 0, 0)
-    const page = await timeline.readPages(status, 0, 1, lsn)
-    expect(page.equals(shard === 0 ? contentOf(0, 0, round) : zeros)).toBe(true)
-    const segments = await timeline.scanBlobs(KeyClass.SlruSegSize, lsn)
-    expect(segments).toHaveLength(shard === 0 ? 1 : 0)
-  }
-}
+const expectOwnOnly = (lsn: number, round: number, timelineId = main) =>
+  expectEachOwnOnly(
+    shards().map((shard) => timelineOf(shard, timelineId)),
+    lsn,
+    round,
+  )
 
 async function attachAll(): Promise<void> {
   generation++
@@ -130,16 +80,16 @@ beforeAll(async () => {
     return { run, close: () => local.close() }
   }
   await server.restart()
-  await server.tenant.createTimeline(main, FACTS, async (empty) => put(empty, START, 0))
-  put(timelineOf(0), START + 0x100, 1)
+  await server.tenant.createTimeline(main, FACTS, async (empty) => putRound(empty, START, 0))
+  putRound(timelineOf(0), START + 0x100, 1)
   await timelineOf(0).flush()
   const at = { ancestorTimelineId: main, ancestorLsn: START + 0x100 }
   await server.tenant.branchTimeline(branch, at)
   await server.tenant.branchTimeline(archived, at)
-  put(timelineOf(0, branch), START + 0x180, 7)
-  put(timelineOf(0, archived), START + 0x180, 8)
+  putRound(timelineOf(0, branch), START + 0x180, 7)
+  putRound(timelineOf(0, archived), START + 0x180, 8)
   await server.tenant.lives.archive(archived)
-  put(timelineOf(0), START + 0x200, 2)
+  putRound(timelineOf(0), START + 0x200, 2)
 })
 afterAll(() => server.stop())
 
@@ -172,13 +122,13 @@ describe('a shard that begins as a part of another', () => {
 
   test('takes in WAL, is restarted without its disk, and is split again', async () => {
     for (const shard of shards()) {
-      put(timelineOf(shard), START + 0x300, 3)
+      putRound(timelineOf(shard), START + 0x300, 3)
       await timelineOf(shard).flush()
     }
     await server.restart({ wipeLocal: true })
     await attachAll()
     await expectOwnOnly(START + 0x300, 3)
-    for (const shard of shards()) put(timelineOf(shard), START + 0x400, 4)
+    for (const shard of shards()) putRound(timelineOf(shard), START + 0x400, 4)
     await split(4)
     const from = new Set(borrowed(3).map(({ splitFrom }) => splitFrom))
     expect(from).toEqual(new Set([server.tenantId, idOf(1, 2)]))
@@ -260,7 +210,7 @@ test('a crash between two timelines is answered by doing it again', async () => 
   await using other = await ScratchServer.start()
   const timelines = [newTimelineId(), newTimelineId(), newTimelineId()]
   for (const timelineId of timelines) {
-    await other.tenant.createTimeline(timelineId, FACTS, async (empty) => put(empty, START, 5))
+    await other.tenant.createTimeline(timelineId, FACTS, async (empty) => putRound(empty, START, 5))
   }
   await other.tenant.become('stale')
   const child = tenantShardId(other.tenantId, 1, 2)
@@ -278,7 +228,7 @@ test('a crash between two timelines is answered by doing it again', async () => 
   expect(tenant.timelines()).toHaveLength(3)
   // Again under the same generation it is what it was, and what it has written since stays.
   const [timeline] = tenant.timelines() as [Timeline]
-  put(timeline, START + 0x100, 6)
+  putRound(timeline, START + 0x100, 6)
   await timeline.flush()
   expect(await attach(3)).toBe(tenant)
   expect((await attach(4)).timeline(timeline.timelineId).lastRecordLsn).toBe(START + 0x100)

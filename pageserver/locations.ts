@@ -90,7 +90,7 @@ export class Locations {
   }
 
   /** Throws `not_found` for a tenant that is not served here. */
-  heatmap(tenantId: TenantId): Promise<Heatmap> {
+  async heatmap(tenantId: TenantId): Promise<Heatmap> {
     return heatmapOf(this.#served(tenantId).timelines())
   }
 

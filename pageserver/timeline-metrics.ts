@@ -51,17 +51,16 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
     ({ timeline }) =>
       timeline.lastRecordLsn - Math.max(timeline.startLsn, timeline.gcCutoffLsn ?? 0),
   ],
-  ['layers', 'Layer files', ({ timeline }) => timeline.layers.newestFirst.length],
+  ['layers', 'Layer files', ({ timeline }) => timeline.layers.count],
   [
     'layer_bytes',
     'Size of all layer files',
-    ({ timeline }) =>
-      timeline.layers.newestFirst.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    ({ timeline }) => timeline.layers.bytes.own + timeline.layers.bytes.adopted,
   ],
   [
     'adopted_layer_bytes',
     'Size of those layer files that belong to timelines it was detached from',
-    ({ timeline }) => layerBytesOf(timeline).adopted,
+    ({ timeline }) => timeline.layers.bytes.adopted,
   ],
   [
     'logical_bytes',
@@ -72,7 +71,7 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
   [
     'deltas_above_images',
     'Delta layers that a read of the newest pages may have to visit',
-    ({ timeline }) => timeline.layers.deltasAboveImages.length,
+    ({ timeline }) => timeline.layers.aboveImages.count,
   ],
   [
     'timeline_broken',
@@ -80,15 +79,6 @@ const GAUGES: [string, string, (watched: WatchedTimeline) => number][] = [
     ({ broken }) => (broken ? 1 : 0),
   ],
 ]
-
-/** Sizes of its layer files: its own, and those of timelines that it was detached from. */
-export function layerBytesOf(timeline: Timeline): { own: number; adopted: number } {
-  const bytes = { own: 0, adopted: 0 }
-  for (const { origin, sizeBytes } of timeline.layers.newestFirst) {
-    bytes[origin === null ? 'own' : 'adopted'] += sizeBytes
-  }
-  return bytes
-}
 
 export function watchTimelines(
   registry: Metrics,

@@ -35,7 +35,7 @@ import { walStartOf } from './remote/manifest.ts'
 import type { TenantManager } from './tenants/tenant-manager.ts'
 import type { Timeline } from './timeline/timeline.ts'
 import type { BranchPlace } from './tenants/detach.ts'
-import { layerBytesOf, type WatchedTimeline, watchTimelines } from './timeline-metrics.ts'
+import { type WatchedTimeline, watchTimelines } from './timeline-metrics.ts'
 import { createWalReceiverMetrics } from './wal-receiver/metrics.ts'
 import { WalReceiver } from './wal-receiver/wal-receiver.ts'
 
@@ -420,7 +420,7 @@ export class TimelineService {
     const timeline = this.timeline(ids)
     await timeline.ready()
     const { logicalBytes, writtenBytes } = timeline
-    const { own, adopted } = layerBytesOf(timeline)
+    const { own, adopted } = timeline.layers.bytes
     return { logicalBytes, ownBytes: own, adoptedBytes: adopted, writtenBytes }
   }
 

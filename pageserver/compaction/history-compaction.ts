@@ -12,8 +12,8 @@ import type { Lsn } from '#libs/lsn.ts'
 import type { Retention } from '../gc/retention.ts'
 import { isPageClass } from '../keyspace/key-class.ts'
 import { type KeyRange, rangeCovers } from '../keyspace/key-range.ts'
-import { type Layer, type LayerEntry, layerKey } from '../layers/layer.ts'
-import type { LayerMap } from '../layers/layer-map.ts'
+import type { Layer, LayerEntry } from '../layers/layer.ts'
+import type { LayerShape } from '../layers/layer-shape.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { LayerStore } from '../timeline/layer-store.ts'
 import type { StorageContext } from '../timeline/storage-context.ts'
@@ -49,13 +49,11 @@ export class HistoryCompaction {
   readonly #retention: Retention
   readonly #context: StorageContext
   readonly #signal: AbortSignal
-  /** Keys of layers that rewriting alone would not make smaller. */
-  #settled = new Set<string>()
   #preempted = 0
   readonly #depths = new ColumnDepths()
   /** Plans are pure: one is good until the map or a bound changes. */
-  #imagePlans: { of: LayerMap; durableLsn: Lsn; plans: ImagePlan<Layer>[] } | null = null
-  #bottomPlans: { of: LayerMap; points: string; plans: BottomPlan<Layer>[] } | null = null
+  #imagePlans: { of: number; durableLsn: Lsn; plans: ImagePlan<LayerShape>[] } | null = null
+  #bottomPlans: { of: number; points: string; plans: BottomPlan<LayerShape>[] } | null = null
 
   constructor(options: HistoryCompactionOptions) {
     const { tenantId, timelineId } = options
@@ -86,7 +84,7 @@ export class HistoryCompaction {
     if (gcCutoffLsn === null || !this.#store.mayWrite) return 0
     const bytesOf = (some: readonly Layer[]) => some.reduce((sum, one) => sum + one.sizeBytes, 0)
     const old = layers.l0.filter((layer) => layer.endLsn <= gcCutoffLsn + 1 && !isSnapshot(layer))
-    const rest = bytesOf(layers.newestFirst) - bytesOf(layers.l0)
+    const rest = layers.bytes.own + layers.bytes.adopted - bytesOf(layers.l0)
     const weight = bytesOf(old) / Math.max(rest, this.#context.limits.imageDeltaBytes)
     return weight >= 1 ? weight : 0
   }
@@ -110,8 +108,9 @@ export class HistoryCompaction {
   }
 
   /** Looks at the column, so that the next plans know how deep it is. */
-  async #lookUpDepth(plan: ImagePlan<Layer>): Promise<void> {
-    const { deltas, sinceLsn, imageLsn } = plan
+  async #lookUpDepth(plan: ImagePlan<LayerShape>): Promise<void> {
+    const { sinceLsn, imageLsn } = plan
+    const deltas = this.#layersOf(plan.deltas)
     const indexed = await Promise.all(deltas.map(indexedLayer))
     const { slots } = this.#source
     const depth = sampledDepth(indexed, slots, plan, sinceLsn, imageLsn + 1)
@@ -122,11 +121,11 @@ export class HistoryCompaction {
   /** Makes images of every column in which something has changed. */
   async makeAllImages(runner: CompactionRunner): Promise<void> {
     const { layers, durableLsn } = this.#store
-    const imageLsn = boundaryLsn(layers.newestFirst, durableLsn)
+    const imageLsn = boundaryLsn(layers.shapes, durableLsn)
     for (;;) {
       const { limits } = this.#context
-      const newestFirst = this.#store.layers.newestFirst
-      const [plan] = planImages({ ...this.#imageState(newestFirst, imageLsn), all: true }, limits)
+      const { shapes } = this.#store.layers
+      const [plan] = planImages({ ...this.#imageState(shapes, imageLsn), all: true }, limits)
       if (!plan || this.#signal.aborted || !this.#canRun) return
       await this.#runImages(plan, runner, null)
     }
@@ -143,8 +142,9 @@ export class HistoryCompaction {
   ): Promise<boolean> {
     const [plan] = this.#canRun ? this.#planBottom(all) : []
     if (!plan) return false
-    if (!(await this.#isWorth(plan))) {
-      this.#settle(plan.inputs.map((layer) => layer.key))
+    const worked = { inputs: this.#layersOf(plan.inputs), remove: this.#layersOf(plan.remove) }
+    if (!(await this.#isWorth(plan, worked.inputs))) {
+      this.#store.layers.settle(worked.inputs)
       return true
     }
     const mayStop = this.#preempted < MAX_PREEMPTED
@@ -169,14 +169,15 @@ export class HistoryCompaction {
     }
     this.#preempted = 0
     await this.#retention.earlierReads()
-    await enter(this.#store, add, plan.remove)
+    await enter(this.#store, add, worked.remove)
+    const { layers } = this.#store
     const inside = add.filter(({ id }) => rangeCovers(plan, id))
-    this.#settle(inside.map(layerKey))
+    layers.settle(inside.flatMap((entry) => layers.find(entry) ?? []))
     return true
   }
 
   async #runImages(
-    plan: ImagePlan<Layer>,
+    plan: ImagePlan<LayerShape>,
     runner: CompactionRunner,
     stop: AbortSignal | null,
   ): Promise<void> {
@@ -205,46 +206,43 @@ export class HistoryCompaction {
     if (this.#source.parent) return facts.startLsn + 1
     // What was taken over from an ancestor may be older than the timeline, and its images still tell
     // of it when it is gone.
-    return layers.newestFirst.reduce(
-      (lowest, { id }) => Math.min(lowest, id.floorLsn),
-      facts.startLsn,
-    )
+    return Math.min(layers.lowestFloorLsn ?? facts.startLsn, facts.startLsn)
   }
 
-  #planImages(): ImagePlan<Layer>[] {
+  #planImages(): ImagePlan<LayerShape>[] {
     const { layers, durableLsn } = this.#store
     const known = this.#imagePlans
-    if (known?.of === layers && known.durableLsn === durableLsn) return known.plans
-    const { newestFirst } = layers
-    const imageLsn = boundaryLsn(newestFirst, durableLsn)
-    const state = this.#imageState(newestFirst, imageLsn)
+    if (known?.of === layers.version && known.durableLsn === durableLsn) return known.plans
+    const { shapes } = layers
+    const imageLsn = boundaryLsn(shapes, durableLsn)
+    const state = this.#imageState(shapes, imageLsn)
     const plans = this.#depths.during(() => planImages(state, this.#context.limits))
-    this.#imagePlans = { of: layers, durableLsn, plans }
+    this.#imagePlans = { of: layers.version, durableLsn, plans }
     return plans
   }
 
-  #imageState(layers: readonly Layer[], imageLsn: Lsn): ImageState<Layer> {
-    const isSettled = (layer: Layer) => this.#settled.has(layer.key)
+  #imageState(layers: readonly LayerShape[], imageLsn: Lsn): ImageState<LayerShape> {
+    const isSettled = (layer: LayerShape) => layer.isSettled
     const depthBound = this.#depths.bound.bind(this.#depths)
     return { layers, imageLsn, oldestLsn: this.#oldestLsn, isSettled, depthBound, all: false }
   }
 
-  #planBottom(all = false): BottomPlan<Layer>[] {
+  #planBottom(all = false): BottomPlan<LayerShape>[] {
     const { layers, durableLsn, gcCutoffLsn } = this.#store
     if (gcCutoffLsn === null) return []
     const retainedPoints = this.#retention.retainedPoints()
     const points = `${all} ${durableLsn} ${gcCutoffLsn} ${retainedPoints.join()}`
     const known = this.#bottomPlans
-    if (known?.of === layers && known.points === points) return known.plans
-    const { newestFirst } = layers
-    const boundary = boundaryLsn(newestFirst, durableLsn)
-    const horizonLsn = horizonOf(newestFirst, gcCutoffLsn, boundary)
-    const isSettled = (layer: Layer) => this.#settled.has(layer.key)
+    if (known?.of === layers.version && known.points === points) return known.plans
+    const { shapes } = layers
+    const boundary = boundaryLsn(shapes, durableLsn)
+    const horizonLsn = horizonOf(shapes, gcCutoffLsn, boundary)
+    const isSettled = (layer: LayerShape) => layer.isSettled
     const oldestLsn = this.#oldestLsn
-    const state = { layers: newestFirst, horizonLsn: horizonLsn ?? 0, retainedPoints, oldestLsn }
+    const state = { layers: shapes, horizonLsn: horizonLsn ?? 0, retainedPoints, oldestLsn }
     const plans =
       horizonLsn === null ? [] : planBottom({ ...state, isSettled }, this.#context.limits, all)
-    this.#bottomPlans = { of: layers, points, plans }
+    this.#bottomPlans = { of: layers.version, points, plans }
     return plans
   }
 
@@ -252,7 +250,7 @@ export class HistoryCompaction {
    * True when what is rewritten weighs more than pages of all its keys would. Where no image tells
    * what a column weighs, many small changes to many pages are best left as they are.
    */
-  async #isWorth({ inputs, ...plan }: BottomPlan<Layer>): Promise<boolean> {
+  async #isWorth(plan: BottomPlan<LayerShape>, inputs: readonly Layer[]): Promise<boolean> {
     const oldestLsn = this.#oldestLsn
     if (inputs.some((layer) => standsForAll(layer, oldestLsn)) || plan.hasBase) return true
     const indexed: IndexedLayer[] = []
@@ -266,11 +264,9 @@ export class HistoryCompaction {
     return inputs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) >= imageBytes
   }
 
-  #settle(keys: readonly string[]): void {
-    const present = new Set(this.#store.layers.newestFirst.map((layer) => layer.key))
-    this.#settled = new Set([...this.#settled, ...keys].filter((key) => present.has(key)))
-    this.#bottomPlans = null
-    this.#imagePlans = null
+  /** Called in one step with the planning. */
+  #layersOf(shapes: readonly LayerShape[]): Layer[] {
+    return shapes.map((shape) => this.#store.layers.layerOf(shape))
   }
 
   async #jobBase(range: KeyRange, lsn: Lsn) {

@@ -80,10 +80,9 @@ export async function enter(
   try {
     await store.change({ add, remove })
   } catch (error) {
-    const held = new Set(store.layers.newestFirst.map((layer) => layer.key))
     for (const entry of add) {
-      const name = layerKey(entry)
-      if (!held.has(name)) await rm(join(store.folder, name), { force: true })
+      if (store.layers.has(entry)) continue
+      await rm(join(store.folder, layerKey(entry)), { force: true })
     }
     throw error
   }

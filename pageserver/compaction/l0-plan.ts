@@ -2,6 +2,7 @@
 import type { Lsn } from '#libs/lsn.ts'
 import type { Layer } from '../layers/layer.ts'
 import type { LayerMap } from '../layers/layer-map.ts'
+import type { LayerShape } from '../layers/layer-shape.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 
 /**
@@ -13,9 +14,7 @@ export function l0Runs(layers: LayerMap, durableEndLsn: Lsn): Layer[][] {
   const l0 = layers.l0.filter((layer) => layer.endLsn <= durableEndLsn).reverse()
   if (l0.length === 0) return []
   const oldestLsn = (l0[0] as Layer).id.startLsn
-  const others = layers.newestFirst
-    .filter((layer) => !layer.isL0 && layer.endLsn > oldestLsn)
-    .reverse()
+  const others = layers.cutAbove(oldestLsn).reverse()
   const runs: Layer[][] = []
   let run: Layer[] = []
   let other = 0
@@ -23,7 +22,7 @@ export function l0Runs(layers: LayerMap, durableEndLsn: Lsn): Layer[][] {
     const before = run[run.length - 1]
     let isApart = before !== undefined && before.endLsn > layer.id.startLsn
     for (; other < others.length; other++) {
-      const { endLsn, id } = others[other] as Layer
+      const { endLsn, id } = others[other] as LayerShape
       // An image at the last LSN of a layer lies above it.
       const isAbove = id.kind === LayerKind.Image ? endLsn >= layer.endLsn : endLsn > layer.endLsn
       if (isAbove) break

@@ -4,7 +4,7 @@ import { shardIdentity } from '#libs/sharding.ts'
 import { ShardFilter } from '../ingest/shard-filter.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { ChunkCache } from '../layers/chunk-cache.ts'
-import { Layer, type LayerEntry } from '../layers/layer.ts'
+import { Layer, type LayerContext, type LayerEntry } from '../layers/layer.ts'
 import { LayerMap } from '../layers/layer-map.ts'
 import type { ReadSource } from '../read/read-plan.ts'
 import type { Appliers } from '../read/reconstruct.ts'
@@ -36,23 +36,21 @@ export async function performJob(job: CompactionJob, place: JobPlace): Promise<L
   const identity = shardIdentity(job.tenantId, job.stripeBlocks)
   const shard = identity && new ShardFilter(identity, slots)
   const open = (timeline: JobTimeline): ReadSource => {
-    const layers = timeline.layers.map(
-      (entry) =>
-        new Layer(entry, {
-          folder: timeline.folder,
-          objectFolder: (place) => timeline.objectFolders[placeKey(place)] ?? '',
-          shard,
-          store: place.store,
-          slots,
-          cache,
-        }),
-    )
+    const context: LayerContext = {
+      folder: timeline.folder,
+      objectFolder: (place) => timeline.objectFolders[placeKey(place)] ?? '',
+      shard,
+      store: place.store,
+      slots,
+      cache,
+    }
+    const layers = timeline.layers.map((entry) => new Layer(entry, context))
     opened.push(...layers)
     const { parent } = timeline
     return {
       slots,
       memory: [],
-      layers: new LayerMap(layers),
+      layers: new LayerMap(context, layers),
       parent: parent && { source: open(parent.timeline), lsn: parent.lsn },
     }
   }

@@ -2,7 +2,6 @@
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { Lock } from '#libs/lock.ts'
 import type { Layer } from '../layers/layer.ts'
-import type { LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import type { Retention } from '../gc/retention.ts'
 import type { ReadSource } from '../read/read-plan.ts'
@@ -32,7 +31,7 @@ export class TimelineCompaction implements CompactionTarget {
   readonly #context: StorageContext
   readonly #history: HistoryCompaction
   readonly #closing = new AbortController()
-  #borrowedOf: { map: LayerMap; found: readonly Layer[] } | null = null
+  #borrowedOf: { version: number; found: readonly Layer[] } | null = null
 
   constructor(options: TimelineCompactionOptions) {
     this.tenantId = options.tenantId
@@ -123,10 +122,12 @@ export class TimelineCompaction implements CompactionTarget {
    */
   get #borrowed(): readonly Layer[] {
     const { layers } = this.#store
-    if (this.#borrowedOf?.map !== layers) {
-      const isBorrowed = ({ splitFrom, origin }: Layer) =>
-        splitFrom !== undefined && origin === null
-      this.#borrowedOf = { map: layers, found: layers.newestFirst.filter(isBorrowed) }
+    const { version } = layers
+    if (this.#borrowedOf?.version !== version) {
+      this.#borrowedOf = {
+        version,
+        found: layers.borrowed().filter(({ origin }) => origin === null),
+      }
     }
     return this.#borrowedOf.found
   }

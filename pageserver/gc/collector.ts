@@ -52,8 +52,10 @@ async function collect(
   await persistCutoff(timeline, store)
   await retention.earlierReads()
   const retainedPoints = retention.retainedPoints()
-  const remove =
-    retention.cutoffLsn === null ? [] : removableLayers(store.layers.newestFirst, retainedPoints)
+  const { layers } = store
+  const removable =
+    retention.cutoffLsn === null ? [] : removableLayers(layers.shapes, retainedPoints)
+  const remove = removable.map((shape) => layers.layerOf(shape))
   if (remove.length > 0) await store.change({ remove })
   return {
     cutoffLsn: retention.cutoffLsn,

@@ -70,8 +70,8 @@ async function describe(timeline: Timeline) {
     points: retention.retainedPoints().map(formatLsn),
     leasedLsns: leases.points.map(formatLsn),
     horizonLsn: textOrNull(leases.horizonLsn),
-    layers: layers.newestFirst.length,
-    layerBytes: layers.newestFirst.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    layers: layers.count,
+    layerBytes: layers.bytes.own + layers.bytes.adopted,
   }
 }
 

@@ -37,6 +37,10 @@ export interface BytesOwner {
   readonly sizeBytes: number
   /** CRC of the footer. */
   readonly crc: number
+  /** Whether a local file is there, as far as known; null = nothing is. It is checked before it is used. */
+  isLocal: boolean | null
+  /** True until the object exists: a bad file is then an error, since nothing can replace it. */
+  readonly isOnlyCopy: boolean
 }
 
 export interface BytesContext {
@@ -93,26 +97,12 @@ export class LayerBytes implements Evictable {
   readonly #context: BytesContext
   #file: OpenFile | null = null
   #opening: Promise<OpenFile | null> | null = null
-  /** What is known of the local file; null = nothing. */
-  #isLocal: boolean | null = null
   #fetching: Promise<void> | null = null
   #isGone = false
-  /** True until the object exists: a bad file is then an error, since nothing can replace it. */
-  isOnlyCopy = false
 
   constructor(owner: BytesOwner, context: BytesContext) {
     this.#owner = owner
     this.#context = context
-  }
-
-  /** True when a local file is there, as far as known. */
-  get isLocal(): boolean {
-    return this.#isLocal === true
-  }
-
-  /** Somebody has seen that the file is there, or not. It is checked before it is used. */
-  note(isLocal: boolean): void {
-    this.#isLocal = isLocal
   }
 
   /** Footer and index section, checked against the manifest. Throws `corrupt` or `unavailable`. */
@@ -127,7 +117,7 @@ export class LayerBytes implements Evictable {
         if (index) return { footer, index }
       }
     } catch (error) {
-      if (this.isOnlyCopy) throw error
+      if (this.#owner.isOnlyCopy) throw error
       await this.drop()
     }
     return this.#remoteIndex()
@@ -168,7 +158,7 @@ export class LayerBytes implements Evictable {
 
   /** The local file cannot be read: it goes, unless nothing can replace it. */
   async #giveUp(error: unknown): Promise<null> {
-    if (this.isOnlyCopy) throw this.#corrupt(errorMessage(error))
+    if (this.#owner.isOnlyCopy) throw this.#corrupt(errorMessage(error))
     await this.drop()
     return null
   }
@@ -194,7 +184,7 @@ export class LayerBytes implements Evictable {
   async drop(): Promise<void> {
     await this.#opening
     const file = this.#takeFile()
-    this.#isLocal = false
+    this.#owner.isLocal = false
     await rm(this.#owner.path, { force: true })
     await file?.close()
   }
@@ -224,7 +214,7 @@ export class LayerBytes implements Evictable {
 
   #localFile(): Promise<OpenFile | null> {
     if (this.#file) return Promise.resolve(this.#file)
-    if (this.#isLocal === false || this.#isGone) return Promise.resolve(null)
+    if (this.#owner.isLocal === false || this.#isGone) return Promise.resolve(null)
     this.#opening ??= this.#open().finally(() => {
       this.#opening = null
     })
@@ -242,11 +232,11 @@ export class LayerBytes implements Evictable {
       if (size !== sizeBytes) throw new ZenithError('corrupt', 'the file has another size')
     } catch (error) {
       // Too many open files, say: the object serves as long as it lasts.
-      if (isMissing(error) || error instanceof ZenithError) this.#isLocal = false
+      if (isMissing(error) || error instanceof ZenithError) this.#owner.isLocal = false
       if (error instanceof ZenithError) await rm(path, { force: true })
       return null
     }
-    this.#isLocal = true
+    this.#owner.isLocal = true
     this.#file = file
     this.#context.residency?.files.add(this, 1)
     return file
@@ -311,7 +301,7 @@ export class LayerBytes implements Evictable {
         await rm(temp, { force: true })
         throw this.#unreadable(this.#owner.name, error)
       }
-      this.#isLocal = true
+      this.#owner.isLocal = true
     })
   }
 

@@ -59,7 +59,10 @@ function openSource(entries: Awaited<ReturnType<typeof write>>[]): ReadSource {
   const slots = new SlotTable()
   slots.intern(9, 9, 9, 9, 9)
   const context = folder.context(slots, 200_000)
-  const layers = new LayerMap(entries.map((entry) => new Layer(entry, context)))
+  const layers = new LayerMap(
+    context,
+    entries.map((entry) => new Layer(entry, context)),
+  )
   return { slots, memory: [], layers, parent: null }
 }
 

@@ -62,7 +62,7 @@ test('finds for each key just the layers that cover it', { timeout: 60_000 }, ()
   const steps = fc.array(fc.array(one, { maxLength: 60 }), { minLength: 1, maxLength: 12 })
   fc.assert(
     fc.property(steps, fc.array(fc.nat(KEYS - 1), { minLength: 1, maxLength: 20 }), (all, keys) => {
-      let map = new LayerMap([])
+      const map = new LayerMap(context)
       let layers: Layer[] = []
       for (const step of all) {
         const added = step.map(({ first, width, lsn, isImage }) =>
@@ -74,14 +74,17 @@ test('finds for each key just the layers that cover it', { timeout: 60_000 }, ()
           ),
         )
         const gone = layers.filter((_, index) => step[index % 7]?.goes)
-        const before = map
-        const count = layers.length
-        map = map.with(added, gone)
-        // Layers of one name go together.
-        const goneKeys = new Set(gone.map(({ key }) => key))
-        layers = [...layers.filter(({ key }) => !goneKeys.has(key)), ...added]
-        expect(before.newestFirst.length).toBe(count)
+        const { version } = map
+        map.change(added, gone)
+        expect(map.version).not.toBe(version)
+        layers = [...layers.filter((layer) => !gone.includes(layer)), ...added]
+        expect(map.count).toBe(layers.length)
         expect(new Set(map.newestFirst)).toEqual(new Set(layers))
+        for (const layer of layers) expect(map.find(layer)?.key).toBe(layer.key)
+        const names = new Set(layers.map((layer) => layer.key))
+        for (const layer of gone) expect(map.has(layer)).toBe(names.has(layer.key))
+        expect(map.shapes.map((shape) => shape.key)).toEqual(map.newestFirst.map((one) => one.key))
+        expect(map.bytes).toEqual({ own: layers.length, adopted: 0 })
         let hint = 0
         for (const key of keys) {
           hint = (hint + key) % map.columnCount
@@ -114,7 +117,7 @@ test('a hundred thousand layers are cut into columns that stay small', () => {
       layers.push(layerOf(part * 1000 + (set % 7), part * 1000 + 990, set * 10, LayerKind.Delta))
     }
   }
-  const map = new LayerMap(layers)
+  const map = new LayerMap(context, layers)
   let listings = 0
   let most = 0
   for (let column = 0; column < map.columnCount; column++) {
@@ -125,11 +128,9 @@ test('a hundred thousand layers are cut into columns that stay small', () => {
   expect(map.columnCount).toBeGreaterThan(500)
   expect(most).toBeLessThanOrEqual(300)
   expect(listings).toBeLessThan(16 * layers.length)
-  const more = map.with([layerOf(5000, 5100, 2000, LayerKind.Delta)])
-  expect(more.newestFirst.length).toBe(layers.length + 1)
-  let shared = 0
-  for (let column = 0; column < map.columnCount; column++) {
-    if (more.column(column) === map.column(column)) shared++
-  }
+  const before = Array.from({ length: map.columnCount }, (_, column) => map.column(column))
+  map.change([layerOf(5000, 5100, 2000, LayerKind.Delta)], [layers[0] as Layer])
+  expect(map.count).toBe(layers.length)
+  const shared = before.filter((column, number) => map.column(number) === column).length
   expect(shared).toBeGreaterThanOrEqual(map.columnCount - 20)
 })

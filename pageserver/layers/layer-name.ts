@@ -45,6 +45,7 @@ export function isL0({ kind, firstKey, lastKey }: LayerId): boolean {
 
 const NAME =
   /^(delta|image)_([0-9a-f]{36})-([0-9a-f]{36})__([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{8})(?:-([0-9a-f]{8}))?$/
+const BYTES = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
 const SERIALS = 2 ** 32
 
 /** A serial for a layer that compaction makes. */
@@ -52,26 +53,23 @@ export function newSerial(): number {
   return randomInt(SERIALS)
 }
 
-/** Each manifest asks for the names of all layers; an identity never changes. */
-const names = new WeakMap<LayerId, string>()
-
 export function layerName(id: LayerId): string {
-  const known = names.get(id)
-  if (known !== undefined) return known
   const kind = id.kind === LayerKind.Delta ? 'delta' : 'image'
   const second = id.kind === LayerKind.Delta ? id.endLsn : id.floorLsn
   const keys = `${keyHex(id.firstKey)}-${keyHex(id.lastKey)}`
   const serial = id.serial === undefined ? '' : `-${hex8(id.serial)}`
   const lsns = `${lsnHex(id.startLsn)}-${lsnHex(second)}`
-  const name = `${kind}_${keys}__${lsns}-${hex8(id.generation)}${serial}`
-  names.set(id, name)
-  return name
+  return `${kind}_${keys}__${lsns}-${hex8(id.generation)}${serial}`
 }
 
 /** Throws `corrupt` when the text is not a layer's name. */
 export function parseLayerName(name: string): LayerId {
   const match = NAME.exec(name)
   if (!match) throw new ZenithError('corrupt', `"${name}" is not a layer name`)
+  return idOf(match)
+}
+
+function idOf(match: RegExpExecArray): LayerId {
   const [, kindText, first, last, startText, secondText, generation, serial] = match
   const startLsn = Number.parseInt(startText as string, 16)
   const second = Number.parseInt(secondText as string, 16)
@@ -88,29 +86,47 @@ export function parseLayerName(name: string): LayerId {
   }
 }
 
+/**
+ * The parts of a local file's name, `[<shard>.][<timeline>.]<name>`; null when it is not the name of a
+ * layer's file.
+ */
+export function parseFileName(fileName: string): { id: LayerId; places: string[] } | null {
+  const places = fileName.split('.')
+  const match = NAME.exec(places.pop() as string)
+  return match && { id: idOf(match), places }
+}
+
 /** As `encodeKey` and hex digits would give, at a fraction of the time. */
 function keyHex({ cls, spc, db, rel, fork, blk }: Key): string {
   return `${hex2(cls)}${hex8(spc)}${hex8(db)}${hex8(rel)}${hex2(fork)}${hex8(blk)}`
 }
 
+/** Mostly, the names that come one after the other are of one relation. */
+let lastPrefix = { text: '', key: MIN_KEY }
+
 function parseKeyHex(text: string): Key {
   const part = (from: number, to: number) => Number.parseInt(text.slice(from, to), 16)
-  return {
-    cls: part(0, 2),
-    spc: part(2, 10),
-    db: part(10, 18),
-    rel: part(18, 26),
-    fork: part(26, 28),
-    blk: part(28, 36),
+  if (lastPrefix.text === '' || !text.startsWith(lastPrefix.text)) {
+    const [cls, spc, db, rel, fork] = [
+      part(0, 2),
+      part(2, 10),
+      part(10, 18),
+      part(18, 26),
+      part(26, 28),
+    ]
+    lastPrefix = { text: text.slice(0, 28), key: { cls, spc, db, rel, fork, blk: 0 } as Key }
   }
+  return { ...lastPrefix.key, blk: part(28, 36) }
 }
 
 function hex2(value: number): string {
-  return value.toString(16).padStart(2, '0')
+  return BYTES[value] as string
 }
 
 function hex8(value: number): string {
-  return value.toString(16).padStart(8, '0')
+  const low = value & 0xffff
+  const high = value >>> 16
+  return `${hex2(high >>> 8)}${hex2(high & 0xff)}${hex2(low >>> 8)}${hex2(low & 0xff)}`
 }
 
 function lsnHex(lsn: Lsn): string {

@@ -20,6 +20,7 @@ import { type Codec, unpack } from './layer-format.ts'
 import { type IndexColumns, LayerIndex } from './layer-index.ts'
 import type { Evictable } from './second-chance.ts'
 import { isL0, type LayerId, layerName } from './layer-name.ts'
+import { LayerFlag, type LayerTable } from './layer-table.ts'
 
 /** What the manifest says of a layer. */
 export interface LayerEntry {
@@ -41,6 +42,9 @@ export interface LayerEntry {
   splitFrom?: TenantId | undefined
 }
 
+/** What tells layers of one timeline apart. */
+export type LayerIdentity = Pick<LayerEntry, 'id' | 'origin' | 'splitFrom'>
+
 /** Where the object of a layer is. */
 export type LayerPlace = Pick<LayerEntry, 'origin' | 'splitFrom'>
 
@@ -60,6 +64,8 @@ const MERGED_READ_BYTES = 512 * 1024
 const MERGED_OBJECT_BYTES = 1024 * 1024
 const OBJECT_GAP_BYTES = 128 * 1024
 
+const SECOND_MS = 1000
+
 let lastLayerNumber = 0
 
 export class Layer implements Evictable {
@@ -77,8 +83,12 @@ export class Layer implements Evictable {
   readonly number: number
   /** The index was used since somebody looked. */
   wasUsed = false
-  /** When its data was read last, as `Date.now()`; 0 = not known. */
-  lastAccessMs = 0
+  /** Where it is described while it is in a map; what is known of it besides lies there, too. */
+  #place: { table: LayerTable; row: number } | null = null
+  /** What is known of it while it is in no map. */
+  #flags = 0
+  #accessSeconds = 0
+  #name: string | null = null
   readonly #context: LayerContext
   readonly #bytes: LayerBytes
   #index: LayerIndex | null = null
@@ -102,7 +112,8 @@ export class Layer implements Evictable {
   }
 
   get name(): string {
-    return layerName(this.id)
+    this.#name ??= layerName(this.id)
+    return this.#name
   }
 
   /** Tells layers of one timeline apart, whoever made them. */
@@ -143,9 +154,62 @@ export class Layer implements Evictable {
     return this.splitFrom === undefined || !shard || shard.keeps(slot, blk)
   }
 
+  /** Its row in the table; -1 while it is in no map. */
+  get row(): number {
+    return this.#place?.row ?? -1
+  }
+
+  /** It has come into a map: what is known of it moves to the table. */
+  enter(table: LayerTable, row: number): void {
+    assert(this.#place === null, 'a layer is in one map')
+    this.#place = { table, row }
+    for (const flag of Object.values(LayerFlag)) {
+      if ((this.#flags & flag) !== 0) table.set(row, flag, true)
+    }
+    if (this.#accessSeconds > 0) table.setAccessSeconds(row, this.#accessSeconds)
+  }
+
+  /** It has a row already, and is made anew for who needs it. */
+  describe(table: LayerTable, row: number): this {
+    this.#place = { table, row }
+    return this
+  }
+
+  /** It is about to leave the map: its row will stand for another one. */
+  leave(): void {
+    for (const flag of Object.values(LayerFlag)) {
+      this.#flags = this.#has(flag) ? this.#flags | flag : this.#flags & ~flag
+    }
+    this.#accessSeconds = this.lastAccessMs / SECOND_MS
+    this.#place = null
+  }
+
+  /** When its data was read last, as `Date.now()`, in whole seconds; 0 = not known. */
+  get lastAccessMs(): number {
+    const place = this.#place
+    return (place ? place.table.accessSeconds(place.row) : this.#accessSeconds) * SECOND_MS
+  }
+
+  set lastAccessMs(timeMs: number) {
+    const seconds = Math.floor(timeMs / SECOND_MS)
+    if (this.#place) this.#place.table.setAccessSeconds(this.#place.row, seconds)
+    else this.#accessSeconds = seconds
+  }
+
+  /** Whether its file is on local disk; null = nobody has looked. */
+  get isLocal(): boolean | null {
+    if (this.#has(LayerFlag.Local)) return true
+    return this.#has(LayerFlag.Absent) ? false : null
+  }
+
+  set isLocal(value: boolean | null) {
+    this.#set(LayerFlag.Local, value === true)
+    this.#set(LayerFlag.Absent, value === false)
+  }
+
   /** True when its file is on local disk, as far as known. */
   get isResident(): boolean {
-    return this.#bytes.isLocal
+    return this.#has(LayerFlag.Local)
   }
 
   get isLoaded(): boolean {
@@ -231,19 +295,17 @@ export class Layer implements Evictable {
     await this.#bytes.close({ remove: false })
   }
 
-  /** The folder was looked through: the file is there, or not. */
-  noteFile(isThere: boolean): void {
-    this.#bytes.note(isThere)
-  }
-
-  /** While this is set the object does not exist yet, and the file is not given up. */
+  /**
+   * While this is set the object does not exist yet, and the file is not given up: a bad one is an
+   * error, since nothing can replace it.
+   */
   set isOnlyCopy(value: boolean) {
-    this.#bytes.isOnlyCopy = value
-    if (value) this.#bytes.note(true)
+    this.#set(LayerFlag.OnlyCopy, value)
+    if (value) this.isLocal = true
   }
 
   get isOnlyCopy(): boolean {
-    return this.#bytes.isOnlyCopy
+    return this.#has(LayerFlag.OnlyCopy)
   }
 
   /** Brings the whole file to local disk, for somebody who is about to read all of it. */
@@ -255,6 +317,16 @@ export class Layer implements Evictable {
   async evict(): Promise<void> {
     assert(!this.isOnlyCopy, 'what is not in object storage stays on disk')
     await this.#bytes.drop()
+  }
+
+  #has(flag: LayerFlag): boolean {
+    const place = this.#place
+    return place ? place.table.has(place.row, flag) : (this.#flags & flag) !== 0
+  }
+
+  #set(flag: LayerFlag, isSet: boolean): void {
+    if (this.#place) this.#place.table.set(this.#place.row, flag, isSet)
+    else this.#flags = isSet ? this.#flags | flag : this.#flags & ~flag
   }
 
   #forgetIndex(): void {
@@ -362,7 +434,7 @@ export class Layer implements Evictable {
 }
 
 /** Name of a layer's local file in the folder of its timeline. */
-export function layerFileName(entry: Pick<LayerEntry, 'id' | 'origin' | 'splitFrom'>): string {
+export function layerFileName(entry: LayerIdentity): string {
   return layerKey(entry).replaceAll('/', '.')
 }
 
@@ -370,7 +442,7 @@ export function layerFileName(entry: Pick<LayerEntry, 'id' | 'origin' | 'splitFr
  * What tells layers of one timeline apart: the name, behind the ids of the shard and of the timeline
  * that it was taken over from when it has them.
  */
-export function layerKey(entry: Pick<LayerEntry, 'id' | 'origin' | 'splitFrom'>): string {
+export function layerKey(entry: LayerIdentity): string {
   const name = layerName(entry.id)
   const key = entry.origin === null ? name : `${entry.origin}/${name}`
   return entry.splitFrom === undefined ? key : `${entry.splitFrom}/${key}`

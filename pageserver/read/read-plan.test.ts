@@ -144,7 +144,7 @@ test('every arrangement of layers gives the history', { timeout: 120_000 }, asyn
         const lsns: [number, number] = [bounds[span] as number, bounds[span + 1] as number]
         await writeSpan(shelf, kept, lsns, keyCuts[span] ?? [], splitKey)
       }
-      await check(shelf, history, layMap(shelf.layers, one.order), cutoff ?? START - 1)
+      await check(shelf, history, layMap(shelf, one.order), cutoff ?? START - 1)
     }),
     { numRuns: Number(process.env['READ_PLAN_RUNS'] ?? 60) },
   )
@@ -207,20 +207,22 @@ async function writeSpan(
 }
 
 /** A map that got its layers a few at a time, in any order, and lost some that it never needed. */
-function layMap(layers: readonly Layer[], order: Iterable<number>): LayerMap {
+function layMap({ layers, context }: Shelf, order: Iterable<number>): LayerMap {
   const numbers = order[Symbol.iterator]()
   const next = () => numbers.next().value as number
   const shuffled = layers
     .map((layer) => ({ layer, place: next() }))
     .sort((a, b) => a.place - b.place)
     .map(({ layer }) => layer)
-  let map = new LayerMap(shuffled.slice(0, 3))
+  const map = new LayerMap(context, shuffled.slice(0, 3))
   for (let at = 3; at < shuffled.length; ) {
     const count = 1 + (next() % 3)
-    map = map.with(shuffled.slice(at, at + count))
+    map.change(shuffled.slice(at, at + count), [])
     at += count
     const again = shuffled[next() % at] as Layer
-    if (map.newestFirst.includes(again)) map = map.with([], [again]).with([again])
+    if (!map.newestFirst.includes(again)) continue
+    map.change([], [again])
+    map.change([again], [])
   }
   expect(map.newestFirst.length).toBe(layers.length)
   return map

@@ -12,7 +12,12 @@ const AFTER = '~'
 
 export interface AccessedLayer {
   readonly fileName: string
-  lastAccessMs: number
+  readonly lastAccessMs: number
+}
+
+export interface AccessedFiles {
+  /** False when there is no such file. */
+  noteAccess(fileName: string, timeMs: number): boolean
 }
 
 export class AccessTimes {
@@ -26,17 +31,11 @@ export class AccessTimes {
   }
 
   /** Gives the layers of a folder their times; those of files that are not there are forgotten. */
-  load(folder: string, layers: readonly AccessedLayer[]): void {
-    const byName = new Map(layers.map((layer) => [layer.fileName, layer]))
+  load(folder: string, layers: AccessedFiles): void {
     const start = `${folder}/`
     for (const { key, value } of this.#table.getRange({ start, end: start + AFTER })) {
-      const layer = byName.get(key.slice(start.length))
-      if (!layer) {
-        this.#ignoring(this.#table.remove(key))
-        continue
-      }
-      layer.lastAccessMs = Math.max(layer.lastAccessMs, value * MINUTE_MS)
-      this.#stored.set(layer, value)
+      const isThere = layers.noteAccess(key.slice(start.length), value * MINUTE_MS)
+      if (!isThere) this.#ignoring(this.#table.remove(key))
     }
   }
 

@@ -32,7 +32,8 @@ const resident = (server: RemoteServer) => oldestFirst(server).map((layer) => la
 test('what was used least goes until the bound holds, and comes back when it is read', async () => {
   await using world = await RemoteWorld.create()
   const server = await serverWithLayers(world, { maxBytes: 3.5 * LAYER_BYTES })
-  for (const [index, layer] of oldestFirst(server).entries()) layer.lastAccessMs = 1000 + index
+  for (const [index, layer] of oldestFirst(server).entries())
+    layer.lastAccessMs = 1000 * (1 + index)
   await checkRound(server.timeline, 1)
   await server.manager.keepDisk()
   expect(resident(server)).toEqual([false, true, false, false, true, true])
@@ -53,7 +54,8 @@ test('what was used least goes until the bound holds, and comes back when it is 
 test('room is made for what is wanted', async () => {
   await using world = await RemoteWorld.create()
   const server = await serverWithLayers(world, { maxBytes: 4.1 * LAYER_BYTES, headroom: 0.25 })
-  for (const [index, layer] of oldestFirst(server).entries()) layer.lastAccessMs = 1000 + index
+  for (const [index, layer] of oldestFirst(server).entries())
+    layer.lastAccessMs = 1000 * (1 + index)
   await server.manager.keepDisk()
   expect(resident(server)).toEqual([false, false, false, true, true, true])
   await checkRound(server.timeline, 1)

@@ -10,6 +10,7 @@ import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import type { Layer } from '../layers/layer.ts'
+import type { LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import type { AccessTimes } from './access-times.ts'
 import { coveredLayers, type EvictionCandidate, planEviction } from './eviction-plan.ts'
@@ -33,7 +34,7 @@ export type DiskSettings = typeof DEFAULT_DISK
 export interface KeptTimeline {
   tenantId: string
   timelineId: string
-  layers: readonly Layer[]
+  layers: LayerMap
   retainedPoints: readonly Lsn[]
 }
 
@@ -141,7 +142,7 @@ export class DiskKeeper {
   #sumResident(): number {
     let sum = 0
     for (const { layers } of this.#options.timelines()) {
-      for (const layer of layers) if (layer.isResident) sum += layer.sizeBytes
+      sum += layers.residentBytes
     }
     return sum
   }
@@ -172,15 +173,18 @@ export class DiskKeeper {
   #candidates(): Candidate[] {
     const candidates: Candidate[] = []
     for (const { tenantId, timelineId, layers, retainedPoints } of this.#options.timelines()) {
+      const { shapes } = layers
       const covered = coveredLayers(
-        layers.map(({ id }) => ({ ...id, isImage: id.kind === LayerKind.Image })),
+        shapes.map(({ id }) => ({ ...id, isImage: id.kind === LayerKind.Image })),
         retainedPoints,
       )
-      for (const [index, layer] of layers.entries()) {
-        if (!layer.isResident || layer.isOnlyCopy) continue
-        const { sizeBytes, lastAccessMs } = layer
-        const isCovered = covered[index] === true
-        candidates.push({ tenantId, timelineId, layer, sizeBytes, lastAccessMs, isCovered })
+      const isCoveredRow = new Set<number>()
+      for (const [index, { row }] of shapes.entries()) if (covered[index]) isCoveredRow.add(row)
+      for (const layer of layers.resident()) {
+        if (layer.isOnlyCopy) continue
+        const { sizeBytes, lastAccessMs, endLsn } = layer
+        const isCovered = isCoveredRow.has(layer.row)
+        candidates.push({ tenantId, timelineId, layer, sizeBytes, lastAccessMs, endLsn, isCovered })
       }
     }
     return candidates
@@ -205,8 +209,8 @@ export class DiskKeeper {
     const { accesses, timelines } = this.#options
     if (!accesses) return
     for (const { tenantId, timelineId, layers } of timelines()) {
-      const resident = layers.filter((layer) => layer.isResident)
-      accesses.save(`${tenantId}/${timelineId}`, resident)
+      const used = layers.takeAccessed().filter((layer) => layer.isResident)
+      accesses.save(`${tenantId}/${timelineId}`, used)
     }
   }
 }

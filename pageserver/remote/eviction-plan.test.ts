@@ -8,6 +8,7 @@ const candidate = fc.record({
   tenantId: fc.constantFrom('a', 'b', 'c'),
   sizeBytes: fc.integer({ min: 1, max: 100 }),
   lastAccessMs: fc.integer({ min: 0, max: 50 }),
+  endLsn: fc.nat(100),
   isCovered: fc.boolean(),
 })
 const need = fc.record({
@@ -44,8 +45,9 @@ test('frees what is needed and no file more, or all but the floors', () => {
   )
 })
 
-test('covered files go first, then the least recently used', () => {
-  const file = (lastAccessMs: number, isCovered: boolean) => ({
+test('covered files go first, then the least recently used, then the oldest history', () => {
+  const file = (lastAccessMs: number, isCovered: boolean, endLsn = 10) => ({
+    endLsn,
     tenantId: 'a',
     sizeBytes: 10,
     lastAccessMs,
@@ -56,6 +58,9 @@ test('covered files go first, then the least recently used', () => {
   expect(chosen.map(({ lastAccessMs }) => lastAccessMs)).toEqual([2, 9, 1, 3])
   const kept = planEviction(files, { bytesToFree: 100, floorBytes: 20 })
   expect(kept.map(({ lastAccessMs }) => lastAccessMs)).toEqual([2, 9, 1])
+  const same = [file(1, false, 30), file(1, false, 20), file(1, false, 40)]
+  const oldest = planEviction(same, { bytesToFree: 15, floorBytes: 0 })
+  expect(oldest.map(({ endLsn }) => endLsn)).toEqual([20, 30])
 })
 
 const key = (blk: number): Key => ({ cls: KeyClass.RelBlock, spc: 1, db: 2, rel: 3, fork: 0, blk })

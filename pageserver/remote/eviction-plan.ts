@@ -6,6 +6,8 @@ export interface EvictionCandidate {
   tenantId: string
   sizeBytes: number
   lastAccessMs: number
+  /** End of its history: of files that were used at one time the older go first. */
+  endLsn: Lsn
   /** Newer images stand for it, so that only reads of the past come to it. */
   isCovered: boolean
 }
@@ -29,6 +31,7 @@ export function planEviction<T extends EvictionCandidate>(
     (a, b) =>
       Number(b.isCovered) - Number(a.isCovered) ||
       a.lastAccessMs - b.lastAccessMs ||
+      a.endLsn - b.endLsn ||
       b.sizeBytes - a.sizeBytes,
   )
   const kept = floorOf(leastUseful, floorBytes)

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { parseTimelineId } from '#libs/ids.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
-import type { LayerEntry } from '../layers/layer.ts'
+import { type LayerEntry, layerKey } from '../layers/layer.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import { decodeManifest, encodeManifest, type Manifest, snapshotBody } from './manifest.ts'
 import { ManifestStore } from './manifest-store.ts'
@@ -65,11 +65,26 @@ test('what was written last is loaded, through snapshots and edits', async () =>
   expect(await writer.load()).toBeNull()
   let layers: LayerEntry[] = []
   for (let round = 0; round < 300; round++) {
-    layers = [...layers, layer(round)]
+    const before = layers
+    const added = [layer(round)]
+    layers = [...layers, ...added]
     if (round % 10 === 9) layers = layers.filter((_, index) => index % 5 !== 3)
+    // What left comes back now and then, under the same name.
+    if (round % 100 === 50) {
+      added.push(layer(3))
+      layers = [...layers.filter(({ id }) => id.startLsn !== 1003), layer(3)]
+    }
+    const kept = new Set(layers)
+    const removed = before.filter((one) => !kept.has(one)).map(layerKey)
     const wanted = manifest(layers, 4096 + 8 * round)
-    await writer.write(wanted)
-    if (round % 37 === 0 || round === 299) expect(await open(3).load()).toEqual(wanted)
+    const edit = {
+      added: added.filter((one) => kept.has(one) || one.id.startLsn === 1003),
+      removed,
+    }
+    await writer.change(wanted, edit, () => layers)
+    if (round % 37 === 0 || round % 100 === 50 || round === 299) {
+      expect(await open(3).load()).toEqual(wanted)
+    }
   }
   const { objects } = await store.list('tl/manifests')
   const kinds = await Promise.all(
@@ -104,7 +119,7 @@ test('a taken name fences; our own retry does not', async () => {
 })
 
 test('damage is named', async () => {
-  const bytes = encodeManifest(snapshotBody(manifest([layer(1)])))
+  const bytes = encodeManifest(snapshotBody(manifest([]), [layer(1)]))
   expect(() => decodeManifest(bytes.subarray(0, 40), 'm-1')).toThrow(/manifest m-1 is damaged/)
   expect(() => decodeManifest(Buffer.alloc(0), 'm-1')).toThrow(/first line/)
   for (let at = 0; at < bytes.length; at += 13) {

@@ -4,16 +4,19 @@
  * generation: we are fenced and must stop writing.
  *
  * A write that failed may have gone through all the same, so its bytes are written again before
- * anything else gets the next name. What lies before the last two snapshots is handed out to be
+ * anything else gets the next name. A change costs what has changed since the last snapshot, not the
+ * number of layers; only a snapshot names them all. What lies before the last two snapshots is handed out to be
  * deleted: nobody who may still write starts from there.
  */
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import { type LayerEntry, layerKey } from '../layers/layer.ts'
 import {
   decodeManifest,
   editBody,
   encodeManifest,
   type Manifest,
+  type ManifestHead,
   manifestOf,
   snapshotBody,
 } from './manifest.ts'
@@ -33,6 +36,22 @@ interface Place {
   sequence: number
 }
 
+/** What has become of the layers since some manifest. */
+export interface LayerEdit {
+  added: readonly LayerEntry[]
+  /** Keys (`layerKey`) of layers that were there. */
+  removed: readonly string[]
+}
+
+/** The newest snapshot of our own, and the sum of all edits since. */
+interface Base {
+  name: string
+  bytes: number
+  edits: number
+  added: Map<string, LayerEntry>
+  removed: Set<string>
+}
+
 const NEVER = new AbortController().signal
 
 export class ManifestStore {
@@ -49,8 +68,7 @@ export class ManifestStore {
   #obsolete: string[] = []
   /** A write of unknown outcome. */
   #unsure: { name: string; bytes: Buffer } | null = null
-  #snapshot: { name: string; manifest: Manifest; bytes: number } | null = null
-  #edits = 0
+  #base: Base | null = null
   #writing = false
 
   /** `folder` is the timeline's folder of manifests in object storage. */
@@ -96,35 +114,58 @@ export class ManifestStore {
     return names
   }
 
-  /** Durable when it resolves. Throws `fenced` when the name is taken. */
-  async write(manifest: Manifest, signal: AbortSignal = NEVER): Promise<void> {
+  /** Writes a snapshot. Durable when it resolves. Throws `fenced` when the name is taken. */
+  async write({ layers, ...head }: Manifest, signal: AbortSignal = NEVER): Promise<void> {
+    await this.#alone(() => this.#putSnapshot(snapshotOf(head, layers), signal))
+  }
+
+  /**
+   * As `write`, of what has become of the manifest written last: an edit, or a snapshot when one is
+   * due, for which `layers` gives all layers as they are with the edit. What is written is made
+   * before the first await.
+   */
+  async change(
+    head: ManifestHead,
+    edit: LayerEdit,
+    layers: () => Iterable<LayerEntry>,
+    signal: AbortSignal = NEVER,
+  ): Promise<void> {
+    await this.#alone(async () => {
+      const base = this.#base && editedBase(this.#base, edit)
+      if (base) {
+        const { name, added, removed } = base
+        const bytes = encodeManifest(editBody(head, name, added.values(), removed))
+        if (bytes.length <= Math.max(SMALL_EDIT_BYTES, base.bytes / 4)) {
+          await this.#putNext(bytes, signal)
+          this.#base = base
+          return
+        }
+      }
+      await this.#putSnapshot(snapshotOf(head, layers()), signal)
+    })
+  }
+
+  async #alone(write: () => Promise<void>): Promise<void> {
     assert(!this.#writing, 'one manifest is written at a time')
     this.#writing = true
     try {
-      await this.#write(manifest, signal)
+      await write()
     } finally {
       this.#writing = false
     }
   }
 
-  async #write(manifest: Manifest, signal: AbortSignal): Promise<void> {
-    if (this.#unsure) await this.#put(this.#unsure.name, this.#unsure.bytes, signal)
-    const name = manifestName(this.#generation, this.#sequence + 1)
-    const snapshot = this.#snapshot
-    if (snapshot && this.#edits < MAX_EDITS) {
-      const edit = encodeManifest(editBody(snapshot.manifest, snapshot.name, manifest))
-      if (edit.length <= Math.max(SMALL_EDIT_BYTES, snapshot.bytes / 4)) {
-        await this.#put(name, edit, signal)
-        this.#edits++
-        return
-      }
-    }
-    const bytes = encodeManifest(snapshotBody(manifest))
-    const place = await this.#put(name, bytes, signal)
-    this.#snapshot = { name, manifest, bytes: bytes.length }
-    this.#edits = 0
+  async #putSnapshot(bytes: Buffer, signal: AbortSignal): Promise<void> {
+    const place = await this.#putNext(bytes, signal)
+    const { name } = place
+    this.#base = { name, bytes: bytes.length, edits: 0, added: new Map(), removed: new Set() }
     this.#dropBefore(this.#lastSnapshot)
     this.#lastSnapshot = place
+  }
+
+  async #putNext(bytes: Buffer, signal: AbortSignal): Promise<Place> {
+    if (this.#unsure) await this.#put(this.#unsure.name, this.#unsure.bytes, signal)
+    return await this.#put(manifestName(this.#generation, this.#sequence + 1), bytes, signal)
   }
 
   #dropBefore(last: Place | null): void {
@@ -163,6 +204,25 @@ export class ManifestStore {
     const path = `${this.#folder}/${name}`
     return decodeManifest(await this.#store.get(path), path)
   }
+}
+
+function snapshotOf(head: ManifestHead, layers: Iterable<LayerEntry>): Buffer {
+  return encodeManifest(snapshotBody(head, layers))
+}
+
+/** With one edit more; null when a snapshot is due. */
+function editedBase(base: Base, edit: LayerEdit): Base | null {
+  if (base.edits >= MAX_EDITS) return null
+  const added = new Map(base.added)
+  const removed = new Set(base.removed)
+  for (const key of edit.removed) if (!added.delete(key)) removed.add(key)
+  for (const layer of edit.added) {
+    const key = layerKey(layer)
+    // The snapshot names it, and an edit cannot say that it left and came back.
+    if (removed.has(key)) return null
+    added.set(key, layer)
+  }
+  return { ...base, edits: base.edits + 1, added, removed }
 }
 
 function manifestName(generation: number, sequence: number): string {

@@ -51,7 +51,8 @@ export function walStartOf({ walStartLsn, startLsn }: TimelineFacts): Lsn {
  */
 export type TimelineState = 'active' | 'archived' | 'deleted'
 
-export interface Manifest {
+/** All of a manifest but the layers. */
+export interface ManifestHead {
   facts: TimelineFacts
   state: TimelineState
   /** History below may be gone: reads there are refused. It only goes up; null = all is there. */
@@ -62,6 +63,9 @@ export interface Manifest {
   diskConsistentLsn: Lsn
   /** Start of the record that ends at diskConsistentLsn, when known. */
   prevRecordLsn: Lsn | null
+}
+
+export interface Manifest extends ManifestHead {
   layers: LayerEntry[]
 }
 
@@ -141,27 +145,30 @@ export function decodeManifest(bytes: Buffer, name: string): ManifestBody {
 }
 
 /** Everything that the manifest says, needing no other. */
-export function snapshotBody(manifest: Manifest): ManifestBody {
-  const { facts } = manifest
+export function snapshotBody(head: ManifestHead, layers: Iterable<LayerEntry>): ManifestBody {
+  const { facts } = head
   return {
     kind: 'snapshot',
     systemId: facts.systemId,
     pgVersion: facts.pgVersion,
-    ...currentFields(manifest),
-    layers: manifest.layers.map(layerJson),
+    ...currentFields(head),
+    layers: Array.from(layers, layerJson),
   }
 }
 
-/** The change from `base` (the content of snapshot object `snapshot`) to `now`. */
-export function editBody(base: Manifest, snapshot: string, now: Manifest): ManifestBody {
-  const before = new Set(base.layers.map(layerKey))
-  const after = new Set(now.layers.map(layerKey))
+/** What is new since the snapshot object `snapshot`; `removed` are keys of layers that it names. */
+export function editBody(
+  head: ManifestHead,
+  snapshot: string,
+  added: Iterable<LayerEntry>,
+  removed: Iterable<string>,
+): ManifestBody {
   return {
     kind: 'edit',
     snapshot,
-    ...currentFields(now),
-    added: now.layers.filter((layer) => !before.has(layerKey(layer))).map(layerJson),
-    removed: [...before].filter((key) => !after.has(key)),
+    ...currentFields(head),
+    added: Array.from(added, layerJson),
+    removed: [...removed],
   }
 }
 
@@ -194,7 +201,7 @@ export function manifestOf(snapshot: ManifestBody, edit: ManifestBody | null): M
   }
 }
 
-function currentFields(manifest: Manifest) {
+function currentFields(manifest: ManifestHead) {
   const { facts } = manifest
   return {
     ancestorTimelineId: facts.ancestorTimelineId,

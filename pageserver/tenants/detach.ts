@@ -74,7 +74,7 @@ async function adoptHistory(timeline: Timeline, parts: DetachParts): Promise<voi
   const chain: Ancestry[] = []
   for (let at = timeline.ancestor; at !== null; at = at.timeline.ancestor) {
     const { timelineId, startLsn, gcCutoffLsn, layers } = at.timeline
-    const entries = layers.newestFirst.map((layer) => layer.entry)
+    const entries = [...layers.entries()]
     chain.push({ timelineId, branchLsn: at.lsn, startLsn, gcCutoffLsn, layers: entries })
   }
   const { adopt, startLsn, gcCutoffLsn } = planDetach(timeline.gcCutoffLsn, chain)

@@ -274,7 +274,7 @@ export class TenantManager {
         yield {
           tenantId: tenant.tenantId,
           timelineId: timeline.timelineId,
-          layers: timeline.layers.newestFirst,
+          layers: timeline.layers,
           retainedPoints: timeline.retainedPoints(),
         }
       }

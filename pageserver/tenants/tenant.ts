@@ -452,6 +452,8 @@ export class Tenant {
     manifest: Manifest | null
     facts: TimelineFacts
   }): Timeline {
+    // What the timeline keeps must not hold on to the manifest, which names all layers.
+    const { timelineId } = parts
     return new Timeline({
       ...parts,
       tenantId: this.tenantId,
@@ -461,7 +463,7 @@ export class Tenant {
       context: this.#context,
       attachment: this.attachment,
       releaseObjects: (names) => this.#release(names),
-      branchPoints: () => this.lives.branchPointsOf(parts.timelineId),
+      branchPoints: () => this.lives.branchPointsOf(timelineId),
       timelineOf: (timelineId) => this.timeline(timelineId),
     })
   }

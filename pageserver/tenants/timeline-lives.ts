@@ -18,7 +18,7 @@ import type { Timeline } from '../timeline/timeline.ts'
 import type { Attachment } from './attachment.ts'
 import { DeletedTimelines } from './deleted-timelines.ts'
 import { type BranchPlace, detachHistory } from './detach.ts'
-import { type FoundTimeline, layerObjects } from './found-timeline.ts'
+import { type FoundTimeline, layerObjects, parseLayerObject } from './found-timeline.ts'
 
 export interface TimelineLivesOptions {
   tenantId: TenantId
@@ -116,7 +116,7 @@ export class TimelineLives {
     }
     const names = new Set(this.#adopting)
     for (const timeline of [...timelines.values(), ...this.#leaving.values()]) {
-      for (const layer of [...timeline.layers.newestFirst, ...timeline.retiring]) {
+      for (const layer of [...timeline.layers.borrowed(), ...timeline.retiring]) {
         if (layer.splitFrom !== undefined) names.add(layer.objectName)
       }
     }
@@ -136,12 +136,16 @@ export class TimelineLives {
     const names = all.filter((name) => name.startsWith(`${timelinesFolder(tenantId)}/`))
     // What a timeline refers to that cannot be opened is not known.
     if (names.length === 0 || broken.size > 0) return []
-    const asked = new Set(names.map((name) => name.slice(name.lastIndexOf('/') + 1)))
     const used = new Set(this.#adopting)
-    for (const timeline of [...timelines.values(), ...this.#leaving.values()]) {
-      for (const layer of timeline.layers.newestFirst) {
-        if (asked.has(layer.name)) used.add(layer.objectName)
-      }
+    const open = [...timelines.values(), ...this.#leaving.values()]
+    for (const name of names) {
+      const object = parseLayerObject(name)
+      if (object === null) continue
+      const { id, timelineId: owner } = object
+      const isHeld = open.some(({ timelineId, layers }) =>
+        layers.has({ id, origin: timelineId === owner ? null : owner }),
+      )
+      if (isHeld) used.add(name)
     }
     for (const found of this.#archived.values()) {
       for (const name of layerObjects(tenantId, found)) used.add(name)

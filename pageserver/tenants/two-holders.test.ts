@@ -138,7 +138,7 @@ test('the new holder finds a warm copy, and the stale one reads on while nothing
     tenantId,
     folder: next.folder,
     store: store(),
-    heatmap: () => heatmapOf([timeline]),
+    heatmap: async () => heatmapOf([timeline]),
     log: QUIET,
     pauseMs: 10,
   })

@@ -27,13 +27,13 @@ import { LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
 import type { OpenLayer } from '../layers/open-layer.ts'
 import { Confirmation } from '../remote/confirmation.ts'
-import { LayerUpload } from '../remote/layer-upload.ts'
 import type { Manifest, TimelineFacts, TimelineState } from '../remote/manifest.ts'
 import { ManifestStore } from '../remote/manifest-store.ts'
 import { manifestFolder, layerFolder, localFolder } from '../remote/paths.ts'
 import type { Attachment } from '../tenants/attachment.ts'
 import { writeDelta } from './delta-writer.ts'
 import { FlushWaiters } from './flush-waiters.ts'
+import { LayerPublisher, type TimelineHead } from './layer-publisher.ts'
 import { type FrozenLayer, MemoryLayers } from './memory-layers.ts'
 import type { StorageContext } from './storage-context.ts'
 
@@ -88,24 +88,16 @@ export class LayerStore {
   readonly #context: StorageContext
   readonly #attachment: Attachment
   readonly #releaseObjects: (names: readonly string[]) => void
-  #facts: TimelineFacts
-  #state: TimelineState
-  #gcCutoffLsn: Lsn | null
-  #leasedLsns: readonly Lsn[]
+  /** As the last manifest says it. */
+  #head: TimelineHead
   readonly #layerContext: LayerContext
-  readonly #manifests: ManifestStore
   #memory: MemoryLayers
-  #layers: LayerMap
+  readonly #layers: LayerMap
   readonly #retiring = new Set<Layer>()
-  /** On local disk and in the map, but not known to be in storage. */
-  #unpublished: Layer[] = []
   #diskConsistentLsn: Lsn
   #prevRecordLsn: Lsn | null
-  /** All layers up to here are in storage: what the next manifest may say. */
-  #uploaded: { lsn: Lsn; prevRecordLsn: Lsn | null }
   readonly #confirmation: Confirmation
-  readonly #upload: LayerUpload
-  #fenced: ZenithError | null = null
+  readonly #publisher: LayerPublisher
   readonly #closing = new AbortController()
   readonly #delay = new FlushDelay()
   #writing: Promise<void> | null = null
@@ -115,15 +107,16 @@ export class LayerStore {
   #draft = false
   readonly #onFlushed: () => void
   readonly #onFlushFailed: (error: unknown) => void
-  #manifestWritten: Promise<void> = Promise.resolve()
   #roomWaiters: (() => void)[] = []
 
   constructor(options: LayerStoreOptions & LayerStoreEvents) {
-    const { tenantId, timelineId, context, manifest, facts } = options
-    this.#facts = facts
-    this.#state = manifest?.state ?? 'active'
-    this.#gcCutoffLsn = manifest?.gcCutoffLsn ?? null
-    this.#leasedLsns = manifest?.leasedLsns ?? []
+    const { tenantId, timelineId, generation, context, manifest, facts } = options
+    this.#head = {
+      facts,
+      state: manifest?.state ?? 'active',
+      gcCutoffLsn: manifest?.gcCutoffLsn ?? null,
+      leasedLsns: manifest?.leasedLsns ?? [],
+    }
     this.#releaseObjects = options.releaseObjects
     this.#attachment = options.attachment
     this.slots = options.slots
@@ -133,7 +126,6 @@ export class LayerStore {
     this.#context = context
     this.#onFlushed = options.onFlushed
     this.#onFlushFailed = options.onFlushFailed
-    this.#manifests = options.manifests
     this.#layerContext = {
       folder: this.folder,
       objectFolder: ({ origin, splitFrom }) =>
@@ -148,21 +140,27 @@ export class LayerStore {
     }
     this.#diskConsistentLsn = manifest?.diskConsistentLsn ?? 0
     this.#prevRecordLsn = manifest?.prevRecordLsn ?? null
-    this.#uploaded = { lsn: this.#diskConsistentLsn, prevRecordLsn: this.#prevRecordLsn }
-    this.#upload = new LayerUpload(context, this.#closing.signal)
     this.#confirmation = new Confirmation(this.#diskConsistentLsn, {
       tenantId,
       generation: options.generation,
       generations: context.generations,
       onStale: () => {
-        const ids = { tenantId, timelineId, generation: options.generation }
+        const ids = { tenantId, timelineId, generation }
         context.log.warn(ids, 'a newer generation holds the tenant: WAL is not let go any more')
       },
     })
     this.#memory = new MemoryLayers(manifest ? manifest.diskConsistentLsn + 1 : facts.startLsn)
-    this.#layers = new LayerMap(
-      (manifest?.layers ?? []).map((entry) => new Layer(entry, this.#layerContext)),
-    )
+    this.#layers = LayerMap.ofEntries(this.#layerContext, manifest?.layers ?? [])
+    this.#publisher = new LayerPublisher({
+      context,
+      attachment: options.attachment,
+      manifests: options.manifests,
+      confirmation: this.#confirmation,
+      layers: this.#layers,
+      reached: { lsn: this.#diskConsistentLsn, prevRecordLsn: this.#prevRecordLsn },
+      signal: this.#closing.signal,
+      releaseObjects: options.releaseObjects,
+    })
   }
 
   /** For jobs; empty when the tenant is not sharded. */
@@ -172,21 +170,21 @@ export class LayerStore {
   }
 
   get facts(): TimelineFacts {
-    return this.#facts
+    return this.#head.facts
   }
 
   get state(): TimelineState {
-    return this.#state
+    return this.#head.state
   }
 
   /** History below may be gone; null = all is there. */
   get gcCutoffLsn(): Lsn | null {
-    return this.#gcCutoffLsn
+    return this.#head.gcCutoffLsn
   }
 
   /** LSNs below the cutoff that were leased when it was set. */
   get leasedLsns(): readonly Lsn[] {
-    return this.#leasedLsns
+    return this.#head.leasedLsns
   }
 
   get open(): OpenLayer {
@@ -223,7 +221,7 @@ export class LayerStore {
 
   /** Why nothing is published any more; null while it is. */
   get fenced(): ZenithError | null {
-    return this.#fenced
+    return this.#publisher.fenced
   }
 
   get prevRecordLsn(): Lsn | null {
@@ -235,15 +233,14 @@ export class LayerStore {
     return this.#attachment.mayWrite
   }
 
-  /** Those that are in object storage. */
-  published(): Layer[] {
-    const held = new Set(this.#unpublished.map((layer) => layer.key))
-    return this.#layers.newestFirst.filter((layer) => !held.has(layer.key))
+  /** Layers whose files are on local disk, of those that are in object storage. */
+  residentPublished(): Layer[] {
+    return this.#layers.resident().filter((layer) => !this.#publisher.holds(layer))
   }
 
   /** Resolves when no manifest is being written; called once the tenant may write no more. */
   async stopWriting(): Promise<void> {
-    await this.#manifestWritten
+    await this.#publisher.idle()
   }
 
   /** How long flushes have waited for compaction, all together. */
@@ -269,12 +266,11 @@ export class LayerStore {
    * leaves no timeline.
    */
   beginDraft(entries: readonly LayerEntry[], lsn: Lsn): void {
-    assert(this.#layers.newestFirst.length === 0 && this.durableLsn === 0, 'it is new')
+    assert(this.#layers.count === 0 && this.durableLsn === 0, 'it is new')
     this.#draft = true
     const layers = entries.map((entry) => new Layer(entry, this.#layerContext))
-    this.#layers = this.#layers.with(layers)
-    this.#unpublished.push(...layers)
-    this.#upload.expect(layers)
+    this.#layers.change(layers, [])
+    this.#publisher.hold(layers)
     this.#memory = new MemoryLayers(lsn + 1)
     this.#diskConsistentLsn = lsn
   }
@@ -283,19 +279,15 @@ export class LayerStore {
   endDraft(facts: TimelineFacts): void {
     assert(this.#draft, 'a draft ends once')
     this.#draft = false
-    this.#facts = facts
+    this.#head = { ...this.#head, facts }
   }
 
   /** Makes the local folder, and removes files that the manifest does not name. */
   async tidyFolder(): Promise<void> {
     await mkdir(this.folder, { recursive: true })
-    const present = new Set(await readdir(this.folder))
-    for (const layer of this.#layers.newestFirst) {
-      layer.noteFile(present.delete(layer.fileName))
-    }
-    const resident = this.#layers.newestFirst.filter((layer) => layer.isResident)
-    this.#context.accesses?.load(this.#accessFolder, resident)
-    for (const name of present) await rm(join(this.folder, name), { force: true })
+    const unknown = this.#layers.noteFiles(await readdir(this.folder))
+    this.#context.accesses?.load(this.#accessFolder, this.#layers)
+    for (const name of unknown) await rm(join(this.folder, name), { force: true })
   }
 
   /** Starts a new open layer; what lies above `lastRecordLsn` moves to it. */
@@ -339,7 +331,7 @@ export class LayerStore {
     if (!this.#needsPublishing || this.#publishing) return
     if (!this.#attachment.mayWrite && this.#flushWaiters.isEmpty) return
     // Nobody is told again and again of what does not change.
-    if (this.#fenced && this.#flushWaiters.isEmpty) return
+    if (this.fenced && this.#flushWaiters.isEmpty) return
     this.#publishing = this.#background(
       () => this.#publishAll(),
       () => {
@@ -423,23 +415,21 @@ export class LayerStore {
     // The manifest would otherwise cover less than the layers that stand for them.
     await this.#published(remove)
     const uploaded = add.map((entry) => new Layer(entry, this.#layerContext))
-    await this.#putAll(uploaded)
+    await this.#publisher.upload(uploaded)
     this.#context.onStep?.('layers-uploaded')
     const added = [...uploaded, ...adopt.map((entry) => new Layer(entry, this.#layerContext))]
-    await this.#exclusively(async () => {
-      assert(
-        (change.gcCutoffLsn ?? Number.MAX_SAFE_INTEGER) >= (this.#gcCutoffLsn ?? 0),
-        'the cutoff never goes down',
-      )
-      await this.#writeManifest(this.#layers.with(added, remove), change)
-      // A flush may have added a layer meanwhile.
-      this.#layers = this.#layers.with(added, remove)
-      for (const layer of remove) this.#retiring.add(layer)
-      this.#facts = change.facts ?? this.#facts
-      this.#state = change.state ?? this.#state
-      this.#gcCutoffLsn = change.gcCutoffLsn ?? this.#gcCutoffLsn
-      this.#leasedLsns = change.leasedLsns ?? this.#leasedLsns
-    })
+    let head = this.#head
+    await this.#publisher.write(
+      () => {
+        head = this.#headWith(change)
+        return { head, added, removed: remove }
+      },
+      () => {
+        this.#layers.change(added, remove)
+        for (const layer of remove) this.#retiring.add(layer)
+        this.#head = head
+      },
+    )
     this.#context.onStep?.('change-written')
     void this.confirm()
     for (const layer of remove) {
@@ -449,20 +439,33 @@ export class LayerStore {
     this.#releaseObjects(remove.map((layer) => layer.objectName))
   }
 
+  #headWith({ facts, state, gcCutoffLsn, leasedLsns }: LayerChange): TimelineHead {
+    const now = this.#head
+    const given = gcCutoffLsn ?? Number.MAX_SAFE_INTEGER
+    assert(given >= (now.gcCutoffLsn ?? 0), 'the cutoff never goes down')
+    return {
+      facts: facts ?? now.facts,
+      state: state ?? now.state,
+      gcCutoffLsn: gcCutoffLsn ?? now.gcCutoffLsn,
+      leasedLsns: leasedLsns ?? now.leasedLsns,
+    }
+  }
+
   /** Ends what runs. What is not published then is read again from WAL. */
   async close(): Promise<void> {
     this.#closing.abort()
     this.#delay.cut()
     for (const resolve of this.#roomWaiters.splice(0)) resolve()
     await this.idle()
-    await this.#manifestWritten
-    this.#upload.forget(this.#unpublished)
-    for (const layer of this.#layers.newestFirst) await layer.close()
+    await this.#publisher.idle()
+    this.#publisher.close()
+    this.#layers.close()
+    for (const layer of this.#layers.inUse()) await layer.close()
   }
 
   /** Writes the first manifest of a timeline that has no layers. */
   async createEmpty(): Promise<void> {
-    await this.#exclusively(() => this.#writeManifest(this.#layers))
+    await this.#publisher.write(() => ({ head: this.#head }))
     // The branch is there, whether WAL below may be forgotten or not.
     void this.confirm()
   }
@@ -513,9 +516,8 @@ export class LayerStore {
       context.onStep?.('delta-renamed')
       const layer = new Layer(entry, this.#layerContext)
       await layer.load()
-      this.#layers = this.#layers.with([layer])
-      this.#unpublished.push(layer)
-      this.#upload.expect([layer])
+      this.#layers.change([layer], [])
+      this.#publisher.hold([layer])
     }
     this.#memory.dropWritten(frozen)
     this.#diskConsistentLsn = frozen.endLsn - 1
@@ -524,90 +526,38 @@ export class LayerStore {
   }
 
   get #needsPublishing(): boolean {
-    if (this.#unpublished.length > 0) return true
+    if (this.#publisher.isBehind) return true
     return !this.#draft && this.#diskConsistentLsn > this.durableLsn
   }
 
   async #publishAll(): Promise<void> {
     while (this.#needsPublishing) {
-      if (this.#fenced) throw this.#fenced
+      if (this.fenced) throw this.fenced
       // Who waits for object storage is told that nothing goes there.
       this.#attachment.checkMayWrite()
-      // A copy: layers that are written meanwhile are for the next round.
-      const layers = [...this.#unpublished]
-      const reached = { lsn: this.#diskConsistentLsn, prevRecordLsn: this.#prevRecordLsn }
-      await this.#fencing(() => this.#upload.putAll(layers))
-      this.#context.onStep?.('layer-uploaded')
-      this.#unpublished = this.#unpublished.filter((layer) => !layers.includes(layer))
-      this.#upload.forget(layers)
-      this.#uploaded = reached
+      await this.#publisher.uploadHeld({
+        lsn: this.#diskConsistentLsn,
+        prevRecordLsn: this.#prevRecordLsn,
+      })
       if (this.#draft) continue
-      await this.#exclusively(() => this.#writeManifest(this.#layers))
+      await this.#publisher.write(() => ({ head: this.#head }))
       this.#context.onStep?.('manifest-written')
       void this.confirm()
       this.#onFlushed()
     }
   }
 
-  /** New layers of a change. */
-  async #putAll(layers: readonly Layer[]): Promise<void> {
-    this.#upload.expect(layers)
-    try {
-      await this.#fencing(() => this.#upload.putAll(layers))
-    } finally {
-      this.#upload.forget(layers)
-    }
-  }
-
   /** Resolves when the layers are in storage and named in a manifest. */
   async #published(layers: readonly Layer[]): Promise<void> {
-    const isWaiting = () => layers.some((layer) => this.#unpublished.includes(layer))
+    const isWaiting = () => layers.some((layer) => this.#publisher.holds(layer))
     if (!isWaiting()) return
     this.#startPublishing()
     await this.#publishing
     if (!isWaiting()) return
     throw (
-      this.#fenced ??
+      this.fenced ??
       new ZenithError('unavailable', 'layers to be replaced could not be published first')
     )
-  }
-
-  /** Runs a write to storage; one that finds another writer of our generation ends all of them. */
-  async #fencing(write: () => Promise<void>): Promise<void> {
-    if (this.#fenced) throw this.#fenced
-    try {
-      await write()
-    } catch (error) {
-      if (error instanceof ZenithError && error.code === 'fenced') this.#fenced = error
-      throw error
-    }
-  }
-
-  async #writeManifest(layers: LayerMap, change: LayerChange = {}): Promise<void> {
-    this.#attachment.checkMayWrite()
-    const held = new Set(this.#unpublished.map((layer) => layer.key))
-    const { lsn, prevRecordLsn } = this.#uploaded
-    const manifest = {
-      facts: change.facts ?? this.#facts,
-      state: change.state ?? this.#state,
-      gcCutoffLsn: change.gcCutoffLsn ?? this.#gcCutoffLsn,
-      leasedLsns: change.leasedLsns ?? this.#leasedLsns,
-      diskConsistentLsn: lsn,
-      prevRecordLsn,
-      layers: layers.newestFirst
-        .filter((layer) => !held.has(layer.key))
-        .map((layer) => layer.entry),
-    }
-    await this.#fencing(() => this.#manifests.write(manifest, this.#closing.signal))
-    this.#confirmation.reached(lsn)
-    this.#releaseObjects(this.#manifests.takeObsolete())
-  }
-
-  /** Manifests are written one after the other. */
-  #exclusively(work: () => Promise<void>): Promise<void> {
-    const done = this.#manifestWritten.then(work)
-    this.#manifestWritten = done.catch(() => undefined)
-    return done
   }
 }
 

@@ -406,9 +406,9 @@ export class Timeline {
     this.#upkeep.tick(nowMs)
   }
 
-  /** Those layers that are in object storage. */
-  publishedLayers(): Layer[] {
-    return this.#store.published()
+  /** Layers whose files are on local disk, of those that are in object storage. */
+  residentPublished(): Layer[] {
+    return this.#store.residentPublished()
   }
 
   /** The tenant is stale here: resolves when nothing of this timeline is being written any more. */

@@ -71,7 +71,7 @@ export class Upkeep {
     const isIdle = tip.recordLsn - this.#lastTickLsn < IDLE_WAL_BYTES
     this.#lastTickLsn = tip.recordLsn
     if (isIdle && open.sizeBytes >= limits.idleBytes) this.roll()
-    else if (isIdle && this.#replayBytes >= limits.idleBytes) this.#makeImages()
+    else if (isIdle && store.layers.aboveImages.replayBytes >= limits.idleBytes) this.#makeImages()
     if (open.versionCount === 0) this.#openSinceMs = 0
     else if (this.#openSinceMs === 0) this.#openSinceMs = nowMs
     else if (nowMs - this.#openSinceMs >= limits.rollAgeMs) this.roll()
@@ -82,16 +82,6 @@ export class Upkeep {
   /** The timeline closes: nothing new is begun. */
   stop(): void {
     this.#stopped = true
-  }
-
-  /**
-   * Stored bytes of deltas that reads of the tip replay from. An import at one LSN holds pages, not
-   * records, and counts nothing.
-   */
-  get #replayBytes(): number {
-    return this.#options.store.layers.deltasAboveImages
-      .filter(({ id }) => id.endLsn > id.startLsn + 1)
-      .reduce((sum, layer) => sum + layer.sizeBytes, 0)
   }
 
   #makeImages(): void {

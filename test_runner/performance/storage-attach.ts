@@ -5,11 +5,12 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { newTenantId, newTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import { createLogger } from '#libs/log.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import { KeyClass } from '../../pageserver/keyspace/key-class.ts'
-import type { LayerEntry } from '../../pageserver/layers/layer.ts'
+import type { Layer, LayerEntry } from '../../pageserver/layers/layer.ts'
 import { LayerKind, layerName } from '../../pageserver/layers/layer-name.ts'
 import { ManifestStore } from '../../pageserver/remote/manifest-store.ts'
 import { localFolder, manifestFolder } from '../../pageserver/remote/paths.ts'
@@ -20,6 +21,9 @@ import { timed } from './stopwatch.ts'
 
 const ATTACHES = 3
 const BRANCHES = 20
+const CHANGES = 50
+/** Layers that come and go with each change. */
+const CHANGED_LAYERS = 2
 const LAYER_BYTES = 128 * 1024 * 1024
 /** Of 10 GB, or what a timeline has just after it was made. */
 const SMALL = [1, 80]
@@ -37,12 +41,15 @@ interface Place {
 }
 
 export async function measureAttach(sizes: { layers: number }, report: Report): Promise<void> {
+  let withoutLayers = 0
   for (const layers of [...SMALL, sizes.layers]) {
     const dir = mkdtempSync(join(tmpdir(), 'zenith-attach-'))
     try {
       const place = { dir, tenantId: newTenantId(), timelineId: newTimelineId() }
       await writeTimeline(place, layers)
-      await measureOne(place, layers, layers === sizes.layers, report)
+      const isLarge = layers === sizes.layers
+      const memory = await measureOne(place, layers, isLarge ? withoutLayers : null, report)
+      if (layers === 1) withoutLayers = memory
     } finally {
       rmSync(dir, { recursive: true, force: true })
     }
@@ -50,14 +57,15 @@ export async function measureAttach(sizes: { layers: number }, report: Report): 
 }
 
 /** Columns of one relation, each with its deltas and images. */
-function entriesOf(count: number): LayerEntry[] {
+function entriesOf(count: number, firstSerial = 0): LayerEntry[] {
   const perColumn = DELTAS_PER_COLUMN + IMAGES_PER_COLUMN
-  return Array.from({ length: count }, (_, index) => {
+  return Array.from({ length: count }, (_, number) => {
+    const index = number + firstSerial
     const column = Math.floor(index / perColumn)
-    const number = index % perColumn
-    const isImage = number >= DELTAS_PER_COLUMN
+    const place = index % perColumn
+    const isImage = place >= DELTAS_PER_COLUMN
     const prefix = { cls: KeyClass.RelBlock, spc: 1663, db: 5, rel: 16_384, fork: 0 }
-    const startLsn = START_LSN + (isImage ? number - DELTAS_PER_COLUMN : number) * LSN_STEP
+    const startLsn = START_LSN + (isImage ? place - DELTAS_PER_COLUMN : place) * LSN_STEP
     return {
       id: {
         kind: isImage ? LayerKind.Image : LayerKind.Delta,
@@ -112,34 +120,74 @@ function managerOf({ dir }: Place): TenantManager {
   })
 }
 
+/**
+ * Returns the memory that the tenant takes. `withoutLayers` is that of one with a single layer; null
+ * = this is a small one.
+ */
 async function measureOne(
   place: Place,
   count: number,
-  isLarge: boolean,
+  withoutLayers: number | null,
   report: Report,
-): Promise<void> {
+): Promise<number> {
+  const isLarge = withoutLayers !== null
   const { tenantId, timelineId } = place
+  let memory = 0
   const add = (name: string, unit: string, how: string, goal: string, figure: number) =>
     report.add({ name, unit, better: 'less', how, goal }, 'zenith', figure)
   const what = `${count.toLocaleString('en-US')} layers`
   for (let generation = 2; generation < 2 + (isLarge ? ATTACHES : 1); generation++) {
-    const before = memoryNow()
+    const before = await memoryNow()
     const manager = managerOf(place)
     const used = await timed(() => manager.attach(tenantId, generation))
+    memory = (await memoryNow()) - before
     if (isLarge) {
       const how = `manifest and folder of ${what}, a new process' work`
       add(`attach, ${what}`, 's', how, '<= 2', used.seconds)
       add(`attach, ${what}, thread`, 'cpu s', how, '<= 2', used.threadSeconds)
-      const perLayer = (memoryNow() - before) / count
-      add('memory per layer', 'bytes', 'heap and buffers after a collection', '<= 64', perLayer)
+      const perLayer = (memory - withoutLayers) / count
+      const parts = 'heap and buffers after a collection, beyond those of a timeline with one layer'
+      add('memory per layer', 'bytes', parts, '<= 64', perLayer)
     }
     await measureBranches(manager, place, count, report)
     const { threadSeconds } = await timed(() =>
       manager.tenant(tenantId).timeline(timelineId).change({ state: 'active' }),
     )
-    if (isLarge) add(`manifest edit, ${what}`, 'cpu ms', 'snapshot', '', threadSeconds * 1000)
+    if (isLarge) add(`manifest snapshot, ${what}`, 'cpu ms', 'all of it', '', threadSeconds * 1000)
+    const changeMs = await measureChanges(manager, place, count)
+    const how = `${CHANGED_LAYERS} layers come and go: manifest edit, map, objects released`
+    add(`change, ${what}`, 'cpu ms', how, '', changeMs)
     await manager.abandon()
   }
+  return memory
+}
+
+/** Median processor time of a change that replaces layers, in milliseconds. */
+async function measureChanges(
+  manager: TenantManager,
+  { tenantId, timelineId }: Place,
+  count: number,
+): Promise<number> {
+  const timeline = manager.tenant(tenantId).timeline(timelineId)
+  const origin = newTimelineId()
+  const taken = (serial: number, change: number) =>
+    entriesOf(CHANGED_LAYERS, serial).map(({ id, ...entry }) => ({
+      ...entry,
+      id: { ...id, generation: 1000 + change },
+      origin,
+      ceilingLsn: id.endLsn,
+    }))
+  // Spread over the columns; they come as if from an ancestor, so that they need no files.
+  const serialOf = (change: number) => Math.floor((change * count) / CHANGES)
+  const times: number[] = []
+  let remove: Layer[] = []
+  for (let change = 0; change < CHANGES; change++) {
+    const adopt = taken(serialOf(change), change)
+    const { threadSeconds } = await timed(() => timeline.change({ adopt, remove }))
+    times.push(threadSeconds * 1000)
+    remove = adopt.flatMap((entry) => timeline.layers.find(entry) ?? [])
+  }
+  return median(times) as number
 }
 
 async function measureBranches(
@@ -173,8 +221,11 @@ async function measureBranches(
   )
 }
 
-function memoryNow(): number {
-  globalThis.gc?.()
+async function memoryNow(): Promise<number> {
+  for (let round = 0; round < 3; round++) {
+    globalThis.gc?.()
+    await sleep(20)
+  }
   const { heapUsed, external } = process.memoryUsage()
   return heapUsed + external
 }

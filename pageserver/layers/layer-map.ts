@@ -75,7 +75,7 @@ export class LayerMap {
   /** Layers come and go, in one step. Of those that go some may have gone already. */
   change(added: readonly Layer[], removed: readonly Layer[]): void {
     const table = this.#table
-    const gone = removed.filter((layer) => this.#holds(layer))
+    const gone = [...new Set(removed)].filter((layer) => this.#holds(layer))
     const rows = added.map((layer) => table.add(layer.entry))
     for (const [index, layer] of added.entries()) this.#handles.enter(layer, rows[index] as number)
     for (const layer of gone) {

@@ -142,8 +142,10 @@ export class TimelineLives {
       const object = parseLayerObject(name)
       if (object === null) continue
       const { id, timelineId: owner } = object
-      const isHeld = open.some(({ timelineId, layers }) =>
-        layers.has({ id, origin: timelineId === owner ? null : owner }),
+      const isHeld = open.some(
+        ({ timelineId, layers }) =>
+          layers.has({ id, origin: owner }) ||
+          (timelineId === owner && layers.has({ id, origin: null })),
       )
       if (isHeld) used.add(name)
     }

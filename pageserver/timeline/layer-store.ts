@@ -418,16 +418,13 @@ export class LayerStore {
     await this.#publisher.upload(uploaded)
     this.#context.onStep?.('layers-uploaded')
     const added = [...uploaded, ...adopt.map((entry) => new Layer(entry, this.#layerContext))]
-    let head = this.#head
     await this.#publisher.write(
-      () => {
-        head = this.#headWith(change)
-        return { head, added, removed: remove }
-      },
+      () => ({ head: this.#headWith(change), added, removed: remove }),
       () => {
         this.#layers.change(added, remove)
         for (const layer of remove) this.#retiring.add(layer)
-        this.#head = head
+        // Of the head as it is now: a draft may have ended meanwhile.
+        this.#head = this.#headWith(change)
       },
     )
     this.#context.onStep?.('change-written')

@@ -51,7 +51,7 @@ export class HistoryCompaction {
   readonly #signal: AbortSignal
   #preempted = 0
   readonly #depths = new ColumnDepths()
-  /** Plans are pure: one is good until the map or a bound changes. */
+  /** Plans are pure: one is good until the map or a bound changes. The most urgent is kept. */
   #imagePlans: { of: number; durableLsn: Lsn; plans: ImagePlan<LayerShape>[] } | null = null
   #bottomPlans: { of: number; points: string; plans: BottomPlan<LayerShape>[] } | null = null
 
@@ -216,7 +216,7 @@ export class HistoryCompaction {
     const { shapes } = layers
     const imageLsn = boundaryLsn(shapes, durableLsn)
     const state = this.#imageState(shapes, imageLsn)
-    const plans = this.#depths.during(() => planImages(state, this.#context.limits))
+    const plans = this.#depths.during(() => planImages(state, this.#context.limits)).slice(0, 1)
     this.#imagePlans = { of: layers.version, durableLsn, plans }
     return plans
   }
@@ -241,7 +241,9 @@ export class HistoryCompaction {
     const oldestLsn = this.#oldestLsn
     const state = { layers: shapes, horizonLsn: horizonLsn ?? 0, retainedPoints, oldestLsn }
     const plans =
-      horizonLsn === null ? [] : planBottom({ ...state, isSettled }, this.#context.limits, all)
+      horizonLsn === null
+        ? []
+        : planBottom({ ...state, isSettled }, this.#context.limits, all).slice(0, 1)
     this.#bottomPlans = { of: layers.version, points, plans }
     return plans
   }

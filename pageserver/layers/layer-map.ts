@@ -12,6 +12,7 @@
  * A change is one synchronous step, and so is all that is asked between two awaits: rows and columns
  * are not kept over one, layers are.
  */
+import { assert } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import type { Key } from '../keyspace/key.ts'
@@ -49,6 +50,8 @@ export class LayerMap {
   #cutCount: number
   #l0: readonly Layer[] = []
   #version = 0
+  /** How many layers have left. */
+  #removals = 0
   readonly #bytes = { own: 0, adopted: 0 }
   /** Found when it is asked for, and known until the map changes. */
   #lowestFloorLsn: Lsn | null = null
@@ -82,6 +85,7 @@ export class LayerMap {
       const bytes = layer.origin === null ? 'own' : 'adopted'
       this.#bytes[bytes] -= layer.sizeBytes
     }
+    this.#removals += gone.length
     const goneRows = gone.map(({ row }) => row)
     this.#took(rows, goneRows)
     for (const layer of gone) {
@@ -183,9 +187,16 @@ export class LayerMap {
     return this.#handles.at(shape.row)
   }
 
-  /** What the manifest says of each layer, in any order. Layers for which `isLeftOut` are passed over. */
-  *entries(isLeftOut: (row: number) => boolean = () => false): Generator<LayerEntry> {
-    for (const row of this.#table.rows()) if (!isLeftOut(row)) yield this.#table.entry(row)
+  /**
+   * What the manifest says of each layer, in any order. Layers for which `isLeftOut` are passed over.
+   * They are those of now, also when they are walked later: layers may come meanwhile, and when one
+   * leaves, the walk ends with an error.
+   */
+  entries(isLeftOut: (row: number) => boolean = () => false): Iterable<LayerEntry> {
+    return this.#entriesOf(
+      this.#table.rows().filter((row) => !isLeftOut(row)),
+      this.#removals,
+    )
   }
 
   /** Those that were taken over at a split, newest first. */
@@ -292,6 +303,13 @@ export class LayerMap {
       }
     }
     return this.#aboveImages
+  }
+
+  *#entriesOf(rows: Uint32Array, removals: number): Generator<LayerEntry> {
+    for (const row of rows) {
+      assert(this.#removals === removals, 'no layer leaves while all of them are written down')
+      yield this.#table.entry(row)
+    }
   }
 
   #took(rows: readonly number[], gone: readonly number[] = []): void {

@@ -1,13 +1,18 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { parseTimelineId } from '#libs/ids.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import { MAX_KEY, MIN_KEY } from '../keyspace/key.ts'
-import { type LayerEntry, layerKey } from '../layers/layer.ts'
+import { SlotTable } from '../keyspace/slot-table.ts'
+import { ChunkCache } from '../layers/chunk-cache.ts'
+import { Layer, type LayerContext, type LayerEntry, layerKey } from '../layers/layer.ts'
+import { LayerMap } from '../layers/layer-map.ts'
 import { LayerKind } from '../layers/layer-name.ts'
-import { decodeManifest, encodeManifest, type Manifest, snapshotBody } from './manifest.ts'
+import { encodeSnapshot } from './manifest-encoder.ts'
+import { decodeManifest, type Manifest } from './manifest.ts'
 import { ManifestStore } from './manifest-store.ts'
 
 const ORIGIN = parseTimelineId('11223344556677889900aabbccddeeff')
@@ -95,6 +100,46 @@ test('what was written last is loaded, through snapshots and edits', async () =>
   expect(snapshots).toBeLessThan(20)
 })
 
+test('a snapshot in slices is of the moment when it was asked for', async () => {
+  const context: LayerContext = {
+    folder: '/nowhere',
+    objectFolder: () => 'none',
+    store,
+    slots: new SlotTable(),
+    cache: new ChunkCache(0),
+  }
+  const narrow = (number: number): LayerEntry => {
+    const one = layer(number)
+    return { ...one, id: { ...one.id, lastKey: { ...MIN_KEY, blk: number } } }
+  }
+  const layers = Array.from({ length: 10_000 }, (_, number) => narrow(number))
+  const map = LayerMap.ofEntries(context, layers)
+  const writer = open(3)
+  const write = (lsn: number) =>
+    writer.change(manifest([], lsn), { added: layers, removed: [] }, () => map.entries())
+  const loaded = async () => {
+    const found = await open(3).load()
+    return [found?.diskConsistentLsn, found?.layers.map(({ id }) => id.startLsn)]
+  }
+  const first = write(4096)
+  // Between the slices others go on, and layers come.
+  await setImmediate()
+  map.change([new Layer(narrow(20_000), context)], [])
+  await setImmediate()
+  expect((await store.list('tl/manifests')).objects).toEqual([])
+  await first
+  expect(await loaded()).toEqual([4096, layers.map(({ id }) => id.startLsn)])
+  // One that leaves too early would have its row stand for another: nothing is written then.
+  const second = write(8192)
+  await setImmediate()
+  map.change([], [map.find(narrow(9000)) as Layer])
+  await expect(second).rejects.toThrow(/no layer leaves/)
+  expect(await loaded()).toEqual([4096, layers.map(({ id }) => id.startLsn)])
+  await write(8192)
+  const kept = [...layers, layer(20_000)].filter(({ id }) => id.startLsn !== 10_000)
+  expect(await loaded()).toEqual([8192, kept.map(({ id }) => id.startLsn)])
+})
+
 test('the highest generation not above our own counts', async () => {
   await open(2).write(manifest([layer(2)]))
   await open(5).write(manifest([layer(5)]))
@@ -119,7 +164,7 @@ test('a taken name fences; our own retry does not', async () => {
 })
 
 test('damage is named', async () => {
-  const bytes = encodeManifest(snapshotBody(manifest([]), [layer(1)]))
+  const bytes = await encodeSnapshot(manifest([]), [layer(1)])
   expect(() => decodeManifest(bytes.subarray(0, 40), 'm-1')).toThrow(/manifest m-1 is damaged/)
   expect(() => decodeManifest(Buffer.alloc(0), 'm-1')).toThrow(/first line/)
   for (let at = 0; at < bytes.length; at += 13) {

@@ -5,21 +5,14 @@
  *
  * A write that failed may have gone through all the same, so its bytes are written again before
  * anything else gets the next name. A change costs what has changed since the last snapshot, not the
- * number of layers; only a snapshot names them all. What lies before the last two snapshots is handed out to be
- * deleted: nobody who may still write starts from there.
+ * number of layers; only a snapshot names them all. What lies before the last two snapshots is handed
+ * out to be deleted: nobody who may still write starts from there.
  */
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { type LayerEntry, layerKey } from '../layers/layer.ts'
-import {
-  decodeManifest,
-  editBody,
-  encodeManifest,
-  type Manifest,
-  type ManifestHead,
-  manifestOf,
-  snapshotBody,
-} from './manifest.ts'
+import { encodeEdit, encodeSnapshot, layerText } from './manifest-encoder.ts'
+import { decodeManifest, type Manifest, type ManifestHead, manifestOf } from './manifest.ts'
 
 const NAME = /^m-([0-9a-f]{8})-([0-9a-f]{8})$/
 /** A snapshot follows after so many edits, or when an edit outgrows a quarter of its snapshot. */
@@ -48,8 +41,11 @@ interface Base {
   name: string
   bytes: number
   edits: number
-  added: Map<string, LayerEntry>
+  /** What the snapshot does not name, by key, as an edit says it. */
+  added: Map<string, string>
   removed: Set<string>
+  /** Size of what is added and removed. */
+  editBytes: number
 }
 
 const NEVER = new AbortController().signal
@@ -116,13 +112,13 @@ export class ManifestStore {
 
   /** Writes a snapshot. Durable when it resolves. Throws `fenced` when the name is taken. */
   async write({ layers, ...head }: Manifest, signal: AbortSignal = NEVER): Promise<void> {
-    await this.#alone(() => this.#putSnapshot(snapshotOf(head, layers), signal))
+    await this.#alone(() => this.#putSnapshot(head, layers, signal))
   }
 
   /**
    * As `write`, of what has become of the manifest written last: an edit, or a snapshot when one is
-   * due, for which `layers` gives all layers as they are with the edit. What is written is made
-   * before the first await.
+   * due, for which `layers` gives all layers as they are with the edit. It is called before the first
+   * await, and walked in slices afterwards: what it gives must stay as it was then.
    */
   async change(
     head: ManifestHead,
@@ -132,16 +128,13 @@ export class ManifestStore {
   ): Promise<void> {
     await this.#alone(async () => {
       const base = this.#base && editedBase(this.#base, edit)
-      if (base) {
-        const { name, added, removed } = base
-        const bytes = encodeManifest(editBody(head, name, added.values(), removed))
-        if (bytes.length <= Math.max(SMALL_EDIT_BYTES, base.bytes / 4)) {
-          await this.#putNext(bytes, signal)
-          this.#base = base
-          return
-        }
+      if (!base) {
+        await this.#putSnapshot(head, layers(), signal)
+        return
       }
-      await this.#putSnapshot(snapshotOf(head, layers()), signal)
+      const { name, added, removed } = base
+      await this.#putNext(await encodeEdit(head, name, added.values(), removed), signal)
+      this.#base = base
     })
   }
 
@@ -155,10 +148,21 @@ export class ManifestStore {
     }
   }
 
-  async #putSnapshot(bytes: Buffer, signal: AbortSignal): Promise<void> {
+  async #putSnapshot(
+    head: ManifestHead,
+    layers: Iterable<LayerEntry>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const bytes = await encodeSnapshot(head, layers)
     const place = await this.#putNext(bytes, signal)
-    const { name } = place
-    this.#base = { name, bytes: bytes.length, edits: 0, added: new Map(), removed: new Set() }
+    this.#base = {
+      name: place.name,
+      bytes: bytes.length,
+      edits: 0,
+      added: new Map(),
+      removed: new Set(),
+      editBytes: 0,
+    }
     this.#dropBefore(this.#lastSnapshot)
     this.#lastSnapshot = place
   }
@@ -206,23 +210,32 @@ export class ManifestStore {
   }
 }
 
-function snapshotOf(head: ManifestHead, layers: Iterable<LayerEntry>): Buffer {
-  return encodeManifest(snapshotBody(head, layers))
-}
-
 /** With one edit more; null when a snapshot is due. */
 function editedBase(base: Base, edit: LayerEdit): Base | null {
   if (base.edits >= MAX_EDITS) return null
   const added = new Map(base.added)
   const removed = new Set(base.removed)
-  for (const key of edit.removed) if (!added.delete(key)) removed.add(key)
+  let { editBytes } = base
+  for (const key of edit.removed) {
+    const text = added.get(key)
+    if (text !== undefined) {
+      added.delete(key)
+      editBytes -= text.length
+    } else if (!removed.has(key)) {
+      removed.add(key)
+      editBytes += key.length
+    }
+  }
   for (const layer of edit.added) {
     const key = layerKey(layer)
     // The snapshot names it, and an edit cannot say that it left and came back.
     if (removed.has(key)) return null
-    added.set(key, layer)
+    const text = layerText(layer)
+    editBytes += text.length - (added.get(key)?.length ?? 0)
+    added.set(key, text)
   }
-  return { ...base, edits: base.edits + 1, added, removed }
+  if (editBytes > Math.max(SMALL_EDIT_BYTES, base.bytes / 4)) return null
+  return { ...base, edits: base.edits + 1, added, removed, editBytes }
 }
 
 function manifestName(generation: number, sequence: number): string {

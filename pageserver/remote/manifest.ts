@@ -16,10 +16,10 @@ import { type Static, Type } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TimelineId } from '#libs/ids.ts'
-import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
+import { type Lsn, parseLsn } from '#libs/lsn.ts'
 import { parseTenantShardId } from '#libs/sharding.ts'
 import { type LayerEntry, layerKey } from '../layers/layer.ts'
-import { layerName, parseLayerName } from '../layers/layer-name.ts'
+import { parseLayerName } from '../layers/layer-name.ts'
 
 export const MANIFEST_FORMAT = 3
 /** Format 1 had neither state nor cutoff nor layers of other timelines; format 2 none of other shards. */
@@ -110,14 +110,7 @@ const Edit = Type.Object({
 })
 const Body = Compile(Type.Union([Snapshot, Edit]))
 export type ManifestBody = Static<typeof Snapshot> | Static<typeof Edit>
-type LayerJson = Static<typeof Layer>
-
-/** A line with magic, format and CRC-32 of the rest, then JSON (docs/formats/manifest.md). */
-export function encodeManifest(body: ManifestBody): Buffer {
-  const text = `${JSON.stringify(body)}\n`
-  const crc = crc32(text).toString(16).padStart(8, '0')
-  return Buffer.from(`zenith-manifest ${MANIFEST_FORMAT} ${crc}\n${text}`)
-}
+export type LayerJson = Static<typeof Layer>
 
 /** Throws `corrupt` that names the object; `unsupported` for a newer format. */
 export function decodeManifest(bytes: Buffer, name: string): ManifestBody {
@@ -142,34 +135,6 @@ export function decodeManifest(bytes: Buffer, name: string): ManifestBody {
   }
   if (!Body.Check(body)) throw damaged(name, 'fields are missing or of the wrong type')
   return body
-}
-
-/** Everything that the manifest says, needing no other. */
-export function snapshotBody(head: ManifestHead, layers: Iterable<LayerEntry>): ManifestBody {
-  const { facts } = head
-  return {
-    kind: 'snapshot',
-    systemId: facts.systemId,
-    pgVersion: facts.pgVersion,
-    ...currentFields(head),
-    layers: Array.from(layers, layerJson),
-  }
-}
-
-/** What is new since the snapshot object `snapshot`; `removed` are keys of layers that it names. */
-export function editBody(
-  head: ManifestHead,
-  snapshot: string,
-  added: Iterable<LayerEntry>,
-  removed: Iterable<string>,
-): ManifestBody {
-  return {
-    kind: 'edit',
-    snapshot,
-    ...currentFields(head),
-    added: Array.from(added, layerJson),
-    removed: [...removed],
-  }
 }
 
 /** The manifest that a snapshot, with an edit of it or without, stands for. */
@@ -201,32 +166,6 @@ export function manifestOf(snapshot: ManifestBody, edit: ManifestBody | null): M
   }
 }
 
-function currentFields(manifest: ManifestHead) {
-  const { facts } = manifest
-  return {
-    ancestorTimelineId: facts.ancestorTimelineId,
-    ancestorLsn: textOrNull(facts.ancestorLsn),
-    startLsn: formatLsn(facts.startLsn),
-    ...(facts.walStartLsn === undefined ? {} : { walStartLsn: formatLsn(facts.walStartLsn) }),
-    state: manifest.state,
-    gcCutoffLsn: textOrNull(manifest.gcCutoffLsn),
-    leasedLsns: manifest.leasedLsns.map(formatLsn),
-    diskConsistentLsn: formatLsn(manifest.diskConsistentLsn),
-    prevRecordLsn: textOrNull(manifest.prevRecordLsn),
-  }
-}
-
-function layerJson(layer: LayerEntry): LayerJson {
-  return {
-    name: layerName(layer.id),
-    sizeBytes: layer.sizeBytes,
-    crc: layer.crc.toString(16).padStart(8, '0'),
-    ...(layer.origin === null ? {} : { origin: layer.origin }),
-    ...(layer.ceilingLsn === null ? {} : { ceilingLsn: formatLsn(layer.ceilingLsn) }),
-    ...(layer.splitFrom === undefined ? {} : { splitFrom: layer.splitFrom }),
-  }
-}
-
 function layerEntry(json: LayerJson): LayerEntry {
   return {
     id: parseLayerName(json.name),
@@ -236,10 +175,6 @@ function layerEntry(json: LayerJson): LayerEntry {
     ceilingLsn: lsnOrNull(json.ceilingLsn),
     ...(json.splitFrom === undefined ? {} : { splitFrom: parseTenantShardId(json.splitFrom) }),
   }
-}
-
-function textOrNull(lsn: Lsn | null): string | null {
-  return lsn === null ? null : formatLsn(lsn)
 }
 
 function lsnOrNull(text: string | null | undefined): Lsn | null {

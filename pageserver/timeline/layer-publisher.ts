@@ -2,6 +2,10 @@
  * How a timeline's layers get into object storage: first the layers, then the manifest that names
  * them. Manifests are written one after the other, each as the change from the one before.
  *
+ * What a manifest says is chosen in one step; one that names many layers is then written down in
+ * slices. Meanwhile layers may come, by flushes, and are for the next manifest. None leaves: layers
+ * leave in the step that follows the manifest without them.
+ *
  * One that finds another writer of our generation ends all of them.
  */
 import { assert, ZenithError } from '#libs/errors.ts'
@@ -153,11 +157,14 @@ export class LayerPublisher {
     releaseObjects(manifests.takeObsolete())
   }
 
-  /** What a snapshot names. */
-  *#allBut(removed: readonly Layer[], added: readonly Layer[]): Generator<LayerEntry> {
+  /** What a snapshot names, as it is now. */
+  #allBut(removed: readonly Layer[], added: readonly Layer[]): Iterable<LayerEntry> {
     const leftOut = new Set([...removed, ...this.#held].map(({ row }) => row))
-    yield* this.#options.layers.entries((row) => leftOut.has(row))
-    for (const { entry } of added) yield entry
+    const kept = this.#options.layers.entries((row) => leftOut.has(row))
+    return chained(
+      kept,
+      added.map(({ entry }) => entry),
+    )
   }
 
   /** Runs a write to storage. */
@@ -170,4 +177,9 @@ export class LayerPublisher {
       throw error
     }
   }
+}
+
+function* chained<T>(first: Iterable<T>, second: Iterable<T>): Generator<T> {
+  yield* first
+  yield* second
 }

@@ -1,11 +1,10 @@
 /**
- * What depends on the number of layers alone: attach, memory, a change of the manifest, a branch.
+ * What depends on the number of layers alone: attach, a change of the manifest, a branch.
  * None of these reads a layer, so the layers are entries in a manifest and empty local files.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { newTenantId, newTimelineId, type TenantId, type TimelineId } from '#libs/ids.ts'
 import { createLogger } from '#libs/log.ts'
 import { LocalObjectStore } from '#libs/object-store/local-store.ts'
@@ -34,22 +33,19 @@ const IMAGES_PER_COLUMN = 20
 const START_LSN = 0x1000000
 const LSN_STEP = 0x8000000
 
-interface Place {
+export interface Place {
   dir: string
   tenantId: TenantId
   timelineId: TimelineId
 }
 
 export async function measureAttach(sizes: { layers: number }, report: Report): Promise<void> {
-  let withoutLayers = 0
   for (const layers of [...SMALL, sizes.layers]) {
     const dir = mkdtempSync(join(tmpdir(), 'zenith-attach-'))
     try {
       const place = { dir, tenantId: newTenantId(), timelineId: newTimelineId() }
       await writeTimeline(place, layers)
-      const isLarge = layers === sizes.layers
-      const memory = await measureOne(place, layers, isLarge ? withoutLayers : null, report)
-      if (layers === 1) withoutLayers = memory
+      await measureOne(place, layers, layers === sizes.layers, report)
     } finally {
       rmSync(dir, { recursive: true, force: true })
     }
@@ -85,7 +81,11 @@ function entriesOf(count: number, firstSerial = 0): LayerEntry[] {
   })
 }
 
-async function writeTimeline({ dir, tenantId, timelineId }: Place, count: number): Promise<void> {
+/** A timeline of so many layers. */
+export async function writeTimeline(
+  { dir, tenantId, timelineId }: Place,
+  count: number,
+): Promise<void> {
   const layers = entriesOf(count)
   const folder = localFolder(dir, tenantId, timelineId)
   mkdirSync(folder, { recursive: true })
@@ -110,7 +110,7 @@ async function writeTimeline({ dir, tenantId, timelineId }: Place, count: number
   })
 }
 
-function managerOf({ dir }: Place): TenantManager {
+export function managerOf({ dir }: Place): TenantManager {
   return new TenantManager({
     dataDir: dir,
     objectStore: new LocalObjectStore(join(dir, 'objects')),
@@ -120,34 +120,23 @@ function managerOf({ dir }: Place): TenantManager {
   })
 }
 
-/**
- * Returns the memory that the tenant takes. `withoutLayers` is that of one with a single layer; null
- * = this is a small one.
- */
 async function measureOne(
   place: Place,
   count: number,
-  withoutLayers: number | null,
+  isLarge: boolean,
   report: Report,
-): Promise<number> {
-  const isLarge = withoutLayers !== null
+): Promise<void> {
   const { tenantId, timelineId } = place
-  let memory = 0
   const add = (name: string, unit: string, how: string, goal: string, figure: number) =>
     report.add({ name, unit, better: 'less', how, goal }, 'zenith', figure)
   const what = `${count.toLocaleString('en-US')} layers`
   for (let generation = 2; generation < 2 + (isLarge ? ATTACHES : 1); generation++) {
-    const before = await memoryNow()
     const manager = managerOf(place)
     const used = await timed(() => manager.attach(tenantId, generation))
-    memory = (await memoryNow()) - before
     if (isLarge) {
       const how = `manifest and folder of ${what}, a new process' work`
       add(`attach, ${what}`, 's', how, '<= 2', used.seconds)
       add(`attach, ${what}, thread`, 'cpu s', how, '<= 2', used.threadSeconds)
-      const perLayer = (memory - withoutLayers) / count
-      const parts = 'heap and buffers after a collection, beyond those of a timeline with one layer'
-      add('memory per layer', 'bytes', parts, '<= 64', perLayer)
     }
     await measureBranches(manager, place, count, report)
     const { threadSeconds } = await timed(() =>
@@ -159,7 +148,6 @@ async function measureOne(
     add(`change, ${what}`, 'cpu ms', how, '', changeMs)
     await manager.abandon()
   }
-  return memory
 }
 
 /** Median processor time of a change that replaces layers, in milliseconds. */
@@ -219,13 +207,4 @@ async function measureBranches(
     'zenith',
     median(times) as number,
   )
-}
-
-async function memoryNow(): Promise<number> {
-  for (let round = 0; round < 3; round++) {
-    globalThis.gc?.()
-    await sleep(20)
-  }
-  const { heapUsed, external } = process.memoryUsage()
-  return heapUsed + external
 }

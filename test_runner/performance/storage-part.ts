@@ -11,6 +11,7 @@ import { measureAttach } from './storage-attach.ts'
 import { measureChurn } from './storage-churn.ts'
 import { measureEngine } from './storage-engine.ts'
 import { measureLimits } from './storage-limits.ts'
+import { measureHeld, measureMemory } from './storage-memory.ts'
 import { measurePgbenchChurn } from './storage-pgbench.ts'
 
 const [part = '', options = '{}'] = process.argv.slice(2)
@@ -20,6 +21,11 @@ if (part === 'limits') await measureLimits(report)
 else if (part === 'engine') await measureEngine(sizes, report)
 else if (part === 'churn') await measureChurn(sizes, report)
 else if (part === 'attach') await measureAttach(sizes, report)
+else if (part === 'memory') await measureMemory(sizes, report)
+else if (part === 'held') await measureHeld(sizes.place, report)
 else if (part === 'pgbench') await measurePgbenchChurn(sizes, report)
-else throw new Error(`there is no part "${part}"; there are limits, engine, churn, attach, pgbench`)
+else
+  throw new Error(
+    `there is no part "${part}"; there are limits, engine, churn, attach, memory, pgbench`,
+  )
 process.stdout.write(`${JSON.stringify(report.rows())}\n`)

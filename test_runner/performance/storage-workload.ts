@@ -9,7 +9,7 @@ import { measureBranches, settle } from './zenith-workloads.ts'
 const run = promisify(execFile)
 const PART = fileURLToPath(new URL('./storage-part.ts', import.meta.url))
 /** First the limits, so that nothing of the others is under way. */
-const PARTS = ['limits', 'engine', 'attach', 'churn']
+const PARTS = ['limits', 'engine', 'attach', 'memory', 'churn']
 const LIBUV_THREADS = '16'
 /** Of a table of the filler, with its headers. */
 const ROW_BYTES = 136

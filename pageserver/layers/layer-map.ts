@@ -31,6 +31,11 @@ export interface Column {
   readonly deltas: readonly Layer[]
 }
 
+/** Layers as the manifest says them, of which the number is known. They are walked once. */
+export interface LayerList extends Iterable<LayerEntry> {
+  readonly length: number
+}
+
 /** What every read of the tip may visit. */
 export interface DeltasAbove {
   count: number
@@ -192,11 +197,10 @@ export class LayerMap {
    * They are those of now, also when they are walked later: layers may come meanwhile, and when one
    * leaves, the walk ends with an error.
    */
-  entries(isLeftOut: (row: number) => boolean = () => false): Iterable<LayerEntry> {
-    return this.#entriesOf(
-      this.#table.rows().filter((row) => !isLeftOut(row)),
-      this.#removals,
-    )
+  entries(isLeftOut: (row: number) => boolean = () => false): LayerList {
+    const rows = this.#table.rows().filter((row) => !isLeftOut(row))
+    const walk = this.#entriesOf(rows, this.#removals)
+    return { length: rows.length, [Symbol.iterator]: () => walk }
   }
 
   /** Those that were taken over at a split, newest first. */

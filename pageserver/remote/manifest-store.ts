@@ -11,6 +11,7 @@
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { type LayerEntry, layerKey } from '../layers/layer.ts'
+import type { LayerList } from '../layers/layer-map.ts'
 import { encodeEdit, encodeSnapshot, layerText } from './manifest-encoder.ts'
 import { decodeManifest, type Manifest, type ManifestHead, manifestOf } from './manifest.ts'
 
@@ -123,7 +124,7 @@ export class ManifestStore {
   async change(
     head: ManifestHead,
     edit: LayerEdit,
-    layers: () => Iterable<LayerEntry>,
+    layers: () => LayerList,
     signal: AbortSignal = NEVER,
   ): Promise<void> {
     await this.#alone(async () => {
@@ -133,7 +134,7 @@ export class ManifestStore {
         return
       }
       const { name, added, removed } = base
-      await this.#putNext(await encodeEdit(head, name, added.values(), removed), signal)
+      await this.#putNext(await encodeEdit(head, name, [...added.values()], [...removed]), signal)
       this.#base = base
     })
   }
@@ -148,11 +149,7 @@ export class ManifestStore {
     }
   }
 
-  async #putSnapshot(
-    head: ManifestHead,
-    layers: Iterable<LayerEntry>,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #putSnapshot(head: ManifestHead, layers: LayerList, signal: AbortSignal): Promise<void> {
     const bytes = await encodeSnapshot(head, layers)
     const place = await this.#putNext(bytes, signal)
     this.#base = {

@@ -10,8 +10,8 @@
  */
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import type { Layer, LayerEntry } from '../layers/layer.ts'
-import type { LayerMap } from '../layers/layer-map.ts'
+import type { Layer } from '../layers/layer.ts'
+import type { LayerList, LayerMap } from '../layers/layer-map.ts'
 import type { Confirmation } from '../remote/confirmation.ts'
 import { LayerUpload } from '../remote/layer-upload.ts'
 import type { ManifestHead } from '../remote/manifest.ts'
@@ -158,13 +158,12 @@ export class LayerPublisher {
   }
 
   /** What a snapshot names, as it is now. */
-  #allBut(removed: readonly Layer[], added: readonly Layer[]): Iterable<LayerEntry> {
+  #allBut(removed: readonly Layer[], added: readonly Layer[]): LayerList {
     const leftOut = new Set([...removed, ...this.#held].map(({ row }) => row))
     const kept = this.#options.layers.entries((row) => leftOut.has(row))
-    return chained(
-      kept,
-      added.map(({ entry }) => entry),
-    )
+    const more = added.map(({ entry }) => entry)
+    const all = chained(kept, more)
+    return { length: kept.length + more.length, [Symbol.iterator]: () => all }
   }
 
   /** Runs a write to storage. */

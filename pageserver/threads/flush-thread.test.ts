@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,13 +14,16 @@ import { FlushThread } from './flush-thread.ts'
 const DYING = new URL('./testing/dying-flush-worker.ts', import.meta.url)
 const OWNER = { tenantId: '0'.repeat(32), timelineId: '1'.repeat(32), pgVersion: 170011 }
 
+/** Its values cannot be compressed: what that makes of them depends on what the thread did before. */
 function filledLayer(slots: SlotTable): OpenLayer {
   const layer = new OpenLayer(8)
-  const value = Buffer.alloc(PAGE_SIZE, 'some bytes of a value ')
   for (let index = 1; index <= 20_000; index++) {
     const slot = slots.intern(KeyClass.RelBlock, 1663, 5, 20_000 - (index % 1500), 0)
-    layer.put(slot, index % 7, index * 8, ValueKind.Record, value, index % 100, index % 300)
-    if (index % 1000 === 0) layer.putOwnImage(slot, index % 7, index * 8, value)
+    const value = randomBytes(index % 300)
+    layer.put(slot, index % 7, index * 8, ValueKind.Record, value, 0, value.length)
+    if (index % 1000 === 0) {
+      layer.putOwnImage(slot, index % 7, index * 8, randomBytes(PAGE_SIZE))
+    }
   }
   return layer
 }

@@ -27,16 +27,26 @@ interface Origin {
   readonly choices: number[]
 }
 
+/**
+ * A state that is to be explored. There are hundreds of thousands of them at a time: as text each is
+ * one object, where garbage collection would go through dozens.
+ */
+interface Frontier {
+  readonly number: number
+  readonly packed: string
+}
+
 export function explore(world: World, initial: State, options: ExploreOptions): Exploration {
   const known = new StateSet()
   const origin: Origin = { parents: [-1], choices: [-1] }
   known.add(world.key(initial))
-  let level: { number: number; state: State }[] = [{ number: 0, state: initial }]
+  let level: Frontier[] = [{ number: 0, packed: JSON.stringify(initial) }]
   let steps = 0
   let depth = 0
   while (level.length > 0) {
-    const next: { number: number; state: State }[] = []
-    for (const { number, state } of level) {
+    const next: Frontier[] = []
+    for (const { number, packed } of level) {
+      const state = JSON.parse(packed) as State
       for (const [choice, action] of world.actions(state).entries()) {
         const reached = world.copy(state)
         steps += 1
@@ -48,7 +58,7 @@ export function explore(world: World, initial: State, options: ExploreOptions): 
           return { states: known.size, steps, depth, complete: false, violation }
         }
         if (!world.isWithin(reached) || !known.add(world.key(reached))) continue
-        next.push({ number: origin.parents.length, state: reached })
+        next.push({ number: origin.parents.length, packed: JSON.stringify(reached) })
         origin.parents.push(number)
         origin.choices.push(choice)
       }

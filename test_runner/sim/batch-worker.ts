@@ -5,8 +5,9 @@ import { runBatch } from './batch.ts'
 interface Order {
   first: number
   count: number
+  repeatEvery: number
 }
 
-parentPort?.on('message', (order: Order) => {
-  parentPort?.postMessage(runBatch(order.first, order.count))
+parentPort?.on('message', ({ first, count, repeatEvery }: Order) => {
+  parentPort?.postMessage(runBatch(first, count, { repeatEvery }))
 })

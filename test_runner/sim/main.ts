@@ -99,7 +99,8 @@ function runMutations(): boolean {
     const cpu = process.cpuUsage(before)
     const seconds = ((cpu.user + cpu.system) / 1e6).toFixed(1)
     const where = found === null ? 'NOT FOUND' : `seed ${found.seed}, ${found.invariant}`
-    const budget = `${found?.seed ?? mutation.within} of ${mutation.within} seeds`
+    const { from = 1, within } = mutation
+    const budget = `${found === null ? within : found.seed - from + 1} of ${within} seeds`
     console.log(`${mutation.name.padEnd(30)} ${where.padEnd(24)} ${budget}, ${seconds} s`)
     if (found === null) all = false
   }

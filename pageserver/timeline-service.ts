@@ -285,7 +285,7 @@ export class TimelineService {
       pgVersion,
     }
     return this.#tenants.createTimeline(tenantId, timelineId, facts, (empty) =>
-      importDataFolder(empty, folder, control),
+      importDataFolder(empty, folder, control, { areCached: true }),
     )
   }
 

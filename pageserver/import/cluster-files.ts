@@ -3,7 +3,7 @@
  * pages of relations and SLRUs, sizes, maps, prepared transactions, replication origins. Unlogged
  * relations come as their init fork alone, with which computes begin.
  */
-import { existsSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, statSync } from 'node:fs'
 import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type ControlFile, serializeControlFile } from '#libs/pg/control-file.ts'
@@ -32,6 +32,14 @@ export interface ClusterPiece {
   bytes: Buffer
 }
 
+export interface ReadOptions {
+  /**
+   * The files are in memory, as those that initdb has made are: to hand each of a thousand small
+   * ones to a thread and wait for it takes longer than to read it. Default false.
+   */
+  readonly areCached?: boolean
+}
+
 interface Fork {
   rel: number
   fork: number
@@ -50,7 +58,7 @@ interface DatabaseFolder {
 
 /** Bytes of all relation files and SLRU segments that an import reads. */
 export async function clusterBytes(folder: string): Promise<number> {
-  const databases = await databaseFolders(folder)
+  const databases = await databaseFolders(folder, {})
   const forks = databases.flatMap((database) => database.forks)
   return forks.reduce((sum, { blocks }) => sum + blocks, 0) * PAGE_SIZE
 }
@@ -60,9 +68,10 @@ export async function* clusterPieces(
   folder: string,
   control: ControlFile,
   state: CheckpointState,
+  options: ReadOptions = {},
 ): AsyncGenerator<ClusterPiece> {
-  const databases = await databaseFolders(folder)
-  for (const database of databases) yield* relationPages(database)
+  const databases = await databaseFolders(folder, options)
+  for (const database of databases) yield* relationPages(database, options)
   for (const { spc, db, folder: path } of databases) {
     yield blob(KeyClass.RelMap, spc, db, 0, 0, await readFile(join(path, 'pg_filenode.map')))
   }
@@ -96,7 +105,7 @@ export async function listed(folder: string): Promise<string[]> {
 }
 
 /** In key order: databases by id, then what they share. */
-async function databaseFolders(folder: string): Promise<DatabaseFolder[]> {
+async function databaseFolders(folder: string, options: ReadOptions): Promise<DatabaseFolder[]> {
   const ids = (await readdir(join(folder, 'base')))
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
@@ -109,11 +118,11 @@ async function databaseFolders(folder: string): Promise<DatabaseFolder[]> {
   places.push({ spc: GLOBAL_TABLESPACE, db: 0, folder: join(folder, 'global') })
   const withMap = places.filter(({ folder: path }) => existsSync(join(path, 'pg_filenode.map')))
   return Promise.all(
-    withMap.map(async (place) => ({ ...place, forks: await forksOf(place.folder) })),
+    withMap.map(async (place) => ({ ...place, forks: await forksOf(place.folder, options) })),
   )
 }
 
-async function forksOf(folder: string): Promise<Fork[]> {
+async function forksOf(folder: string, { areCached = false }: ReadOptions): Promise<Fork[]> {
   const names = await readdir(folder)
   const unlogged = new Set(
     names.filter((name) => name.endsWith('_init')).map((name) => name.split('_')[0]),
@@ -128,22 +137,27 @@ async function forksOf(folder: string): Promise<Fork[]> {
     const segment = Number(match[3] ?? 0)
     const found = forks.get(`${rel}.${fork}`) ?? { rel, fork, files: [], blocks: 0 }
     forks.set(`${rel}.${fork}`, found)
-    found.files[segment] = join(folder, name)
+    const path = join(folder, name)
+    found.files[segment] = path
     // A file that was just growing when it was copied may end within a page; WAL has that page.
-    const blocks = Math.floor((await stat(join(folder, name))).size / PAGE_SIZE)
+    const { size } = areCached ? statSync(path) : await stat(path)
+    const blocks = Math.floor(size / PAGE_SIZE)
     if (blocks > 0) found.blocks = Math.max(found.blocks, segment * BLOCKS_PER_FILE + blocks)
   }
   return [...forks.values()].sort((a, b) => a.rel - b.rel || a.fork - b.fork)
 }
 
 /** Pages between the end of a segment file and the next one are zeros, as md.c reads them. */
-async function* relationPages(database: DatabaseFolder): AsyncGenerator<ClusterPiece> {
+async function* relationPages(
+  database: DatabaseFolder,
+  options: ReadOptions,
+): AsyncGenerator<ClusterPiece> {
   const { spc, db } = database
   for (const { rel, fork, files, blocks } of database.forks) {
     for (let first = 0; first < blocks; first += BLOCKS_PER_FILE) {
       const inFile = Math.min(BLOCKS_PER_FILE, blocks - first)
       const path = files[first / BLOCKS_PER_FILE]
-      for await (const { block, bytes } of filePages(path, inFile)) {
+      for await (const { block, bytes } of filePages(path, inFile, options)) {
         yield { cls: KeyClass.RelBlock, spc, db, rel, fork, firstBlk: first + block, bytes }
       }
     }
@@ -153,9 +167,16 @@ async function* relationPages(database: DatabaseFolder): AsyncGenerator<ClusterP
 async function* filePages(
   path: string | undefined,
   blocks: number,
+  { areCached = false }: ReadOptions = {},
 ): AsyncGenerator<{ block: number; bytes: Buffer }> {
   // Most files of a fresh cluster are of a page or two. Every byte is read or zeroed below.
   const buffer = Buffer.allocUnsafe(Math.min(PAGES_PER_READ, blocks) * PAGE_SIZE)
+  if (areCached && path !== undefined && blocks <= PAGES_PER_READ) {
+    const read = readStart(path, buffer)
+    buffer.fill(0, read - (read % PAGE_SIZE))
+    yield { block: 0, bytes: buffer }
+    return
+  }
   const file = path === undefined ? null : await open(path, 'r')
   try {
     for (let block = 0; block < blocks; block += PAGES_PER_READ) {
@@ -177,6 +198,22 @@ async function fill(file: FileHandle, target: Buffer, position: number): Promise
     done += bytesRead
   }
   return done
+}
+
+/** Reads what there is of a file, at most the buffer's length; returns how much that was. */
+function readStart(path: string, target: Buffer): number {
+  const file = openSync(path, 'r')
+  try {
+    let done = 0
+    while (done < target.length) {
+      const bytesRead = readSync(file, target, done, target.length - done, done)
+      if (bytesRead === 0) break
+      done += bytesRead
+    }
+    return done
+  } finally {
+    closeSync(file)
+  }
 }
 
 interface SlruSegment {

@@ -6,6 +6,7 @@
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { ZenithError } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { type ControlFile, DB_STATE, parseControlFile } from '#libs/pg/control-file.ts'
@@ -14,10 +15,12 @@ import { shutdownCheckpointEnd } from '../basebackup/shutdown-checkpoint.ts'
 import { initialCheckpointState } from '../ingest/checkpoint-state.ts'
 import { isPageClass, PAGE_SIZE, ValueKind } from '../keyspace/key-class.ts'
 import type { Timeline } from '../timeline/timeline.ts'
-import { type ClusterPiece, clusterPieces, listed } from './cluster-files.ts'
+import { type ClusterPiece, clusterPieces, listed, type ReadOptions } from './cluster-files.ts'
 
 const NOTHING = Buffer.alloc(0)
 const ZERO_PAGE = Buffer.alloc(PAGE_SIZE)
+/** Pieces that are taken in at a stretch; others are served in between. */
+const PIECES_AT_ONCE = 16
 
 export interface ImportResult {
   /** The timeline's first LSN. */
@@ -73,11 +76,16 @@ export async function importDataFolder(
   timeline: Timeline,
   folder: string,
   control: ControlFile,
+  options: ReadOptions = {},
 ): Promise<ImportResult> {
   const lsn = importLsn(control)
+  const state = initialCheckpointState(control, lsn)
   let pages = 0
-  for await (const piece of clusterPieces(folder, control, initialCheckpointState(control, lsn))) {
+  let pieces = 0
+  for await (const piece of clusterPieces(folder, control, state, options)) {
     pages += putPiece(timeline, piece, lsn)
+    pieces += 1
+    if (pieces % PIECES_AT_ONCE === 0) await setImmediate()
     await timeline.waitForRoom()
   }
   timeline.publish(lsn)

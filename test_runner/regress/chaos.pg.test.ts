@@ -3,16 +3,24 @@
  * started again, branches are made, computes are usurped, in a random order. After each few steps
  * every acknowledged transaction must be there exactly once, on main and on each new branch.
  *
- * The order follows from a seed, which is printed: `ZENITH_CHAOS_SEED=7 ZENITH_CHAOS_STEPS=100`.
+ * The order follows from a seed, which is printed: `ZENITH_CHAOS_SEED=7 ZENITH_CHAOS_STEPS=100`. With
+ * `ZENITH_CHAOS_PAGESERVERS=3` the tenant is also split, by its size and by request, and its shards
+ * move from one to another.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, it, onTestFailed } from 'vitest'
+import { callControl } from '#libs/api/control-client.ts'
+import { ZenithError } from '#libs/errors.ts'
 import type { Compute } from '../fixtures/compute.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
 const STEPS = Number(process.env['ZENITH_CHAOS_STEPS'] ?? 24)
 const SEED = Number(process.env['ZENITH_CHAOS_SEED'] ?? Date.now() % 1_000_000)
+const PAGESERVERS = Number(process.env['ZENITH_CHAOS_PAGESERVERS'] ?? 1)
+/** An empty cluster has more. */
+const SPLIT_SIZE = 8 * 1024 * 1024
+const MOST_SHARDS = 16
 const CLIENTS = 4
 /** Transactions between two steps, so that each step meets a database at work. */
 const PROGRESS = 30
@@ -47,11 +55,12 @@ class Chaos {
       () => this.#restartMain('SIGKILL'),
       () => this.#restartMain('SIGTERM'),
       () => this.#restart(zenith.safekeepers[this.#random(zenith.safekeepers.length)]),
-      () => this.#restart(zenith.pageserver),
+      () => this.#restart(zenith.pageservers[this.#random(zenith.pageservers.length)]),
       () => this.#restart(zenith.control),
       () => this.#branch(),
       () => this.#usurp(),
       () => this.#powerCut(),
+      ...(PAGESERVERS > 1 ? [() => this.#split(), () => this.#move()] : []),
     ]
     const chosen = steps[this.#random(steps.length)]
     this.#steps++
@@ -100,6 +109,26 @@ class Chaos {
     await this.startMain()
   }
 
+  /** Twice as many shards, unless they are just being split or moved. */
+  async #split(): Promise<void> {
+    const { controlUrl, tenantId } = this.#zenith
+    const params = { tenantId }
+    const { shardCount } = await callControl(controlUrl, 'getSplit', { params })
+    const shards = Math.min(Math.max(shardCount, 1) * 2, MOST_SHARDS)
+    await callControl(controlUrl, 'splitTenant', { params, body: { shards } }).catch(passConflict)
+    await sleep(this.#random(500))
+  }
+
+  async #move(): Promise<void> {
+    const { controlUrl, tenantId } = this.#zenith
+    const params = { tenantId }
+    const { shardCount } = await callControl(controlUrl, 'getSplit', { params })
+    const shard = this.#random(Math.max(shardCount, 1))
+    const body = { to: 1 + this.#random(PAGESERVERS), shard }
+    await callControl(controlUrl, 'moveTenant', { params, body }).catch(passConflict)
+    await sleep(this.#random(500))
+  }
+
   async #powerCut(): Promise<void> {
     await this.#zenith.killAll()
     await this.#zenith.start()
@@ -108,7 +137,11 @@ class Chaos {
 }
 
 it(`loses nothing in ${STEPS} random steps (seed ${SEED})`, async () => {
-  await using zenith = await Installation.create({ safekeepers: 3 })
+  await using zenith = await Installation.create({
+    safekeepers: 3,
+    pageservers: PAGESERVERS,
+    control: { split_size_bytes: SPLIT_SIZE, split_check_seconds: 1 },
+  })
   onTestFailed(() => console.error(`seed ${SEED}\n${zenith.logs()}`))
   const chaos = new Chaos(zenith, generator(SEED))
   await chaos.startMain()
@@ -123,6 +156,11 @@ it(`loses nothing in ${STEPS} random steps (seed ${SEED})`, async () => {
   expect(await chaos.ledger.violations()).toEqual([])
   await chaos.main.tool('pg_amcheck', ['--heapallindexed', '--install-missing', '-d', 'postgres'])
 })
+
+/** Something else is under way. */
+function passConflict(error: unknown): void {
+  if (!(error instanceof ZenithError) || error.code !== 'conflict') throw error
+}
 
 /** Numbers from 0 to below the bound, always the same for a seed (a linear congruence). */
 function generator(seed: number): (below: number) => number {

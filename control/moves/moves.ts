@@ -20,7 +20,7 @@ export class Moves {
   readonly #registry: Registry
   readonly #log: Logger
   readonly #runs = new Map<string, MoveRun>()
-  /** Secondaries that know their primary: `tenant/shard/secondary/primary`. */
+  /** Secondaries that know their primary: `tenant or shard/secondary/primary`. */
   readonly #warmed = new Set<string>()
   #stopped = false
 
@@ -199,20 +199,16 @@ export class Moves {
     for (const { tenantId, shardCount, placements } of await this.#registry.tenants()) {
       for (const { shard, pageserverId, secondary, move } of placements) {
         if (secondary === null || move !== undefined) continue
-        const key = `${tenantId}/${shard}/${secondary}/${pageserverId}`
+        const id = tenantShardId(tenantId, shard, shardCount)
+        const key = `${id}/${secondary}/${pageserverId}`
         if (this.#warmed.has(key)) continue
         const node = await this.#registry.node('pageserver', secondary)
         const { host, pgPort, httpPort } = await this.#registry.node('pageserver', pageserverId)
         const primary = { host, pgPort, httpPort }
-        const told = await pageserverApi
-          .setLocation(node, tenantShardId(tenantId, shard, shardCount), {
-            mode: 'secondary',
-            primary,
-          })
-          .then(
-            () => true,
-            () => false,
-          )
+        const told = await pageserverApi.setLocation(node, id, { mode: 'secondary', primary }).then(
+          () => true,
+          () => false,
+        )
         if (told) this.#warmed.add(key)
       }
     }

@@ -66,11 +66,17 @@ export class Pageservers {
   async #forgetEverywhere(id: number): Promise<void> {
     for (const { tenantId } of await this.#registry.tenants()) {
       await this.#registry.changeTenant(tenantId, (tenant) => {
-        if (!tenant.placements.some(({ secondary, home }) => secondary === id || home === id)) {
-          return tenant
+        const { split } = tenant
+        const all = [...tenant.placements, ...(split?.parents ?? [])]
+        if (!all.some(({ secondary, home }) => secondary === id || home === id)) return tenant
+        const forgotten = (of: readonly PlacementRecord[]) => of.map((one) => withoutNode(one, id))
+        return {
+          ...tenant,
+          placements: forgotten(tenant.placements),
+          ...(split === undefined
+            ? {}
+            : { split: { ...split, parents: forgotten(split.parents) } }),
         }
-        const placements = tenant.placements.map((placement) => withoutNode(placement, id))
-        return { ...tenant, placements }
       })
     }
   }

@@ -144,13 +144,21 @@ export function withLost(state: SplitState, lost: readonly number[]): SplitState
   return { ...state, split: { ...split, lost: [...new Set([...split.lost, ...lost])] } }
 }
 
-/** The split is over; objects of the parents are still there. */
+/**
+ * The split is over; objects of the parents are still there. Who kept a warm copy of a parent keeps
+ * one of each of its children from now on.
+ */
 export function finishSplit(state: SplitState): SplitState {
   const { split, ...rest } = state
   if (split === undefined) return state
-  const { parentCount, shardCount, startedAt, bySize = false, spread } = split
+  const { parents, parentCount, shardCount, startedAt, bySize = false, spread } = split
+  const placements = state.placements.map((child) => {
+    const warm = parents[child.shard % parents.length]?.secondary ?? null
+    return warm === null || warm === child.pageserverId ? child : { ...child, secondary: warm }
+  })
   return {
     ...rest,
+    placements,
     formerCounts: [...(state.formerCounts ?? []), parentCount],
     lastSplit: { from: Math.max(parentCount, 1), to: shardCount, bySize, startedAt },
     ...(spread === undefined ? {} : { spread }),

@@ -8,7 +8,7 @@ import { describe, expect, it } from 'vitest'
 import type { AttachMode } from '#libs/api/attach-mode.ts'
 import type { TenantId } from '#libs/ids.ts'
 import { tenantShardId } from '#libs/sharding.ts'
-import type { TenantRecord } from '../records.ts'
+import type { PlacementRecord, TenantRecord } from '../records.ts'
 import { withPlacement } from '../tenant-record.ts'
 import { PATIENCE_MS, type Positions } from './move.ts'
 import { finishMove, takeOver } from './placement-changes.ts'
@@ -475,6 +475,18 @@ describe('a tenant', () => {
     expect(begin({ ...whole, stripeBlocks: 8 })).toBe(2048)
     expect(begin({ ...first(2), stripeBlocks: 8 })).toBe(8)
     expect(() => begin(first(2), 4096)).toThrow('for good')
+  })
+
+  it('keeps warm copies where it had them, but not where it is by then', () => {
+    const warm = first(2)
+    warm.placements = warm.placements.map((one) => ({ ...one, secondary: one.shard === 0 ? 3 : 1 }))
+    const begun = splitStateOf(beginSplit(warm, { shards: 4 }, NOW))
+    const given = handOverSplit(begun, [])
+    // Nobody copies from a shard that is not there yet.
+    expect(given.placements.map(({ secondary }) => secondary)).toEqual([null, null, null, null])
+    given.placements[1] = { ...(given.placements[1] as PlacementRecord), pageserverId: 1 }
+    const done = finishSplit(given)
+    expect(done.placements.map(({ secondary }) => secondary)).toEqual([3, null, 3, 1])
   })
 
   it('takes no new timelines while it is handed over', () => {

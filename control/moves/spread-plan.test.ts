@@ -51,6 +51,17 @@ describe('the shards of a tenant', () => {
     })
   })
 
+  it('go first where they have a warm copy', () => {
+    const [first, second, third] = at(1, 1, 1) as [
+      PlacementRecord,
+      PlacementRecord,
+      PlacementRecord,
+    ]
+    const warm = [first, { ...second, secondary: 2 }, { ...third, secondary: 3 }]
+    expect(planSpread(warm, [1, 2], NO_LOAD)).toMatchObject({ shard: 1, to: 2 })
+    expect(planSpread([first, second, third], [1, 2], NO_LOAD)).toMatchObject({ shard: 2, to: 2 })
+  })
+
   it('stay where they are when they are even, or there is nobody else', () => {
     expect(planSpread(at(1, 1, 2), [1, 2], NO_LOAD)).toEqual({ kind: 'done' })
     expect(planSpread(at(1, 1, 1), [1], NO_LOAD)).toEqual({ kind: 'done' })

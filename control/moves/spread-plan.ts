@@ -29,8 +29,8 @@ export function planSpread(
   const byLoad = (id: number) => load.get(id) ?? 0
   const [to] = targets.toSorted((a, b) => ownOf(a) - ownOf(b) || byLoad(a) - byLoad(b) || a - b)
   if (to === undefined) return { kind: 'done' }
-  // What was taken over from a lost pageserver goes back there by itself. Shard 0, which has most
-  // to do, stays before others do.
+  // What was taken over from a lost pageserver goes back there by itself. A shard with a warm copy
+  // there is moved quickly; shard 0, which has most to do, stays before others do.
   const [leaves] = placements
     .filter(({ pageserverId, home }) => targets.includes(pageserverId) && home === undefined)
     .filter(({ pageserverId }) => ownOf(pageserverId) - ownOf(to) >= 2)
@@ -38,6 +38,7 @@ export function planSpread(
       (a, b) =>
         ownOf(b.pageserverId) - ownOf(a.pageserverId) ||
         byLoad(b.pageserverId) - byLoad(a.pageserverId) ||
+        Number(b.secondary === to) - Number(a.secondary === to) ||
         b.shard - a.shard,
     )
   if (leaves === undefined) return { kind: 'done' }

@@ -50,15 +50,15 @@ export async function checkLayer(
 }
 
 async function checkChunks(store: ObjectStore, name: string, index: LayerIndex): Promise<void> {
-  const { chunkOffset, chunkStored, chunkCrc, chunkCodec, chunkRaw } = index.columns
+  const { chunkStart, chunkCrc, chunkCodec, chunkRaw } = index.columns
   let bytes: Buffer = Buffer.alloc(0)
   let start = 0
   for (let chunk = 0; chunk < index.counts.chunks; chunk++) {
-    const offset = chunkOffset[chunk] as number
-    const length = chunkStored[chunk] as number
+    const offset = chunkStart[chunk] as number
+    const length = (chunkStart[chunk + 1] as number) - offset
     if (offset + length > start + bytes.length) {
       const last = lastWithin(index, chunk, offset + READ_BYTES)
-      const end = (chunkOffset[last] as number) + (chunkStored[last] as number)
+      const end = chunkStart[last + 1] as number
       bytes = await store.getRange(name, offset, end - offset)
       start = offset
     }
@@ -72,10 +72,10 @@ async function checkChunks(store: ObjectStore, name: string, index: LayerIndex):
 
 /** The last chunk from `first` on that ends before `limit`; at least `first` itself. */
 function lastWithin(index: LayerIndex, first: number, limit: number): number {
-  const { chunkOffset, chunkStored } = index.columns
+  const { chunkStart } = index.columns
   let last = first
   while (last + 1 < index.counts.chunks) {
-    if ((chunkOffset[last + 1] as number) + (chunkStored[last + 1] as number) > limit) break
+    if ((chunkStart[last + 2] as number) > limit) break
     last++
   }
   return last

@@ -6,7 +6,7 @@
  * input, then of the next: keys are merged, versions are copied in runs as they lie. Of layers
  * taken over, from an ancestor or at a split, only what counts is copied.
  *
- * Memory: the indexes of the inputs (14 bytes a row), of the file being written, and per input two
+ * Memory: the indexes of the inputs (11 to 15 bytes a row), of the file being written, and per input two
  * windows of eight chunks of 64 KiB: about 12 MiB for ten inputs, and the job's chunk cache.
  */
 import { assert, ZenithError } from '#libs/errors.ts'

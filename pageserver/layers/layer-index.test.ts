@@ -101,7 +101,7 @@ test('no row that a read needs is passed over, however far its LSNs lie apart', 
   )
 })
 
-test('a row takes 14 bytes in a delta, 4 in an image; one of several chunks is found', () => {
+test('what rows and chunks take; one of several chunks is found', () => {
   const counts = { groups: 1, rows: 3000, chunks: 300 }
   for (const kind of [LayerKind.Delta, LayerKind.Image]) {
     const columns = sectionColumns(kind, counts)
@@ -114,10 +114,28 @@ test('a row takes 14 bytes in a delta, 4 in an image; one of several chunks is f
       columns.rowCount[row] = perRow
     }
     columns.rowFirstLsn.fill(77)
+    // A tenth of the rows has a base that is not the first version.
+    for (let row = 0; row < columns.rowBaseLsn.length; row++) {
+      columns.rowBaseLsn[row] = row % 10 === 3 ? 80 + row : row % 2 === 0 ? 77 : 0
+    }
+    for (let chunk = 0; chunk < counts.chunks; chunk++) {
+      columns.chunkOffset[chunk] = 40 + chunk * 10
+      columns.chunkStored[chunk] = 10
+    }
     const section = Buffer.from(columns.rowBlk.buffer)
     const index = new LayerIndex(kind, counts, section, new SlotTable())
-    const rowBytes = kind === LayerKind.Delta ? 14 : 4
-    expect(index.sizeBytes).toBe(rowBytes * counts.rows + 27 * counts.chunks + 4 + 8 + 4)
+    const isDelta = kind === LayerKind.Delta
+    const baseBytes = isDelta ? 4 * (300 + 3 * Math.ceil(3000 / 32)) : 0
+    const [rowBytes, chunkBytes] = isDelta ? [10, 19] : [4, 17]
+    const wanted = rowBytes * counts.rows + chunkBytes * counts.chunks + baseBytes
+    expect(index.sizeBytes).toBe(wanted + 4 + 8 + 4 + 4)
+    expect([0, 1, 299, 300].map((chunk) => index.columns.chunkStart[chunk])).toEqual([
+      40, 50, 3030, 3040,
+    ])
+    for (let row = 0; isDelta && row < counts.rows; row++) {
+      expect(index.firstLsn(row)).toBe(77)
+      expect(index.baseLsn(row)).toBe(row % 10 === 3 ? 80 + row : row % 2 === 0 ? 77 : null)
+    }
     for (const row of [0, 9, 10, 11, 2999, 5, 1500, 1499]) {
       expect(index.findLastRow(0, 2 * row)).toBe(row)
       expect(index.chunkOf(row)).toBe(Math.floor(row / 10))
@@ -130,6 +148,8 @@ test('a row takes 14 bytes in a delta, 4 in an image; one of several chunks is f
       ['rowEntry', 1234, 0],
       ['rowChunk', 1234, 124],
       ['rowChunk', 2999, 300],
+      ['chunkOffset', 17, 209],
+      ['chunkStored', 17, 11],
     ] as const) {
       const good = columns[column][row] as number
       columns[column][row] = value
@@ -138,4 +158,17 @@ test('a row takes 14 bytes in a delta, 4 in an image; one of several chunks is f
       columns[column][row] = good
     }
   }
+})
+
+test('chunks of a file beyond 4 GiB are found', () => {
+  const counts = { groups: 1, rows: 3, chunks: 3 }
+  const columns = sectionColumns(LayerKind.Image, counts)
+  columns.groupFirstRow[1] = 3
+  columns.rowChunk.set([0, 1, 2])
+  columns.rowCount.fill(1)
+  columns.chunkStored.set([2 ** 31, 2 ** 31, 500])
+  columns.chunkOffset.set([40, 40 + 2 ** 31, 40 + 2 ** 32])
+  const section = Buffer.from(columns.rowBlk.buffer)
+  const { chunkStart } = new LayerIndex(LayerKind.Image, counts, section, new SlotTable()).columns
+  expect([...chunkStart]).toEqual([40, 40 + 2 ** 31, 40 + 2 ** 32, 540 + 2 ** 32])
 })

@@ -1,11 +1,15 @@
 /**
  * The resident index of one layer: which chunk holds which key. It is per key and not per version,
  * and answers "does this layer finish the key" without reading data. Rows are those of the section
- * (`index-section.ts`), in fewer bytes: 14 a row in a delta, 4 in an image, and 27 a chunk.
+ * (`index-section.ts`), in fewer bytes: 11 to 15 a row in a delta, 4 in an image, and 17 to 19 a
+ * chunk.
  *
  * - Rows lie in the order of chunks, and their entries one after the other: the chunk of a row is
  *   found by search, the number of its entries is the distance to the next row.
  * - Where every row has one entry, its place in the chunk is that of the row.
+ * - Chunks lie in the file one after the other, so a chunk ends where the next begins.
+ * - Mostly the version of a row that needs nothing older is its first one, or there is none. Two bits
+ *   say so; only for other rows an LSN of it is kept.
  * - LSNs are distances from the lowest one, in units that make 32 bits enough: 1, unless the layer
  *   spans 4 GiB of WAL or more. Then an LSN is known as a range, and only what holds for all of the
  *   range is concluded from it.
@@ -15,12 +19,13 @@ import type { Lsn } from '#libs/lsn.ts'
 import type { SlotTable } from '../keyspace/slot-table.ts'
 import { type IndexCounts, type SectionColumns, sectionColumns } from './index-section.ts'
 import { LayerKind } from './layer-name.ts'
+import { RowBases } from './row-bases.ts'
 
 export interface IndexColumns {
-  chunkOffset: Float64Array
   groupFirstRow: Uint32Array
   rowBlk: Uint32Array
-  chunkStored: Uint32Array
+  /** Where each chunk begins in the file, then where the last one ends. */
+  chunkStart: Uint32Array | Float64Array
   chunkRaw: Uint32Array
   chunkCrc: Uint32Array
   chunkCodec: Uint8Array
@@ -37,13 +42,13 @@ export class LayerIndex {
   /** LSNs are known up to so many bytes, less one. */
   readonly lsnUnit: number
   readonly #lowestLsn: Lsn
-  /** Distance of the first version of each row. Empty in an image, as the next one. */
+  /** Distance of the first version of each row. Empty in an image. */
   readonly #rowFirst: Uint32Array
-  /** Distance + 1 of the highest version that needs nothing older; 0 = none. */
-  readonly #rowBase: Uint32Array
+  readonly #bases: RowBases
   /** First entry of each row in its chunk; empty when each row has one entry. */
   readonly #rowEntry: Uint16Array
   readonly #chunkFirstRow: Uint32Array
+  /** Entries of each chunk; empty when each row has one. */
   readonly #chunkEntries: Uint16Array
   readonly #slots: SlotTable
   /** What was asked for last: the keys of a read mostly share their prefix. */
@@ -60,9 +65,13 @@ export class LayerIndex {
     const lsns = isDelta ? lsnRange(stored) : { lowestLsn: 0, unit: 1 }
     const hasEntries = stored.rowCount.some((count) => count !== 1)
     const lsnRows = isDelta ? rows : 0
-    const entryRows = hasEntries ? rows : 0
-    const words = groups + groups + 1 + rows + 2 * lsnRows + chunks + 1 + 3 * chunks
-    const memory = new ArrayBuffer(8 * chunks + 4 * words + 2 * (entryRows + chunks) + chunks)
+    const [entryRows, entryChunks] = hasEntries ? [rows, chunks] : [0, 0]
+    const fileEnd = endOf(stored)
+    const startBytes = fileEnd < 2 ** 32 ? 4 : 8
+    const words = groups + groups + 1 + rows + lsnRows + chunks + 1 + 2 * chunks
+    const memory = new ArrayBuffer(
+      startBytes * (chunks + 1) + 4 * words + 2 * (entryRows + entryChunks) + chunks,
+    )
     let at = 0
     const next = <T>(
       column: new (m: ArrayBuffer, at: number, n: number) => T,
@@ -77,44 +86,35 @@ export class LayerIndex {
     this.#slots = slots
     this.#lowestLsn = lsns.lowestLsn
     this.lsnUnit = lsns.unit
-    const chunkOffset = next(Float64Array, chunks, 8)
+    const chunkStart =
+      startBytes === 4 ? next(Uint32Array, chunks + 1) : next(Float64Array, chunks + 1, 8)
     this.groupSlot = next(Uint32Array, groups)
     const groupFirstRow = next(Uint32Array, groups + 1)
     const rowBlk = next(Uint32Array, rows)
     this.#rowFirst = next(Uint32Array, lsnRows)
-    this.#rowBase = next(Uint32Array, lsnRows)
     this.#chunkFirstRow = next(Uint32Array, chunks + 1)
-    const chunkStored = next(Uint32Array, chunks)
     const chunkRaw = next(Uint32Array, chunks)
     const chunkCrc = next(Uint32Array, chunks)
     this.#rowEntry = next(Uint16Array, entryRows, 2)
-    this.#chunkEntries = next(Uint16Array, chunks, 2)
+    this.#chunkEntries = next(Uint16Array, entryChunks, 2)
     const chunkCodec = next(Uint8Array, chunks, 1)
-    chunkOffset.set(stored.chunkOffset)
+    chunkStart.set(stored.chunkOffset)
+    chunkStart[chunks] = fileEnd
     groupFirstRow.set(stored.groupFirstRow)
     rowBlk.set(stored.rowBlk)
-    chunkStored.set(stored.chunkStored)
     chunkRaw.set(stored.chunkRaw)
     chunkCrc.set(stored.chunkCrc)
     chunkCodec.set(stored.chunkCodec)
     this.#rowEntry.set(stored.rowEntry.subarray(0, entryRows))
-    this.columns = {
-      chunkOffset,
-      groupFirstRow,
-      rowBlk,
-      chunkStored,
-      chunkRaw,
-      chunkCrc,
-      chunkCodec,
-    }
-    this.#takeLsns(stored)
+    this.columns = { groupFirstRow, rowBlk, chunkStart, chunkRaw, chunkCrc, chunkCodec }
+    this.#bases = this.#takeLsns(stored)
     this.#takeChunks(stored)
     this.#internGroups(stored)
   }
 
   /** Memory held. */
   get sizeBytes(): number {
-    return this.columns.rowBlk.buffer.byteLength
+    return this.columns.rowBlk.buffer.byteLength + this.#bases.sizeBytes
   }
 
   /** Group of a slot, or -1. */
@@ -208,26 +208,30 @@ export class LayerIndex {
    * above. Null = none.
    */
   baseLsn(row: number): Lsn | null {
-    const distance = this.#rowBase[row] as number
-    return distance === 0 ? null : this.#lowestLsn + (distance - 1) * this.lsnUnit
+    const distance = this.#bases.distance(row, this.#rowFirst)
+    return distance < 0 ? null : this.#lowestLsn + distance * this.lsnUnit
   }
 
-  #takeLsns({ rowFirstLsn, rowBaseLsn }: SectionColumns): void {
+  #takeLsns({ rowFirstLsn, rowBaseLsn }: SectionColumns): RowBases {
     const unit = this.lsnUnit
     for (let row = 0; row < rowFirstLsn.length; row++) {
-      const base = rowBaseLsn[row] as number
-      this.#rowFirst[row] = ((rowFirstLsn[row] as number) - this.#lowestLsn) / unit
-      this.#rowBase[row] = base === 0 ? 0 : Math.floor((base - this.#lowestLsn) / unit) + 1
+      this.#rowFirst[row] = Math.floor(((rowFirstLsn[row] as number) - this.#lowestLsn) / unit)
     }
+    const distanceOf = (row: number) => {
+      const base = rowBaseLsn[row] as number
+      return base === 0 ? -1 : Math.floor((base - this.#lowestLsn) / unit)
+    }
+    return new RowBases(this.#rowFirst, distanceOf)
   }
 
   #takeChunks({ rowChunk, rowEntry, rowCount }: SectionColumns): void {
     const { rows, chunks } = this.counts
+    const hasEntries = this.#chunkEntries.length > 0
     let chunk = -1
     let entries = 0
     for (let row = 0; row < rows; row++) {
       if (rowChunk[row] !== chunk) {
-        if (chunk >= 0) this.#chunkEntries[chunk] = entries
+        if (chunk >= 0 && hasEntries) this.#chunkEntries[chunk] = entries
         chunk++
         entries = 0
         this.#chunkFirstRow[chunk] = row
@@ -240,7 +244,7 @@ export class LayerIndex {
     if (chunk + 1 !== chunks) {
       throw new ZenithError('corrupt', 'a layer index has chunks without rows')
     }
-    if (chunk >= 0) this.#chunkEntries[chunk] = entries
+    if (chunk >= 0 && hasEntries) this.#chunkEntries[chunk] = entries
     this.#chunkFirstRow[chunks] = rows
   }
 
@@ -255,6 +259,18 @@ export class LayerIndex {
       )
     }
   }
+}
+
+/** Where the last chunk ends. Throws `corrupt` when chunks do not follow one another. */
+function endOf({ chunkOffset, chunkStored }: SectionColumns): number {
+  let end = chunkOffset[0] ?? 0
+  for (let chunk = 0; chunk < chunkOffset.length; chunk++) {
+    if (chunkOffset[chunk] !== end) {
+      throw new ZenithError('corrupt', 'the chunks of a layer do not follow one another')
+    }
+    end += chunkStored[chunk] as number
+  }
+  return end
 }
 
 /** Where distances of LSNs begin, and in which unit all of them fit. */

@@ -354,7 +354,7 @@ export class Layer implements Evictable {
   }
 
   /** Neighbouring chunks, grouped so that each group is one read. */
-  #runs(chunks: readonly number[], { chunkOffset, chunkStored }: IndexColumns): number[][] {
+  #runs(chunks: readonly number[], { chunkStart }: IndexColumns): number[][] {
     const [maxBytes, maxGap] = this.isResident
       ? [MERGED_READ_BYTES, 0]
       : [MERGED_OBJECT_BYTES, OBJECT_GAP_BYTES]
@@ -363,8 +363,8 @@ export class Layer implements Evictable {
     let runStart = 0
     let runEnd = 0
     for (const chunk of chunks) {
-      const start = chunkOffset[chunk] as number
-      const end = start + (chunkStored[chunk] as number)
+      const start = chunkStart[chunk] as number
+      const end = chunkStart[chunk + 1] as number
       if (run.length > 0 && start - runEnd <= maxGap && end - runStart <= maxBytes) {
         run.push(chunk)
       } else {
@@ -382,15 +382,15 @@ export class Layer implements Evictable {
     columns: IndexColumns,
     into: Map<number, Buffer>,
   ): Promise<void> {
-    const { chunkOffset, chunkStored } = columns
+    const { chunkStart } = columns
     const first = run[0] as number
     const last = run[run.length - 1] as number
-    const start = chunkOffset[first] as number
-    const length = (chunkOffset[last] as number) + (chunkStored[last] as number) - start
+    const start = chunkStart[first] as number
+    const length = (chunkStart[last + 1] as number) - start
     const bytes = await this.#bytes.read(start, length)
     for (const chunk of run) {
-      const at = (chunkOffset[chunk] as number) - start
-      const end = at + (chunkStored[chunk] as number)
+      const at = (chunkStart[chunk] as number) - start
+      const end = (chunkStart[chunk + 1] as number) - start
       const stored = end - at === bytes.length ? bytes : bytes.subarray(at, end)
       const raw = this.#expand(chunk, columns, stored) ?? (await this.#repair(chunk, columns))
       this.#context.cache.add(this.number, chunk, raw)
@@ -407,9 +407,9 @@ export class Layer implements Evictable {
 
   /** Reads a damaged chunk from object storage; the bad local file goes. */
   async #repair(chunk: number, columns: IndexColumns): Promise<Buffer> {
-    const { chunkOffset, chunkStored } = columns
-    const start = chunkOffset[chunk] as number
-    const length = chunkStored[chunk] as number
+    const { chunkStart } = columns
+    const start = chunkStart[chunk] as number
+    const length = (chunkStart[chunk + 1] as number) - start
     let raw: Buffer | null = null
     let reason = 'its copy in object storage is damaged too'
     try {

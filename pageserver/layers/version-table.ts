@@ -166,13 +166,7 @@ export class VersionTable {
   }
 
   /** Adds a version that is in no chain yet; copies the bytes. */
-  append(
-    lsn: Lsn,
-    kind: number,
-    src: Buffer,
-    offset: number,
-    length: number,
-  ): number {
+  append(lsn: Lsn, kind: number, src: Buffer, offset: number, length: number): number {
     const version = this.#count
     assert(version < MAX_VERSIONS, 'an open layer is rolled before its versions pass 2^24')
     if ((version + 1) * WORDS > this.#words.length) {

@@ -74,7 +74,10 @@ function cut(next: (below: number) => number, rel: number, blocks: number | null
   return { ...cutTo, kind: ValueKind.Tombstone, value: EMPTY, step: 8 }
 }
 
-/** Blocks that are skipped become zero pages, and so does one whose change works on a page. */
+/**
+ * Blocks that are skipped become zero pages, and so does one whose change works on a page. There is no
+ * LSN at which a relation has a block that has not begun.
+ */
 function grown(rel: number, size: number, change: Omit<ModelVersion, 'lsn'>): Change[] {
   const { blk } = change.key
   const worksOnPage = change.kind === ValueKind.Record || change.kind === ValueKind.NativeOp
@@ -84,7 +87,7 @@ function grown(rel: number, size: number, change: Omit<ModelVersion, 'lsn'>): Ch
     value: EMPTY,
     step: 0,
   }))
-  return [{ ...sizeOf(rel, blk + 1), step: 8 }, ...zeros, { ...change, step: 8 }]
+  return [{ ...sizeOf(rel, blk + 1), step: 8 }, ...zeros, { ...change, step: worksOnPage ? 8 : 0 }]
 }
 
 function pageChange(key: ModelKey, choice: number, bytes: Buffer): Omit<ModelVersion, 'lsn'> {

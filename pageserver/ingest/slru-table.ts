@@ -18,6 +18,10 @@ export class SlruTable {
   #target: IngestTarget
   /** By kind: segment -> its pages, and the slot of its blocks. */
   #segments: Map<number, Segment>[] = [new Map(), new Map(), new Map(), new Map()]
+  /** The page that is asked for again and again: each commit sets bits of the newest. */
+  #lastKind = -1
+  #lastPage = -1
+  #lastSlot = -1
 
   constructor(target: IngestTarget) {
     this.#target = target
@@ -58,14 +62,17 @@ export class SlruTable {
 
   /** Makes sure that an operation at a later LSN finds a page to work on. */
   ensurePage(kind: number, page: number, lsn: Lsn): void {
+    if (page === this.#lastPage && kind === this.#lastKind) return
     if (!this.hasPage(kind, page)) this.zeroPage(kind, page, lsn)
+    this.#lastKind = kind
+    this.#lastPage = page
+    this.#lastSlot = this.#slotOf(kind, page)
   }
 
   /** The page must be there (`ensurePage`). */
   putOp(kind: number, page: number, lsn: Lsn, op: NativeOpWriter): void {
-    const segment = this.#of(kind).get(Math.floor(page / SLRU_SEGMENT_PAGES))
-    assert(segment !== undefined, 'an SLRU operation has its page')
-    const { slot } = segment
+    const isLast = page === this.#lastPage && kind === this.#lastKind
+    const slot = isLast ? this.#lastSlot : this.#slotOf(kind, page)
     const block = page % SLRU_SEGMENT_PAGES
     this.#target.put(slot, block, lsn, ValueKind.NativeOp, op.buffer, 0, op.length)
   }
@@ -83,12 +90,19 @@ export class SlruTable {
 
   dropSegment(kind: number, segment: number, lsn: Lsn): void {
     if (!this.#of(kind).delete(segment)) return
+    this.#lastKind = -1
     const sizeSlot = this.#target.slot(KeyClass.SlruSegSize, kind, 0, segment, 0)
     this.#target.put(sizeSlot, 0, lsn, ValueKind.Tombstone, EMPTY, 0, 0)
   }
 
   segments(kind: number): number[] {
     return [...this.#of(kind).keys()]
+  }
+
+  #slotOf(kind: number, page: number): number {
+    const segment = this.#of(kind).get(Math.floor(page / SLRU_SEGMENT_PAGES))
+    assert(segment !== undefined, 'an SLRU operation has its page')
+    return segment.slot
   }
 
   #of(kind: number): Map<number, Segment> {

@@ -7,7 +7,14 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { AttachMode } from '#libs/api/attach-mode.ts'
 import type { PlacementRecord } from '../records.ts'
-import { Move, type MoveAnswer, type MoveEffect, PATIENCE_MS, STALLED_MS } from './move.ts'
+import {
+  Move,
+  type MoveAnswer,
+  type MoveEffect,
+  PATIENCE_MS,
+  STALLED_MS,
+  WARM_UP_MS,
+} from './move.ts'
 import {
   abortMove,
   beginMove,
@@ -273,6 +280,19 @@ describe('a move', () => {
     world.crash()
     while (world.placement.move?.phase !== 'attach') world.step()
     expect(() => abortMove(world.placement)).toThrow('has gone too far')
+  })
+
+  it('goes on after a while when the new one cannot tell how warm it is', () => {
+    const placement: PlacementRecord = { shard: 0, pageserverId: 1, generation: 1, secondary: null }
+    const machine = new Move(beginMove(placement, 2, NOW), 0)
+    const phaseAt = (nowMs: number) => {
+      const effect = machine.next(nowMs) as MoveEffect
+      if (effect.kind !== 'warm') return effect
+      machine.answered(effect, { kind: 'warmth', missingBytes: null }, nowMs)
+      return effect.kind
+    }
+    expect([phaseAt(0), phaseAt(WARM_UP_MS / 2)]).toEqual(['warm', 'warm'])
+    expect(phaseAt(WARM_UP_MS)).toMatchObject({ kind: 'swap', next: { move: { phase: 'hold' } } })
   })
 
   it('waits for a new holder that gets on, and for one that does not only so long', () => {

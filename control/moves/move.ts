@@ -192,7 +192,7 @@ export class Move {
   }
 
   #isWarm(nowMs: number): boolean {
-    if (this.#missingBytes === null || this.#failingSinceMs !== null) return false
+    if (this.#failingSinceMs !== null) return false
     return this.#missingBytes === 0 || nowMs - this.#sinceMs >= WARM_UP_MS
   }
 

@@ -14,8 +14,10 @@ import { parseTimelineId, type TenantId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { renameDurably } from '#libs/object-store/durable-file.ts'
 import type { ObjectStore } from '#libs/object-store/object-store.ts'
+import { parseTenantShardId } from '#libs/sharding.ts'
 import { FOOTER_SIZE, footerCrc } from '../layers/layer-format.ts'
-import { localFolder, timelinesFolder } from '../remote/paths.ts'
+import { localFolder } from '../remote/paths.ts'
+import { isParentOf } from '../tenants/split.ts'
 
 const PAUSE_MS = 5_000
 const DOWNLOADS_AT_ONCE = 4
@@ -154,10 +156,14 @@ export class Secondary {
   }
 }
 
-/** What the primary says becomes a path here, and an object to read: it stays within the tenant. */
+/**
+ * What the primary says becomes a path here, and an object to read: it stays within the tenant, or is
+ * with a shard that this one was split from.
+ */
 function checkNames(tenantId: TenantId, { file, object }: HotLayer): void {
-  const parent = `${timelinesFolder(tenantId)}/`
-  if (/^[0-9A-Za-z_-][0-9A-Za-z_.-]*$/.test(file) && object.startsWith(parent)) return
+  const [, name = ''] = /^tenants\/([0-9a-f-]+)\/timelines\//.exec(object) ?? []
+  const isOwn = name === tenantId || (name !== '' && isParentOf(parseTenantShardId(name), tenantId))
+  if (/^[0-9A-Za-z_-][0-9A-Za-z_.-]*$/.test(file) && isOwn) return
   throw new ZenithError('corrupt', `the primary names a layer file "${file}" of object "${object}"`)
 }
 

@@ -1,6 +1,7 @@
+import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { ZenithError } from '#libs/errors.ts'
-import { newTimelineId, type TenantId } from '#libs/ids.ts'
+import { newTenantId, newTimelineId, type TenantId } from '#libs/ids.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import { checkStorage } from '../check/storage-check.ts'
 import type { CompactionRunner } from '../compaction/job.ts'
@@ -8,6 +9,8 @@ import { LocalRunner } from '../compaction/runner.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { sweepFormer } from './former.ts'
 import { isParentOf } from './split.ts'
+import { heatmapOf } from '../secondary/heatmap.ts'
+import { Secondary } from '../secondary/secondary.ts'
 import { ScratchServer } from './testing/scratch-server.ts'
 import {
   expectOwnOnly as expectEachOwnOnly,
@@ -118,6 +121,37 @@ describe('a shard that begins as a part of another', () => {
     }
     await expectOwnOnly(START + 0x180, 8, archived)
     expect(await check()).toEqual([])
+  })
+
+  test('is copied by a secondary, with the layers that its parent has', async () => {
+    await using other = await ScratchServer.start()
+    const tenantId = idOf(1)
+    const heatmap = heatmapOf(server.manager.tenant(tenantId).timelines())
+    const copyOf = (what: TenantId) => {
+      const { store } = server
+      const { folder } = other
+      const ask = () => Promise.resolve(heatmap)
+      return new Secondary({
+        tenantId: what,
+        folder,
+        store,
+        log: pino({ level: 'silent' }),
+        heatmap: ask,
+      })
+    }
+    const own = copyOf(tenantId)
+    own.start()
+    await expect.poll(() => own.info.missingBytes, { timeout: 10_000 }).toBe(0)
+    expect(own.info).toMatchObject({
+      layers: heatmap.timelines.flatMap((one) => one.layers).length,
+      lastError: null,
+    })
+    await own.stop()
+    // Nothing of a shard that it was not split from.
+    const stranger = copyOf(tenantShardId(newTenantId(), 1, 2))
+    stranger.start()
+    await expect.poll(() => stranger.info.lastError, { timeout: 10_000 }).toContain('of object')
+    await stranger.stop()
   })
 
   test('takes in WAL, is restarted without its disk, and is split again', async () => {

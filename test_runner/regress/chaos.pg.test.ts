@@ -58,9 +58,9 @@ class Chaos {
       () => this.#restart(zenith.pageservers[this.#random(zenith.pageservers.length)]),
       () => this.#restart(zenith.control),
       () => this.#branch(),
-      () => this.#usurp(),
       () => this.#powerCut(),
-      ...(PAGESERVERS > 1 ? [() => this.#split(), () => this.#move()] : []),
+      // One that nobody knows of is not told where shards are.
+      ...(PAGESERVERS > 1 ? [() => this.#split(), () => this.#move()] : [() => this.#usurp()]),
     ]
     const chosen = steps[this.#random(steps.length)]
     this.#steps++

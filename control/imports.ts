@@ -6,42 +6,48 @@
  *     from a server: the pageserver follows it → 'active' with `follows`, without safekeepers
  *
  * The pageserver's work is asked after now and then; if it forgets (it was restarted) it is told again
- * and begins anew. A failure takes the name back. A branch that follows becomes an ordinary one when
- * that ends: safekeepers make its timeline where it stands.
+ * and begins anew. Of a sharded tenant each shard takes its part in (import-jobs.ts). A failure takes
+ * the name back, after what other shards have of it is gone. A branch that follows a server becomes an
+ * ordinary one when that ends (following.ts).
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { FollowInfo, ImportInfo, ImportJob, ImportSource } from '#libs/api/transfer.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
-import { parseLsn } from '#libs/lsn.ts'
 import { checkName } from './names.ts'
 import { chooseSafekeepers } from './placement.ts'
-import { firstPlaceOf, type Place } from './places.ts'
+import { Following, placesOfWal } from './following.ts'
+import { runImportJobs } from './import-jobs.ts'
+import { onEach, type Place, placesOf, shardAt } from './places.ts'
 import { type BranchRecord, recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { importApi, pageserverApi } from './remote.ts'
 import type { Timelines } from './timelines.ts'
-import { followedSource } from './wal-sources.ts'
+import { followedSource, slotOf } from './wal-sources.ts'
 
-const POLL_MS = 300
 const MAX_REMEMBERED = 100
+
+type ImportEnd = { state: 'failed' | 'stopped'; error: ImportInfo['error'] }
 
 const NOTHING_DONE = { phase: 'waiting', doneBytes: 0, totalBytes: null } as const
 
 export class Imports {
   readonly #registry: Registry
   readonly #timelines: Timelines
+  readonly #following: Following
   readonly #log: Logger
   /** What the pageserver last told, by timeline. */
   readonly #jobs = new Map<string, ImportJob>()
   readonly #running = new Map<string, Promise<void>>()
+  /** Those that somebody is giving up at this moment. */
+  readonly #givenUp = new Set<string>()
   /** Imports that failed or were given up, by tenant and name, for those who ask after them. */
   readonly #ended = new Map<string, ImportInfo>()
 
   constructor(options: { registry: Registry; timelines: Timelines; log: Logger }) {
     this.#registry = options.registry
     this.#timelines = options.timelines
+    this.#following = new Following(options)
     this.#log = options.log
   }
 
@@ -51,12 +57,6 @@ export class Imports {
     { name, source }: { name: string; source: ImportSource },
   ): Promise<ImportInfo> {
     checkName('branch', name)
-    const place = await firstPlaceOf(this.#registry, tenantId)
-    if (place.shardCount > 1) {
-      throw new ZenithError('unsupported', `Tenant ${tenantId} is spread over pageservers.`, {
-        hint: 'Import into a tenant of its own: zenith tenant create.',
-      })
-    }
     const tenant = await this.#registry.tenant(tenantId)
     if (tenant.state === 'deleting') {
       throw new ZenithError('conflict', `Tenant ${tenantId} is being deleted.`)
@@ -104,29 +104,20 @@ export class Imports {
   }
 
   /** How a branch that follows a server stands; null for the others. */
-  async following(timeline: TimelineRecord): Promise<FollowInfo | null> {
-    const { tenantId, timelineId, follows } = timeline
-    if (follows === undefined) return null
-    const { server, slot } = follows
-    const source = `${server.host}:${server.pgPort}`
-    try {
-      const place = await firstPlaceOf(this.#registry, tenantId)
-      const info = await pageserverApi.timeline(place, { tenantId, timelineId })
-      return { source, slot, ...followStateOf(info) }
-    } catch (error) {
-      const lastError = errorMessage(error)
-      return { source, slot, state: 'unknown', sourceLsn: null, lagBytes: null, lastError }
-    }
+  following(timeline: TimelineRecord): Promise<FollowInfo | null> {
+    return this.#following.info(timeline)
   }
 
-  /** Gives an import up, or ends the following of a server and drops its slot. */
+  /** Gives an import up, or ends the following of a server and drops its slots. */
   async stop(tenantId: string, name: string, force: boolean): Promise<ImportInfo> {
     const { timelineId } = await this.#registry.branch(tenantId, name)
     const timeline = await this.#registry.timeline(tenantId, timelineId)
-    const place = await firstPlaceOf(this.#registry, tenantId)
     if (timeline.state === 'creating' && timeline.importing !== undefined) {
-      await importApi.abort(place, { tenantId, timelineId })
-      await this.#forget(timeline, { state: 'stopped', error: null })
+      const end: ImportEnd = { state: 'stopped', error: null }
+      const marked = await this.#markEnded(timeline, end)
+      // Nothing of it is begun any more after this.
+      await this.#running.get(timelineId)?.catch(() => undefined)
+      await this.#clear(marked, end)
       return this.#ended.get(`${tenantId}/${name}`) as ImportInfo
     }
     if (timeline.follows === undefined) {
@@ -134,8 +125,7 @@ export class Imports {
         hint: 'zenith timeline list shows which branches do.',
       })
     }
-    const ended = await this.#endFollowing(timeline, place, force)
-    return this.#infoOf(ended, null)
+    return this.#infoOf(await this.#following.end(timeline, force), null)
   }
 
   /** Goes on with imports after a restart. */
@@ -163,37 +153,53 @@ export class Imports {
   }
 
   async #run(timeline: TimelineRecord): Promise<void> {
-    const { tenantId, timelineId, importing: source } = timeline
+    const { tenantId, timelineId, importing: source, importState } = timeline
     if (source === undefined) return
-    const place = await firstPlaceOf(this.#registry, tenantId)
-    const ids = { tenantId, timelineId }
-    let job = await importApi.start(place, ids, { source, slot: slotOf(timelineId) })
-    while (job.state === 'running') {
-      this.#jobs.set(timelineId, job)
-      await sleep(POLL_MS)
-      job = await importApi.get(place, ids)
-    }
+    if (importState?.ended !== undefined) return await this.#clear(timeline, importState.ended)
+    const key = recordKey.timeline(tenantId, timelineId)
+    // Read late: a pageserver that restarted in between has raised the generation.
+    const places = await placesOf(this.#registry, tenantId)
+    const job = await runImportJobs({
+      places,
+      ids: { tenantId, timelineId },
+      source,
+      slot: slotNameOf(timelineId),
+      endLsn: importState?.endLsn ?? null,
+      agree: async (endLsn) => {
+        await this.#registry.change<TimelineRecord>(key, (current) => ({
+          ...notEnded(current),
+          importState: { ...current.importState, endLsn },
+        }))
+      },
+      onProgress: (progress) => this.#jobs.set(timelineId, progress),
+      isOver: () => this.#givenUp.has(timelineId),
+    })
     const current = await this.#registry.timeline(tenantId, timelineId).catch(() => null)
     // It may have been given up meanwhile.
-    if (current?.state !== 'creating') return
-    if (job.state === 'failed') await this.#forget(current, { state: 'failed', error: job.error })
-    else await this.#finish(current, source, job, place)
+    if (current?.state !== 'creating' || current.importState?.ended !== undefined) return
+    if (job.state === 'failed') {
+      const end: ImportEnd = { state: 'failed', error: job.error }
+      await this.#clear(await this.#markEnded(current, end), end)
+    } else if (job.state === 'done') await this.#finish(current, source, job, places)
   }
 
   async #finish(
     timeline: TimelineRecord,
     source: ImportSource,
     job: ImportJob,
-    place: Place,
+    places: readonly Place[],
   ): Promise<void> {
     const { tenantId, timelineId, branch } = timeline
     const key = recordKey.timeline(tenantId, timelineId)
     const { systemId, pgVersion } = job
     if (source.kind === 'postgres' && source.follow) {
-      const follows = { server: source.server, slot: slotOf(timelineId) }
-      await pageserverApi.setSources(place, { tenantId, timelineId }, [followedSource(follows)])
+      const follows = { server: source.server, slot: slotNameOf(timelineId) }
+      await onEach(places, (place) => {
+        const wal = followedSource(follows, shardAt(tenantId, place))
+        return pageserverApi.setSources(place, { tenantId, timelineId }, [wal])
+      })
       await this.#registry.change<TimelineRecord>(key, (current) => ({
-        ...withoutSource(current),
+        ...withoutSource(notEnded(current)),
         state: 'active',
         startLsn: job.startLsn,
         systemId,
@@ -203,7 +209,7 @@ export class Imports {
       }))
     } else {
       const made = await this.#registry.change<TimelineRecord>(key, (current) => ({
-        ...current,
+        ...notEnded(current),
         ...placesOfWal(job.startLsn as string, job.endLsn as string),
         systemId,
         pgVersion,
@@ -213,58 +219,51 @@ export class Imports {
     this.#log.info({ tenantId, timelineId, branch, kind: source.kind }, 'imported a cluster')
   }
 
-  /**
-   * The branch becomes an ordinary one: its WAL in safekeepers begins where it stands. The slot goes
-   * first of what cannot be undone, so that a server that does not answer leaves all as it was.
-   */
-  async #endFollowing(
-    timeline: TimelineRecord,
-    place: Place,
-    force: boolean,
-  ): Promise<TimelineRecord> {
-    const { tenantId, timelineId, follows, branch } = timeline
-    if (follows === undefined) return timeline
-    const ids = { tenantId, timelineId }
-    await pageserverApi.setSources(place, ids, [])
-    try {
-      await importApi.dropSlot(place, ids, follows)
-    } catch (error) {
-      if (!force) {
-        await pageserverApi.setSources(place, ids, [followedSource(follows)])
-        throw new ZenithError(
-          'unavailable',
-          `The slot ${follows.slot} could not be dropped: ${errorMessage(error)}`,
-          {
-            hint: `The branch still follows. "zenith import stop ${branch} --force" ends that; drop the slot yourself if the server comes back.`,
-          },
-        )
-      }
-    }
-    const { endLsn } = await importApi.finish(place, ids)
-    const safekeepers = chooseSafekeepers(tenantId, await this.#registry.nodes('safekeeper'))
+  /** Records that an import ends, so that nobody completes it or begins more of it. */
+  async #markEnded(timeline: TimelineRecord, end: ImportEnd): Promise<TimelineRecord> {
+    const { tenantId, timelineId, branch } = timeline
     const key = recordKey.timeline(tenantId, timelineId)
-    const made = await this.#registry.change<TimelineRecord>(key, (current) => ({
-      ...withoutFollows(current),
-      ...placesOfWal(current.historyStartLsn ?? (current.startLsn as string), endLsn),
-      safekeepers,
-      pendingSafekeepers: safekeepers,
-    }))
-    this.#log.info({ tenantId, timelineId, branch }, 'a branch follows its server no more')
-    return await this.#timelines.completeMade(made)
+    const marked = await this.#registry.change<TimelineRecord>(key, (current) => {
+      if (current.state === 'creating' && current.startLsn === null) {
+        return { ...current, importState: { ended: end, ...current.importState } }
+      }
+      throw new ZenithError('conflict', `The import of "${branch}" is just being completed.`, {
+        hint: `Delete the branch when it is there: zenith branch delete ${branch}.`,
+      })
+    })
+    this.#givenUp.add(timelineId)
+    return marked
   }
 
-  /** Takes the name back and remembers how it ended. */
-  async #forget(
-    timeline: TimelineRecord,
-    end: { state: 'failed' | 'stopped'; error: ImportInfo['error'] },
-  ): Promise<void> {
+  /** Removes what pageservers have of it, takes the name back and remembers how it ended. */
+  async #clear(timeline: TimelineRecord, end: ImportEnd): Promise<void> {
     const { tenantId, timelineId, branch } = timeline
+    const places = await placesOf(this.#registry, tenantId)
+    await onEach(places, (place) => importApi.abort(place, { tenantId, timelineId }))
+    await this.#dropSlots(timeline, places)
     const info: ImportInfo = { ...this.#infoOf(timeline, null), ...end }
     this.#ended.set(`${tenantId}/${branch}`, info)
     const oldest = this.#ended.keys().next().value
     if (this.#ended.size > MAX_REMEMBERED && oldest !== undefined) this.#ended.delete(oldest)
     await this.#registry.update(recordKey.branch(tenantId, branch), () => null)
     await this.#registry.update(recordKey.timeline(tenantId, timelineId), () => null)
+    this.#givenUp.delete(timelineId)
+  }
+
+  /** Shards that were done have left theirs for the stream that was to come. */
+  async #dropSlots(timeline: TimelineRecord, places: readonly Place[]): Promise<void> {
+    const { tenantId, timelineId, importing } = timeline
+    if (importing?.kind !== 'postgres') return
+    for (const place of places) {
+      const slot = slotOf(slotNameOf(timelineId), shardAt(tenantId, place))
+      const { server } = importing
+      await importApi
+        .dropSlot(place, { tenantId, timelineId }, { server, slot })
+        .catch((error: unknown) => {
+          const reason = errorMessage(error)
+          this.#log.warn({ tenantId, timelineId, slot, reason }, 'a slot could not be dropped')
+        })
+    }
   }
 
   async #forgetSource({ tenantId, timelineId }: TimelineRecord): Promise<void> {
@@ -282,7 +281,7 @@ export class Imports {
       phase,
       doneBytes,
       totalBytes,
-      error: null,
+      error: timeline.importState?.ended?.error ?? null,
       startLsn: historyStartLsn ?? startLsn,
       endLsn: historyStartLsn === undefined ? null : startLsn,
       following,
@@ -290,34 +289,18 @@ export class Imports {
   }
 }
 
-/** WAL of the branch's own, in safekeepers, begins at its end; it can be read from `first` on. */
-function placesOfWal(first: string, end: string): { startLsn: string; historyStartLsn?: string } {
-  return first === end ? { startLsn: end } : { startLsn: end, historyStartLsn: first }
-}
-
 function withoutSource(record: TimelineRecord): TimelineRecord {
-  const { importing: _, ...rest } = record
+  const { importing: _, importState: __, ...rest } = record
   return rest
 }
 
-function withoutFollows(record: TimelineRecord): TimelineRecord {
-  const { follows: _, ...rest } = record
-  return rest
+/** Throws `conflict` for an import that has been given up. */
+function notEnded(record: TimelineRecord): TimelineRecord {
+  if (record.importState?.ended === undefined) return record
+  throw new ZenithError('conflict', `The import of "${record.branch}" was given up.`)
 }
 
 /** A name that no other import has; slots have lower-case letters, digits and underscores. */
-function slotOf(timelineId: string): string {
+function slotNameOf(timelineId: string): string {
   return `zenith_${timelineId.slice(0, 16)}`
-}
-
-function followStateOf(info: Awaited<ReturnType<typeof pageserverApi.timeline>>) {
-  const { walReceiver, lastRecordLsn } = info
-  const sourceLsn = walReceiver?.commitLsn ?? null
-  return {
-    state: walReceiver?.state ?? 'stopped',
-    sourceLsn,
-    lagBytes:
-      sourceLsn === null ? null : Math.max(0, parseLsn(sourceLsn) - parseLsn(lastRecordLsn)),
-    lastError: walReceiver?.lastError ?? null,
-  }
 }

@@ -2,6 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { NodeInfo } from '#libs/api/control.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
+import type { TenantId } from '#libs/ids.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import { servingNode, takesWrites } from './moves/placement-changes.ts'
 import { servingParents, splitTakesWrites } from './moves/split-changes.ts'
 import type { PlacementRecord, TenantRecord } from './records.ts'
@@ -89,6 +91,14 @@ function placesAt(
       generation: placement.generation,
     })),
   )
+}
+
+/** The name of what a place has: the tenant, or one shard of it. */
+export function shardAt(
+  tenantId: string,
+  { shard, shardCount }: Pick<Place, 'shard' | 'shardCount'>,
+): TenantId {
+  return tenantShardId(tenantId, shard, shardCount)
 }
 
 /** The place that knows what is not spread over shards: exact sizes, transaction status. */

@@ -1,5 +1,5 @@
 /** What the control plane stores, and under which key. Each record changes by compare-and-swap. */
-import type { ImportSource, StockServer } from '#libs/api/transfer.ts'
+import type { ImportInfo, ImportSource, StockServer } from '#libs/api/transfer.ts'
 import type { EndpointMode, EndpointStatus, NodeInfo, Settings } from '#libs/api/control.ts'
 
 export type NodeKind = 'pageserver' | 'safekeeper'
@@ -133,8 +133,19 @@ export interface TimelineRecord {
   startLsn: string | null
   /** While the timeline is being imported: from where. */
   importing?: ImportSource
+  importState?: {
+    /** Where all shards end, once that is agreed on. */
+    endLsn?: string
+    /** It failed or was given up: what is there of it goes, then the record does. */
+    ended?: { state: 'failed' | 'stopped'; error: ImportInfo['error'] }
+  }
   /** A stock primary whose WAL the pageserver takes in; then there are no safekeepers. */
-  follows?: { server: StockServer; slot: string }
+  follows?: {
+    server: StockServer
+    slot: string
+    /** The server is gone, and the shards are at different LSNs: nothing more comes. */
+    lost?: true
+  }
   systemId: string | null
   pgVersion: number | null
   /** Members of the quorum, by id. */

@@ -137,18 +137,17 @@ export const pageserverApi = {
     }),
 
   timeline: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
   ): Promise<PageserverTimeline> =>
-    callPageserver(urlOf(node), 'getTimeline', { params, timeoutMs: STATUS_TIMEOUT_MS }),
+    askPageserver(node, 'getTimeline', { params, timeoutMs: STATUS_TIMEOUT_MS }),
 
   /** As `setSafekeepers`, for a branch that follows a stock server. */
   setSources: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
     safekeepers: WalSource[],
-  ): Promise<unknown> =>
-    callPageserver(urlOf(node), 'setSafekeepers', { params, body: { safekeepers } }),
+  ): Promise<unknown> => askPageserver(node, 'setSafekeepers', { params, body: { safekeepers } }),
 
   /** Bytes of all relations at the end of the timeline. */
   logicalSize: async (
@@ -245,29 +244,41 @@ export const pageserverApi = {
 /** What the pageserver does for imports. */
 export const importApi = {
   start: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
-    body: { source: ImportSource; slot: string },
-  ): Promise<ImportJob> => callPageserver(urlOf(node), 'startImportJob', { params, body }),
+    body: { source: ImportSource; slot: string; endLsn?: string },
+  ): Promise<ImportJob> => askPageserver(node, 'startImportJob', { params, body }),
 
-  get: (node: NodeInfo, params: { tenantId: string; timelineId: string }): Promise<ImportJob> =>
-    callPageserver(urlOf(node), 'getImportJob', { params }),
+  get: (node: MaybeShard, params: { tenantId: string; timelineId: string }): Promise<ImportJob> =>
+    askPageserver(node, 'getImportJob', { params }),
 
-  abort: (node: NodeInfo, params: { tenantId: string; timelineId: string }): Promise<unknown> =>
-    callPageserver(urlOf(node), 'abortImportJob', { params, body: {} }),
+  /** Nothing is left of it there, even if it was done. */
+  abort: (node: MaybeShard, params: { tenantId: string; timelineId: string }): Promise<unknown> =>
+    askPageserver(node, 'abortImportJob', {
+      params,
+      body: { remove: true },
+      timeoutMs: LIFECYCLE_TIMEOUT_MS,
+    }),
 
   dropSlot: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
     body: { server: StockServer; slot: string },
-  ): Promise<unknown> => callPageserver(urlOf(node), 'dropSourceSlot', { params, body }),
+  ): Promise<unknown> => askPageserver(node, 'dropSourceSlot', { params, body }),
+
+  /** Takes in no more WAL, or just that of the server up to the LSN. */
+  catchUp: (
+    node: MaybeShard,
+    params: { tenantId: string; timelineId: string },
+    body: { server: StockServer; endLsn?: string },
+  ): Promise<{ endLsn: string }> =>
+    askPageserver(node, 'catchUpFollowing', { params, body, timeoutMs: LIFECYCLE_TIMEOUT_MS }),
 
   /** The branch goes on without its source from `endLsn`. */
   finish: (
-    node: NodeInfo,
+    node: MaybeShard,
     params: { tenantId: string; timelineId: string },
-  ): Promise<{ endLsn: string }> =>
-    callPageserver(urlOf(node), 'finishFollowing', { params, body: {} }),
+  ): Promise<{ endLsn: string }> => askPageserver(node, 'finishFollowing', { params, body: {} }),
 }
 
 export const safekeeperApi = {

@@ -140,11 +140,11 @@ export class Tenants {
     for (const { tenantId, placements } of await this.#registry.tenants()) {
       for (const { shard } of placements) await this.#reHold(tenantId, shard, pageserverId)
       const tenant = await this.#registry.tenant(tenantId)
-      const timelines = await sourcesOf(this.#registry, tenantId)
       for (const { id, stripes } of shardsOf(tenant)) {
         const holding = holdingUnder(tenant, id, pageserverId)
         if (holding?.kind === 'attach') {
           const { generation, mode } = holding
+          const timelines = await sourcesOf(this.#registry, id)
           tenants.push({ tenantId: id, generation, mode, ...stripes, timelines })
         } else if (holding?.kind === 'secondary') {
           const primary = await this.#registry.node('pageserver', holding.primary)

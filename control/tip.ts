@@ -13,7 +13,7 @@ import {
   type TipFacts,
 } from './branch-point.ts'
 import { isActive, modeOf } from './endpoint-state.ts'
-import { firstPlaceOf } from './places.ts'
+import { onEach, servingPlacesIn } from './places.ts'
 import type { EndpointRecord, TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { computeApi, pageserverApi, safekeeperApi } from './remote.ts'
@@ -80,14 +80,18 @@ export class TipFinder {
 
   /** What the stock server has sent so far, all of it taken in. */
   async #followedTip({ tenantId, timelineId }: TimelineRecord): Promise<Lsn> {
-    const place = await firstPlaceOf(this.#registry, tenantId)
     const ids = { tenantId, timelineId }
-    const { lastRecordLsn, walReceiver } = await pageserverApi.timeline(place, ids)
-    const sentLsn = walReceiver?.commitLsn ?? lastRecordLsn
-    if (parseLsn(sentLsn) <= parseLsn(lastRecordLsn)) return parseLsn(lastRecordLsn)
-    // The newest record may not be whole; then what there is will do.
-    await pageserverApi.waitLsn(place, ids, sentLsn, FOLLOWED_WAIT_MS).catch(() => undefined)
-    return parseLsn((await pageserverApi.timeline(place, ids)).lastRecordLsn)
+    const places = await servingPlacesIn(this.#registry, await this.#registry.tenant(tenantId))
+    // All shards have what the slowest has.
+    const tips = await onEach(places, async (place) => {
+      const { lastRecordLsn, walReceiver } = await pageserverApi.timeline(place, ids)
+      const sentLsn = walReceiver?.commitLsn ?? lastRecordLsn
+      if (parseLsn(sentLsn) <= parseLsn(lastRecordLsn)) return parseLsn(lastRecordLsn)
+      // The newest record may not be whole; then what there is will do.
+      await pageserverApi.waitLsn(place, ids, sentLsn, FOLLOWED_WAIT_MS).catch(() => undefined)
+      return parseLsn((await pageserverApi.timeline(place, ids)).lastRecordLsn)
+    })
+    return Math.min(...tips)
   }
 
   async #facts(timeline: TimelineRecord, members: NodeInfo[]): Promise<TipFacts> {

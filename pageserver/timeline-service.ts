@@ -216,6 +216,10 @@ export class TimelineService {
     return this.#tenants.tenant(tenantId).timeline(timelineId)
   }
 
+  has(ids: TimelineIds): boolean {
+    return this.#find(ids) !== null
+  }
+
   /** As `timeline`, for someone who is about to read at the end of the WAL. */
   useTimeline(ids: TimelineIds): Timeline {
     this.nudge(ids)

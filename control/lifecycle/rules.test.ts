@@ -74,6 +74,10 @@ test('a branch is deleted only when nobody needs it and somebody means it', () =
   expect(check({ timeline: timeline({ follows }) })).toMatchObject({
     hint: expect.stringContaining('zenith import stop dev'),
   })
+  const lost = { ...follows, lost: true as const }
+  expect(check({ timeline: timeline({ follows: lost }) })).toBeNull()
+  const archived = () => checkArchive(family({ timeline: timeline({ follows: lost }) }))
+  expect(refusal(archived)).not.toBeNull()
   const replaces = { timelineId: 'own', keepAs: null, detach: false }
   expect(check({ timelines: [timeline(), timeline({ timelineId: 'n', replaces })] })).not.toBeNull()
 })

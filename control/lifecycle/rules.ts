@@ -70,7 +70,7 @@ export function checkDelete(family: Family, options: { evenMain: boolean }): voi
   if (children.length > 0) throw hasChildren(branch.name, children)
   if (timeline.state !== 'active' && timeline.state !== 'archived') checkActive(timeline)
   checkQuiet(family)
-  checkNotFollowing(family)
+  if (timeline.follows?.lost !== true) checkNotFollowing(family)
   if (timeline.newSafekeepers !== undefined) {
     throw new ZenithError('conflict', `The safekeepers of "${branch.name}" are being changed.`, {
       hint: `Wait until that is done (zenith safekeeper list), or undo it: zenith safekeeper abort ${branch.name}.`,
@@ -182,7 +182,7 @@ function checkNotFollowing({ branch, timeline }: Family): void {
 
 /** No other change of the branch is under way. */
 function checkQuiet({ branch, timeline, timelines }: Family): void {
-  if (timeline.follows !== undefined) {
+  if (timeline.follows !== undefined && timeline.follows.lost !== true) {
     const { host, pgPort } = timeline.follows.server
     throw new ZenithError('conflict', `Branch "${branch.name}" follows ${host}:${pgPort}.`, {
       hint: `End that first: zenith import stop ${branch.name}.`,

@@ -16,7 +16,7 @@ import type { Logger } from '#libs/log.ts'
 import { parseTenantId } from '#libs/ids.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import type { Endpoints } from '../endpoints.ts'
-import { firstPlaceOf } from '../places.ts'
+import { onEach, servingPlacesIn } from '../places.ts'
 import {
   type DeletedTenantRecord,
   recordKey,
@@ -156,7 +156,10 @@ export class TenantDeletion {
       // What was begun before the intent has ended, and nothing of it comes after us.
       await context.timelines.settled(timeline.timelineId)
       if (timeline.importing !== undefined) {
-        await importApi.abort(await firstPlaceOf(this.#registry, tenantId), timeline)
+        await onEach(
+          await servingPlacesIn(this.#registry, await this.#registry.tenant(tenantId)),
+          (place) => importApi.abort(place, timeline),
+        )
       }
       await removeEndpoints(context, timeline)
       await removeName(context, timeline)

@@ -61,8 +61,9 @@ export function runningOf({ endpoints }: TenantContents): EndpointRecord[] {
 function checkQuiet(timeline: TimelineRecord): void {
   const { branch, follows, importing, newSafekeepers, state } = timeline
   // Its slot on the stock server goes first: that would keep WAL for it for ever.
-  if (follows !== undefined || (importing !== undefined && state === 'creating')) {
-    const what = follows === undefined ? 'is being imported' : 'follows a stock server'
+  const isFollowing = follows !== undefined && follows.lost !== true
+  if (isFollowing || (importing !== undefined && state === 'creating')) {
+    const what = isFollowing ? 'follows a stock server' : 'is being imported'
     throw new ZenithError('conflict', `Branch "${branch}" ${what}.`, {
       hint: `End that first: zenith import stop ${branch}.`,
     })

@@ -40,6 +40,7 @@ export function withoutChange(record: TimelineRecord): TimelineRecord {
     replaces: ______,
     historyStartLsn: _______,
     importing: ________,
+    importState: __________,
     follows: _________,
     ...rest
   } = record

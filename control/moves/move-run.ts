@@ -6,7 +6,7 @@ import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { parseLsn } from '#libs/lsn.ts'
-import { tenantShardId } from '#libs/sharding.ts'
+import { tenantShardId, wholeTenant } from '#libs/sharding.ts'
 import { isActive, startIsOverdue } from '../endpoint-state.ts'
 import { servingPlacesIn } from '../places.ts'
 import type { EndpointRecord, PlacementRecord } from '../records.ts'
@@ -121,7 +121,7 @@ export class MoveRun {
       }
       case 'attach': {
         const { mode, generation } = effect
-        const timelines = await sourcesOf(this.#registry, tenantId)
+        const timelines = await sourcesOf(this.#registry, held.id)
         const { stripes, splitFrom } = held
         const request = { mode, generation, timelines, ...stripes, ...splitFrom }
         const node = await this.#node(effect.node)
@@ -214,16 +214,16 @@ async function hasEnded(
   }
 }
 
-/** Who keeps the WAL of each timeline of a tenant. */
-export async function sourcesOf(registry: Registry, tenantId: string) {
-  const timelines = await registry.timelines(tenantId)
+/** From where a tenant, or a shard of one, gets the WAL of each timeline. */
+export async function sourcesOf(registry: Registry, id: TenantId) {
+  const timelines = await registry.timelines(wholeTenant(id))
   return Promise.all(
     timelines
       // One that is to be archived takes in the rest of its WAL first.
       .filter(({ state }) => state === 'active' || state === 'archiving')
       .map(async (timeline) => ({
         timelineId: timeline.timelineId,
-        safekeepers: await walSourcesOf(registry, timeline),
+        safekeepers: await walSourcesOf(registry, timeline, id),
       })),
   )
 }

@@ -104,9 +104,9 @@ export class SplitRun {
         })
       }
       case 'attach': {
-        const timelines = await sourcesOf(this.#registry, this.tenantId)
         return each(placements, async ({ shard, pageserverId, generation }) => {
           const { id, stripes } = this.#held(shard, tenant.shardCount, tenant.stripeBlocks)
+          const timelines = await sourcesOf(this.#registry, id)
           const splitFrom = parentOf(tenant, shard)
           return positionsIn(
             await pageserverApi.setLocation(await this.#node(pageserverId), id, {

@@ -85,7 +85,13 @@ export class Splits {
   async #checkTimelines(tenantId: string): Promise<void> {
     for (const timeline of await this.#registry.timelines(tenantId)) {
       const { branch, state, importing, follows } = timeline
-      if (state !== 'creating' && importing === undefined && follows === undefined) continue
+      if (follows !== undefined) {
+        // Each shard has a slot of its own there, which a child could not take over.
+        throw new ZenithError('conflict', `Branch "${branch}" follows a stock server.`, {
+          hint: `Split the tenant when it follows no more: zenith import stop ${branch}.`,
+        })
+      }
+      if (state !== 'creating' && importing === undefined) continue
       throw new ZenithError('conflict', `Branch "${branch}" is still being made or imported.`, {
         hint: 'Split the tenant when that has ended.',
       })

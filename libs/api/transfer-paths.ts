@@ -14,5 +14,6 @@ export const importJobPaths = {
   getImportJob: { method: 'GET', path: JOB },
   abortImportJob: { method: 'POST', path: `${JOB}/abort` },
   finishFollowing: { method: 'POST', path: `${JOB}/finish` },
+  catchUpFollowing: { method: 'POST', path: `${JOB}/catch-up` },
   dropSourceSlot: { method: 'POST', path: `${JOB}/drop-slot` },
 } as const

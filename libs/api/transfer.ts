@@ -106,6 +106,11 @@ export const ImportJob = Type.Object({
   error: Nullable(
     Type.Object({ code: Type.String(), message: Type.String(), hint: Type.String() }),
   ),
+  /**
+   * Of a shard, once it knows: where its part can end. It waits there until it is told where all of
+   * them end (`endLsn` of the request).
+   */
+  walEndLsn: Nullable(LsnText),
   /** When it is done: the first LSN that can be read, and the end. */
   startLsn: Nullable(LsnText),
   endLsn: Nullable(LsnText),
@@ -179,7 +184,12 @@ export const importJobRoutes = routes({
     ...importJobPaths.startImportJob,
     summary: 'Begin, or join, the import of a cluster as this timeline',
     params: TimelineParams,
-    body: Type.Object({ source: ImportSource, slot: Type.String() }),
+    body: Type.Object({
+      source: ImportSource,
+      slot: Type.String(),
+      /** Of a shard: where all shards end. Without it the shard waits before it takes in WAL. */
+      endLsn: Type.Optional(LsnText),
+    }),
     response: ImportJob,
   },
   getImportJob: {
@@ -192,7 +202,10 @@ export const importJobRoutes = routes({
     ...importJobPaths.abortImportJob,
     summary: 'Give the import of this timeline up; nothing is left of it',
     params: TimelineParams,
-    body: Type.Object({}),
+    body: Type.Object({
+      /** Even if it was done here; for one that some other shard could not do. */
+      remove: Type.Optional(Type.Boolean()),
+    }),
     response: Type.Object({}),
   },
   finishFollowing: {
@@ -200,6 +213,14 @@ export const importJobRoutes = routes({
     summary: 'The timeline gets no more WAL from its stock server; its own begins at its end',
     params: TimelineParams,
     body: Type.Object({}),
+    response: Type.Object({ endLsn: LsnText }),
+  },
+  catchUpFollowing: {
+    ...importJobPaths.catchUpFollowing,
+    summary: 'Take in no more WAL of the stock server, or just that up to where other shards are',
+    params: TimelineParams,
+    body: Type.Object({ server: StockServer, endLsn: Type.Optional(LsnText) }),
+    /** Where the timeline stands. */
     response: Type.Object({ endLsn: LsnText }),
   },
   dropSourceSlot: {

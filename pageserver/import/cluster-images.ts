@@ -18,8 +18,8 @@ const ZERO_PAGE = Buffer.alloc(PAGE_SIZE)
 const NOTHING = Buffer.alloc(0)
 
 /**
- * Writes the pieces, which come in key order, and returns what the manifest needs. Files are cut at
- * `layerBytes`; together they cover every key. The caller removes the folder when it throws.
+ * Writes the pieces, which come in key order, and returns what the manifest needs; of a shard those
+ * that are its own. Files are cut at `layerBytes`; together they cover every key. The caller removes the folder when it throws.
  */
 export async function writeClusterImages(
   pieces: AsyncIterable<ClusterPiece>,
@@ -32,12 +32,15 @@ export async function writeClusterImages(
     for await (const piece of pieces) {
       const { cls, spc, db, rel, fork, firstBlk, bytes } = piece
       const slot = place.slots.intern(cls, spc, db, rel, fork)
+      const isOurs = (blk: number) => place.shard === null || place.shard.keeps(slot, blk)
       if (!isPageClass(cls)) {
+        if (!isOurs(firstBlk)) continue
         await output.add(slot, firstBlk, ValueKind.Image, bytes, 0, bytes.length)
         continue
       }
       for (let offset = 0; offset < bytes.length; offset += PAGE_SIZE) {
         const blk = firstBlk + offset / PAGE_SIZE
+        if (!isOurs(blk)) continue
         const zero = bytes.compare(ZERO_PAGE, 0, PAGE_SIZE, offset, offset + PAGE_SIZE) === 0
         if (zero) await output.add(slot, blk, ValueKind.ZeroPage, NOTHING, 0, 0)
         else await output.add(slot, blk, ValueKind.Image, bytes, offset, PAGE_SIZE)

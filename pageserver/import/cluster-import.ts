@@ -9,13 +9,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { PostgresSource } from '#libs/api/control.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
-import type { Lsn } from '#libs/lsn.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { type ControlFile, DB_STATE } from '#libs/pg/control-file.ts'
 import { type CheckpointState, initialCheckpointState } from '../ingest/checkpoint-state.ts'
 import { WalIngest } from '../ingest/wal-ingest.ts'
 import type { DraftPlace } from '../tenants/tenant.ts'
 import type { Timeline } from '../timeline/timeline.ts'
 import { IngestFailure, WalStream } from '../wal-receiver/wal-stream.ts'
+import { BoundedSink } from './bounded-sink.ts'
 import type { OpenBackup } from './backup-folder.ts'
 import { clusterBytes, clusterPieces } from './cluster-files.ts'
 import { writeClusterImages } from './cluster-images.ts'
@@ -52,6 +53,23 @@ export async function planFromFiles(backup: OpenBackup, run: ImportRun): Promise
   const extent = await new WalFiles(backup.walFolders).extent(label, run.signal)
   const state = stateAtRedo({ ...control, checkpoint: extent.checkpoint }, label.startLsn)
   return { backup, startLsn: label.startLsn, state, extent }
+}
+
+/**
+ * The same, but no WAL from `endLsn` on is taken in, since other shards have no more. Throws `corrupt`
+ * when there is less here, or less than makes the backup consistent.
+ */
+export function endingAt(plan: ImportPlan, endLsn: Lsn): ImportPlan {
+  const { extent, startLsn } = plan
+  const [first, last] = [extent?.consistentLsn ?? startLsn, extent?.endLsn ?? startLsn]
+  if (endLsn < first || endLsn > last) {
+    throw new ZenithError(
+      'corrupt',
+      `the backup here can end from ${formatLsn(first)} to ${formatLsn(last)}, and other shards end at ${formatLsn(endLsn)}`,
+      { hint: 'All pageservers must find the same backup and WAL at the path that is named.' },
+    )
+  }
+  return extent === null ? plan : { ...plan, extent: { ...extent, endLsn } }
 }
 
 /**
@@ -114,14 +132,29 @@ export async function replayFiles(
   } finally {
     clearInterval(ticking)
   }
-  assert(timeline.lastRecordLsn === extent.endLsn, 'all WAL that was looked at is taken in')
+  if (timeline.lastRecordLsn !== extent.endLsn) {
+    throw new ZenithError(
+      'corrupt',
+      `no record ends at ${formatLsn(extent.endLsn)}, only at ${formatLsn(timeline.lastRecordLsn)}`,
+      { hint: 'The WAL was changed while it was read. Import what does not change.' },
+    )
+  }
   return extent.consistentLsn
 }
 
-/** Streams WAL from the primary until the backup is consistent; bridges lost connections. */
+export interface StreamTarget {
+  tenantId: TenantId
+  timelineId: TimelineId
+  source: PostgresSource
+  endLsn: Lsn
+  /** No WAL after `endLsn` is taken in. */
+  exact: boolean
+}
+
+/** Streams WAL from the primary up to an LSN at least; bridges lost connections. */
 export async function replayStream(
   timeline: Timeline,
-  target: { tenantId: TenantId; timelineId: TimelineId; source: PostgresSource; endLsn: Lsn },
+  target: StreamTarget,
   { progress, signal }: ImportRun,
 ): Promise<void> {
   const { endLsn } = target
@@ -142,13 +175,14 @@ export async function replayStream(
 
 async function streamUntil(
   timeline: Timeline,
-  target: { tenantId: TenantId; timelineId: TimelineId; source: PostgresSource; endLsn: Lsn },
+  target: StreamTarget,
   signal: AbortSignal,
   onBytes: (bytes: number) => void,
 ): Promise<Error | null> {
   let stream: WalStream
   try {
-    const sink = await WalIngest.open(timeline)
+    const ingest = await WalIngest.open(timeline)
+    const sink = target.exact ? new BoundedSink(ingest, target.endLsn) : ingest
     stream = await WalStream.open({ ...target, timeline, sink, onBytes })
   } catch (error) {
     return error as Error

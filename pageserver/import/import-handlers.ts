@@ -1,9 +1,11 @@
 /** The pageserver's routes of imports (`importJobRoutes`). */
 import type { importJobRoutes } from '#libs/api/transfer.ts'
 import type { RouteHandlers } from '#libs/http/serve-routes.ts'
-import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
-import { formatLsn } from '#libs/lsn.ts'
+import { parseTimelineId } from '#libs/ids.ts'
+import { formatLsn, parseLsn } from '#libs/lsn.ts'
+import { parseTenantShardId } from '#libs/sharding.ts'
 import type { TimelineService } from '../timeline-service.ts'
+import { catchUp } from './catch-up.ts'
 import type { ImportJobs } from './import-jobs.ts'
 import { dropSlot } from './primary-backup.ts'
 
@@ -13,15 +15,27 @@ export function importHandlers(
   service: TimelineService,
 ): RouteHandlers<typeof importJobRoutes> {
   const idsOf = (params: { tenantId: string; timelineId: string }) => ({
-    tenantId: parseTenantId(params.tenantId),
+    tenantId: parseTenantShardId(params.tenantId),
     timelineId: parseTimelineId(params.timelineId),
   })
   return {
-    startImportJob: async ({ params, body }) => jobs.start(idsOf(params), body.source, body.slot),
+    startImportJob: async ({ params, body: { source, slot, endLsn } }) =>
+      jobs.start(idsOf(params), source, slot, endLsn === undefined ? null : parseLsn(endLsn)),
     getImportJob: async ({ params }) => jobs.get(idsOf(params)),
-    abortImportJob: async ({ params }) => {
-      await jobs.abort(idsOf(params))
+    abortImportJob: async ({ params, body }) => {
+      const ids = idsOf(params)
+      await jobs.abort(ids)
+      if (body.remove === true && service.has(ids)) await service.deleteTimeline(ids)
       return {}
+    },
+    catchUpFollowing: async ({ params, body: { server, endLsn } }) => {
+      const ids = idsOf(params)
+      const timeline = service.timeline(ids)
+      await service.stopReceiver(ids)
+      timeline.dropUnpublished()
+      if (endLsn !== undefined)
+        await catchUp(timeline, { ...ids, server, endLsn: parseLsn(endLsn) })
+      return { endLsn: formatLsn(timeline.lastRecordLsn) }
     },
     finishFollowing: async ({ params }) => {
       const timeline = service.timeline(idsOf(params))

@@ -1,6 +1,10 @@
 /**
- * Imports under way on this pageserver, one per timeline. A job lives as long as the process: after a
- * restart the control plane begins it anew, and what the first one had made is gone.
+ * Imports under way on this pageserver, one per timeline, or per shard of one. A job lives as long as
+ * the process: after a restart the control plane begins it anew, and what the first one had made is
+ * gone.
+ *
+ * Each shard reads all of the source and keeps its own part. All must end at the same LSN, so the
+ * job of a shard tells where it can end, and waits there to be told where all of them do.
  */
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -9,7 +13,8 @@ import type { ImportJob, ImportSource } from '#libs/api/transfer.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
-import { formatLsn } from '#libs/lsn.ts'
+import { formatLsn, type Lsn } from '#libs/lsn.ts'
+import { shardNumberOf, wholeTenant } from '#libs/sharding.ts'
 import type { TenantManager } from '../tenants/tenant-manager.ts'
 import type { DraftPlace } from '../tenants/tenant.ts'
 import type { Timeline } from '../timeline/timeline.ts'
@@ -17,6 +22,7 @@ import { checkBackup, openBackup } from './backup-folder.ts'
 import { readBackupManifest } from './backup-manifest.ts'
 import {
   beginWithFiles,
+  endingAt,
   type ImportPlan,
   type ImportRun,
   planFromFiles,
@@ -27,7 +33,8 @@ import {
 import { ImportProgress } from './import-progress.ts'
 import { dropSlot, fetchPrimary } from './primary-backup.ts'
 
-const SOURCE_ID = 1
+/** There is one source only. */
+export const SOURCE_ID = 1
 
 export interface ImportIds {
   tenantId: TenantId
@@ -45,6 +52,7 @@ export interface ImportJobsOptions {
 
 interface Job {
   run: ImportRun
+  end: SharedEnd | null
   abort: AbortController
   ended: Promise<void>
   timeline: Timeline | null
@@ -61,21 +69,29 @@ export function followSource(
 
 export class ImportJobs {
   readonly #options: ImportJobsOptions
-  readonly #jobs = new Map<TimelineId, Job>()
+  /** By `keyOf`, as several shards of a tenant may be here. */
+  readonly #jobs = new Map<string, Job>()
 
   constructor(options: ImportJobsOptions) {
     this.#options = options
   }
 
-  /** Begins the import, or joins it. A timeline that is there already is a job that is done. */
-  start(ids: ImportIds, source: ImportSource, slot: string): ImportJob {
-    const running = this.#jobs.get(ids.timelineId)
-    if (running !== undefined && running.error === null) return jobOf(running)
+  /**
+   * Begins the import, or joins it. A timeline that is there already is a job that is done. `endLsn`
+   * is where all shards end.
+   */
+  start(ids: ImportIds, source: ImportSource, slot: string, endLsn: Lsn | null = null): ImportJob {
+    const running = this.#jobs.get(keyOf(ids))
+    if (running !== undefined && running.error === null) {
+      if (endLsn !== null) running.end?.agree(endLsn)
+      return jobOf(running)
+    }
     const abort = new AbortController()
     const run: ImportRun = { progress: new ImportProgress(), signal: abort.signal }
-    const job: Job = { run, abort, ended: Promise.resolve(), timeline: null, error: null }
-    this.#jobs.set(ids.timelineId, job)
-    job.ended = this.#perform(ids, source, slot, run).then(
+    const end = shardNumberOf(ids.tenantId) === null ? null : new SharedEnd(endLsn, abort.signal)
+    const job: Job = { run, end, abort, ended: Promise.resolve(), timeline: null, error: null }
+    this.#jobs.set(keyOf(ids), job)
+    job.ended = this.#perform(ids, source, slot, run, end).then(
       (timeline) => {
         job.timeline = timeline
       },
@@ -89,18 +105,18 @@ export class ImportJobs {
   }
 
   /** Throws `not_found` for one that this process has not begun. */
-  get({ timelineId }: ImportIds): ImportJob {
-    const job = this.#jobs.get(timelineId)
+  get(ids: ImportIds): ImportJob {
+    const job = this.#jobs.get(keyOf(ids))
     if (job !== undefined) return jobOf(job)
-    throw new ZenithError('not_found', `no import of timeline ${timelineId} is under way here`)
+    throw new ZenithError('not_found', `no import of timeline ${ids.timelineId} is under way here`)
   }
 
   /** Returns when the job has ended and nothing is left of it. */
-  async abort({ timelineId }: ImportIds): Promise<void> {
-    const job = this.#jobs.get(timelineId)
+  async abort(ids: ImportIds): Promise<void> {
+    const job = this.#jobs.get(keyOf(ids))
     job?.abort.abort(new ZenithError('unavailable', 'the import was given up'))
     await job?.ended
-    this.#jobs.delete(timelineId)
+    this.#jobs.delete(keyOf(ids))
   }
 
   async close(): Promise<void> {
@@ -114,20 +130,22 @@ export class ImportJobs {
     source: ImportSource,
     slot: string,
     run: ImportRun,
+    end: SharedEnd | null,
   ): Promise<Timeline> {
     const { tenants, folder, log } = this.#options
     const tenant = tenants.tenant(ids.tenantId)
     const there = tenant.timelines().find(({ timelineId }) => timelineId === ids.timelineId)
     if (there !== undefined) return there
-    const staging = join(folder, ids.timelineId)
+    const shard = ids.tenantId.slice(wholeTenant(ids.tenantId).length)
+    const staging = join(folder, `${ids.timelineId}${shard}`)
     const startedAt = performance.now()
     try {
       await rm(staging, { recursive: true, force: true })
       await mkdir(staging, { recursive: true, mode: 0o700 })
       const prepared =
         source.kind === 'backup'
-          ? await this.#fromFiles(source, staging, run)
-          : await this.#fromServer(ids, source, slot, staging, run)
+          ? await this.#fromFiles(source, staging, run, end)
+          : await this.#fromServer(ids, source, slot, staging, run, end)
       const { plan, replay } = prepared
       const facts = {
         startLsn: plan.startLsn,
@@ -160,10 +178,13 @@ export class ImportJobs {
     source: Extract<ImportSource, { kind: 'backup' }>,
     staging: string,
     run: ImportRun,
+    end: SharedEnd | null,
   ) {
     const { path, wal = null } = source
     const backup = await openBackup({ path, wal, staging, ...run })
-    const plan = await planFromFiles(backup, run)
+    const found = await planFromFiles(backup, run)
+    const endLsn = end && (await end.settle(found.extent?.endLsn ?? found.startLsn))
+    const plan = endLsn === null ? found : endingAt(found, endLsn)
     return { plan, replay: (timeline: Timeline) => replayFiles(timeline, plan, run) }
   }
 
@@ -173,18 +194,22 @@ export class ImportJobs {
     slot: string,
     staging: string,
     run: ImportRun,
+    end: SharedEnd | null,
   ): Promise<{ plan: ImportPlan; replay: (timeline: Timeline) => Promise<number> }> {
     const { server } = source
     const folder = join(staging, 'data')
     await fetchPrimary(server, slot, folder, run.progress, run.signal)
     const manifestPath = join(folder, 'backup_manifest')
     const backup = await checkBackup(folder, manifestPath, [], run)
-    const endLsn = (await readBackupManifest(manifestPath))?.endLsn ?? null
-    if (endLsn === null) {
+    const completeLsn = (await readBackupManifest(manifestPath))?.endLsn ?? null
+    if (completeLsn === null) {
       throw new ZenithError('corrupt', 'the base backup does not say where it is complete')
     }
+    const endLsn = end === null ? completeLsn : await end.settle(completeLsn)
+    if (endLsn < completeLsn) throw tooLate(completeLsn, endLsn)
     const plan = planFromStream(backup)
-    const target = { ...ids, source: followSource(server, slot), endLsn }
+    const exact = end !== null
+    const target = { ...ids, source: followSource(server, slot), endLsn, exact }
     const replay = async (timeline: Timeline) => {
       await replayStream(timeline, target, run)
       if (!source.follow) await dropSlot(server, slot)
@@ -194,7 +219,43 @@ export class ImportJobs {
   }
 }
 
-function jobOf({ run, timeline, error }: Job): ImportJob {
+/** Where the parts of all shards end. */
+class SharedEnd {
+  /** Where this one could; null while that is not known. */
+  ownLsn: Lsn | null = null
+  readonly #agreed = Promise.withResolvers<Lsn>()
+
+  constructor(agreedLsn: Lsn | null, signal: AbortSignal) {
+    if (agreedLsn !== null) this.agree(agreedLsn)
+    signal.addEventListener('abort', () => this.#agreed.reject(signal.reason))
+    // Nobody may be waiting.
+    this.#agreed.promise.catch(() => undefined)
+  }
+
+  agree(lsn: Lsn): void {
+    this.#agreed.resolve(lsn)
+  }
+
+  /** Tells where this shard could end, and waits until it is said where all of them do. */
+  settle(ownLsn: Lsn): Promise<Lsn> {
+    this.ownLsn = ownLsn
+    return this.#agreed.promise
+  }
+}
+
+function keyOf({ tenantId, timelineId }: ImportIds): string {
+  return `${tenantId}/${timelineId}`
+}
+
+function tooLate(completeLsn: Lsn, endLsn: Lsn): ZenithError {
+  return new ZenithError(
+    'unavailable',
+    `this base backup is complete at ${formatLsn(completeLsn)} only, and the other shards end at ${formatLsn(endLsn)}`,
+    { hint: 'A pageserver was restarted in the middle of it. Begin the import anew.' },
+  )
+}
+
+function jobOf({ run, end, timeline, error }: Job): ImportJob {
   const { phase, doneBytes, totalBytes } = run.progress
   const failed = error !== null
   return {
@@ -203,6 +264,7 @@ function jobOf({ run, timeline, error }: Job): ImportJob {
     doneBytes,
     totalBytes,
     error: failed ? problemOf(error) : null,
+    walEndLsn: end === null || end.ownLsn === null ? null : formatLsn(end.ownLsn),
     startLsn: timeline === null ? null : formatLsn(timeline.startLsn),
     endLsn: timeline === null ? null : formatLsn(timeline.lastRecordLsn),
     systemId: timeline?.systemId ?? null,

@@ -47,6 +47,8 @@ export interface DraftPlace {
   generation: number
   layerBytes: number
   slots: SlotTable
+  /** Which keys belong here; null = all of them. */
+  shard: ShardFilter | null
 }
 
 export interface BranchOptions {
@@ -218,6 +220,7 @@ export class Tenant {
         generation,
         layerBytes,
         slots: this.#slots,
+        shard: this.shard,
       })
       await timeline.endDraft(startLsn)
       this.#checkNotEnding()

@@ -322,3 +322,51 @@ test('a primary as it is now, to write to at once', async () => {
   await zenith.ok('pg start once')
   expect(await zenith.sql('once', SUMS)).toEqual([{ money: 0, odd: 0 }])
 })
+
+test('a tenant of three shards takes in a backup, gives it out, and follows a primary', async () => {
+  await zenith.ok('tenant create --shards 3 --stripe-size 64KB --set-default')
+  const taken = await zenith.json<Imported>(`import taken --basebackup ${join(folder, 'tar')}`)
+  expect(taken).toMatchObject({ state: 'done', error: null })
+  const port = await portOf('pg start taken')
+  expect(await zenith.sql('taken', SUMS)).toEqual([{ money: 0, odd: 0 }])
+  await zenith.sql('taken', `UPDATE money SET pad = 'here' WHERE id < 500`)
+  const target = join(folder, 'spread')
+  await zenith.ok(`export taken ${target} --no-sync`)
+  await using copy = await VanillaPostgres.create({ dataDir: target })
+  const { stdout } = await copy.tool('pg_checksums', ['--check', '-D', target])
+  expect(stdout).toMatch(/Bad checksums: +0/)
+  await copy.start()
+  expect((await dump(copy, copy.port)) === (await dump(copy, port))).toBe(true)
+  await zenith.ok('pg stop taken')
+  expect(await refused(`import x --basebackup ${folder}/none`)).toMatch(
+    /shard 0: there is no base backup at/,
+  )
+
+  const url = `postgres://replicator:${PASSWORD}@127.0.0.1:${primary.port}/`
+  const writer = new Writer(primary)
+  await zenith.ok(`import prod --from ${url}`)
+  expect(await primary.query('SELECT count(*)::int AS n FROM pg_replication_slots')).toEqual([
+    { n: 3 },
+  ])
+  const split = await zenith.run('tenant split --shards 6')
+  expect(split.stderr).toMatch(/"prod" follows a stock server.*zenith import stop prod/s)
+  await zenith.ok('branch early prod')
+  await zenith.ok('pg start early')
+  expect(await zenith.sql('early', SUMS)).toEqual([{ money: 0, odd: 0 }])
+  // What they are asked to stop at is in the middle of what is written.
+  await zenith.ok('import stop prod')
+  await writer.stop()
+  expect(await primary.query('SELECT slot_name FROM pg_replication_slots')).toEqual([])
+  await zenith.ok('pg start prod')
+  expect(await zenith.sql('prod', SUMS)).toEqual([{ money: 0, odd: 0 }])
+  const count = 'SELECT count(*)::int AS n FROM moves'
+  const [[early], [end], [live]] = [
+    await zenith.sql('early', count),
+    await zenith.sql('prod', count),
+    await primary.query(count),
+  ]
+  expect(Number(end?.['n'])).toBeGreaterThan(Number(early?.['n']))
+  expect(Number(live?.['n'])).toBeGreaterThanOrEqual(Number(end?.['n']))
+  await zenith.sql('prod', `INSERT INTO moves VALUES (1500000001, 1, 1); VACUUM money`)
+  expect(await zenith.sql('prod', SUMS)).toEqual([{ money: 0, odd: 1 }])
+})

@@ -215,10 +215,10 @@ describe('an import by three shards', () => {
       message: 'shard 1: it is damaged',
     })
     const aborts = standIn.asked('POST import/abort')
-    expect(aborts.map(({ shard, body }) => [shard, body['remove']]).sort()).toEqual([
-      [0, true],
-      [1, true],
-      [2, true],
+    expect(aborts.map(({ shard, body }) => `${shard} ${String(body['remove'])}`).sort()).toEqual([
+      '0 true',
+      '1 true',
+      '2 true',
     ])
     expect(standIn.asked('POST import/drop-slot')).toHaveLength(3)
     expect(await it.registry.findBranch(TENANT, 'prod')).toBeNull()
@@ -274,9 +274,9 @@ describe('the end of following by three shards', () => {
       order.lastIndexOf('POST import/finish'),
     )
     const caughtUp = standIn.asked('POST import/catch-up').filter(({ body }) => body['endLsn'])
-    expect(caughtUp.map(({ shard, body }) => [shard, body['endLsn']]).sort()).toEqual([
-      [0, '0/7000'],
-      [2, '0/7000'],
+    expect(caughtUp.map(({ shard, body }) => `${shard} ${String(body['endLsn'])}`).sort()).toEqual([
+      '0 0/7000',
+      '2 0/7000',
     ])
     const record = await registry.timeline(TENANT, timelineId)
     expect(record).toMatchObject({ state: 'active', startLsn: '0/7000' })

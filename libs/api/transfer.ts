@@ -12,7 +12,7 @@ import {
   Nullable,
   Port,
   TenantParams,
-  TimelineParams,
+  TimelineShardParams,
 } from './schemas.ts'
 
 export const SslMode = Type.Union([
@@ -183,7 +183,7 @@ export const importJobRoutes = routes({
   startImportJob: {
     ...importJobPaths.startImportJob,
     summary: 'Begin, or join, the import of a cluster as this timeline',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({
       source: ImportSource,
       slot: Type.String(),
@@ -195,13 +195,13 @@ export const importJobRoutes = routes({
   getImportJob: {
     ...importJobPaths.getImportJob,
     summary: 'How far the import of this timeline is',
-    params: TimelineParams,
+    params: TimelineShardParams,
     response: ImportJob,
   },
   abortImportJob: {
     ...importJobPaths.abortImportJob,
     summary: 'Give the import of this timeline up; nothing is left of it',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({
       /** Even if it was done here; for one that some other shard could not do. */
       remove: Type.Optional(Type.Boolean()),
@@ -211,14 +211,14 @@ export const importJobRoutes = routes({
   finishFollowing: {
     ...importJobPaths.finishFollowing,
     summary: 'The timeline gets no more WAL from its stock server; its own begins at its end',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({}),
     response: Type.Object({ endLsn: LsnText }),
   },
   catchUpFollowing: {
     ...importJobPaths.catchUpFollowing,
     summary: 'Take in no more WAL of the stock server, or just that up to where other shards are',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({ server: StockServer, endLsn: Type.Optional(LsnText) }),
     /** Where the timeline stands. */
     response: Type.Object({ endLsn: LsnText }),
@@ -226,7 +226,7 @@ export const importJobRoutes = routes({
   dropSourceSlot: {
     ...importJobPaths.dropSourceSlot,
     summary: 'Drop the replication slot by which a stock server keeps WAL for us',
-    params: TimelineParams,
+    params: TimelineShardParams,
     body: Type.Object({ server: StockServer, slot: Type.String() }),
     response: Type.Object({}),
   },

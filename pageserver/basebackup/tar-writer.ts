@@ -19,7 +19,7 @@ export async function writeTar(
     return await sendArchive(entries, sink)
   } finally {
     // When the sink gives up in the middle of an entry, nobody else lets the others go.
-    void entries.return(undefined)
+    entries.return(undefined).catch(() => undefined)
   }
 }
 

@@ -19,6 +19,8 @@ import { nameOf, pagesOfRun } from './stripe-stream.ts'
 
 /** Of one shard: two runs of the longest kind. */
 const WAITING_BYTES = 2 * 1024 * 1024
+/** Longer than a shard waits for WAL before its first message. */
+const SILENT_LIMIT_MS = 120_000
 
 export interface ShardAddress {
   readonly host: string
@@ -118,7 +120,7 @@ class StripeReader {
       if (this.#destroyed) client.destroy()
       const command = `stripes ${this.#target} ${formatLsn(lsn)}`
       this.#messages = client.copyOut(command, WAITING_BYTES)
-      this.#next = await this.#messages.next()
+      this.#next = await this.#arrival(client, this.#messages)
     })
   }
 
@@ -145,11 +147,26 @@ class StripeReader {
     this.#client?.destroy()
   }
 
-  #take(): Promise<IteratorResult<Buffer>> | IteratorResult<Buffer> {
+  async #take(): Promise<IteratorResult<Buffer>> {
     const first = this.#next
     this.#next = null
-    assert(this.#messages !== null, 'the stream has begun')
-    return first ?? this.#messages.next()
+    assert(this.#client !== null && this.#messages !== null, 'the stream has begun')
+    return first ?? (await this.#arrival(this.#client, this.#messages))
+  }
+
+  /** The next message. A shard that hangs must not keep us, and our hold, for ever. */
+  async #arrival(
+    client: PgClient,
+    messages: AsyncGenerator<Buffer>,
+  ): Promise<IteratorResult<Buffer>> {
+    const timer = setTimeout(() => {
+      client.fail(new ZenithError('timeout', `it sent nothing for ${SILENT_LIMIT_MS / 1000} s`))
+    }, SILENT_LIMIT_MS)
+    try {
+      return await messages.next()
+    } finally {
+      clearTimeout(timer)
+    }
   }
 
   /** Errors say which shard it is. */

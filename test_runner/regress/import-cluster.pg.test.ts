@@ -324,8 +324,9 @@ test('a primary as it is now, to write to at once', async () => {
 })
 
 test('a tenant of three shards takes in a backup, gives it out, and follows a primary', async () => {
-  await zenith.ok('tenant create --shards 3 --stripe-size 64KB --set-default')
-  const taken = await zenith.json<Imported>(`import taken --basebackup ${join(folder, 'tar')}`)
+  await zenith.ok('tenant create --shards 3 --stripe-size 64kB --set-default')
+  const tar = await backup('spread-tar', '-Ft', '-X', 'stream')
+  const taken = await zenith.json<Imported>(`import taken --basebackup ${tar}`)
   expect(taken).toMatchObject({ state: 'done', error: null })
   const port = await portOf('pg start taken')
   expect(await zenith.sql('taken', SUMS)).toEqual([{ money: 0, odd: 0 }])

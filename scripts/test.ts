@@ -5,8 +5,9 @@
  *   npm test                    everything
  *   npm test -- libs/wal        test files whose path contains that, without the checks
  *   npm test -- --project unit  other options go to vitest
- *   npm run test:all            everything with a quorum of three safekeepers, and then what needs
- *                               Postgres once more with a server that checks its own assertions
+ *   npm run test:all            everything with a quorum of three safekeepers and more simulations,
+ *                               and then what needs Postgres once more with a server that checks
+ *                               its own assertions
  *
  * Environment: ZENITH_RECORD_DURATIONS=1 writes how long each file took, which orders later runs.
  */
@@ -25,6 +26,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
 /** The long mode. Files may be named, as for `npm test`. */
 async function testLong(args: readonly string[]): Promise<Counts> {
+  process.env['ZENITH_TEST_LONG'] = '1'
   process.env['ZENITH_TEST_SAFEKEEPERS'] = '3'
   const quorum = await testAll(args)
   process.env['ZENITH_TEST_SAFEKEEPERS'] = '1'

@@ -4,6 +4,9 @@ import { expect, test, vi } from 'vitest'
 import { ZenithError } from '#libs/errors.ts'
 import { checkRound, lsnOf, putRound, RemoteWorld } from '../tenants/testing/remote-world.ts'
 
+/** Rather than a second, on a busy machine. */
+const SOON = { timeout: 60_000 }
+
 test('with all uploads failing WAL is taken in; healed, the queue drains', async () => {
   await using world = await RemoteWorld.create()
   const server = await world.server('one')
@@ -15,11 +18,14 @@ test('with all uploads failing WAL is taken in; healed, the queue drains', async
   for (let round = 1; round <= 6; round++) {
     putRound(timeline, round)
     flushed.push(timeline.flush())
-    await vi.waitFor(() => expect(timeline.diskConsistentLsn).toBe(lsnOf(round)))
+    await vi.waitFor(() => expect(timeline.diskConsistentLsn).toBe(lsnOf(round)), SOON)
     await timeline.waitForRoom()
   }
   expect(timeline.remoteConsistentLsn).toBe(lsnOf(0))
-  await vi.waitFor(() => expect(server.manager.remoteStats.uploads.retries).toBeGreaterThan(3))
+  await vi.waitFor(
+    () => expect(server.manager.remoteStats.uploads.retries).toBeGreaterThan(3),
+    SOON,
+  )
   expect(server.manager.remoteStats.uploads.pendingBytes).toBeGreaterThan(6 * 24 * 8192)
   await checkRound(timeline, 3)
   expect(server.warnings.join()).toContain('the network is down')
@@ -41,7 +47,7 @@ test('ingest waits when too much is on local disk only, and goes on when it is u
   for (let round = 1; round <= 2; round++) {
     putRound(timeline, round)
     timeline.relieve()
-    await vi.waitFor(() => expect(timeline.diskConsistentLsn).toBe(lsnOf(round)))
+    await vi.waitFor(() => expect(timeline.diskConsistentLsn).toBe(lsnOf(round)), SOON)
   }
   let waited = true
   const room = timeline.waitForRoom().then(() => {
@@ -51,7 +57,7 @@ test('ingest waits when too much is on local disk only, and goes on when it is u
   expect(waited).toBe(true)
   world.store.heal()
   await room
-  await vi.waitFor(() => expect(timeline.remoteConsistentLsn).toBe(lsnOf(2)))
+  await vi.waitFor(() => expect(timeline.remoteConsistentLsn).toBe(lsnOf(2)), SOON)
 })
 
 test('layers are uploaded side by side, and the manifest after all of them', async () => {
@@ -69,12 +75,12 @@ test('layers are uploaded side by side, and the manifest after all of them', asy
   for (let round = 1; round <= 6; round++) {
     putRound(timeline, round)
     timeline.relieve()
-    await vi.waitFor(() => expect(timeline.diskConsistentLsn).toBe(lsnOf(round)))
+    await vi.waitFor(() => expect(timeline.diskConsistentLsn).toBe(lsnOf(round)), SOON)
   }
   expect([begun, manifests()]).toEqual([1, before])
   // The first went alone, the rest go together: four at once, and one manifest for all.
   first.resolve()
-  await vi.waitFor(() => expect(begun).toBe(5))
+  await vi.waitFor(() => expect(begun).toBe(5), SOON)
   await new Promise((resolve) => setTimeout(resolve, 20))
   expect([begun, manifests()]).toEqual([5, before + 1])
   rest.resolve()
@@ -155,7 +161,7 @@ test('files that were never named in a manifest go at the next start', async () 
   // Written and renamed, not uploaded: a merge that a crash cuts short here leaves its files.
   const merged = timeline.compaction.compactL0().catch(() => undefined)
   const folder = dirname(timeline.layers.newestFirst[0]?.path as string)
-  await vi.waitFor(async () => expect((await readdir(folder)).length).toBeGreaterThan(2))
+  await vi.waitFor(async () => expect((await readdir(folder)).length).toBeGreaterThan(2), SOON)
   world.store.heal()
   world.store.before = (call) => {
     if (call === 'putFile') throw new ZenithError('internal', 'cut')

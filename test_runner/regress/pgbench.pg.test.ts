@@ -8,7 +8,7 @@ import { expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
 import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 
-const LOAD_SECONDS = 9
+const LOAD_SECONDS = 6
 /** On the last branch, while its parent takes load as well. */
 const LAST_SECONDS = 3
 
@@ -32,8 +32,8 @@ async function checkConsistent(compute: Compute): Promise<void> {
 test('pgbench on main, on a branch made under load, and on a branch of that, made under its load', async () => {
   await using zenith = await Installation.create()
   const main = await zenith.startCompute('main', { settings: FILE_CACHE })
-  await main.pgbench(['-i', '-q', '-s', '5'])
-  expect(Number(await main.value('SELECT count(*) FROM pgbench_accounts'))).toBe(500_000)
+  await main.pgbench(['-i', '-q', '-s', '3'])
+  expect(Number(await main.value('SELECT count(*) FROM pgbench_accounts'))).toBe(300_000)
 
   const load = main.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LOAD_SECONDS)])
   await sleep(LOAD_SECONDS * 500)

@@ -10,9 +10,11 @@ import { lateLeaderCuts } from './late-leader.ts'
 import { DIVERGENCE, findMutation, MUTATIONS } from './mutation-cases.ts'
 import { runParallelBatch } from './parallel-batch.ts'
 
-const FRESH_SEEDS = 2_000
-/** That a run repeats itself is seen soon when it does not; `npm run sim` repeats each. */
-const FRESH_REPEAT_EVERY = 5
+/** `npm run test:all` takes longer. */
+const IS_LONG = process.env['ZENITH_TEST_LONG'] === '1'
+const FRESH_SEEDS = IS_LONG ? 4_000 : 1_000
+/** That a run repeats itself is seen soon when it does not. */
+const FRESH_REPEAT_EVERY = IS_LONG ? 1 : 5
 
 /** Seeds whose runs once showed a fault, of the service or of the simulation. */
 const REGRESSION_SEEDS = [1, 2, 52, 70, 76, 160, 164, 182, 289, 5782, 20_114, 20_115]
@@ -43,7 +45,7 @@ test('100 seeds of diverging logs: safe, then live again', () => {
   expect(coverage['truncations']?.seeds).toBeGreaterThan(50)
 })
 
-test('2000 fresh seeds: safe, then live again, and about something', async () => {
+test(`${FRESH_SEEDS} fresh seeds: safe, then live again, and about something`, async () => {
   const first = firstFreshSeed()
   console.log(`fresh seeds from ${first}: ZENITH_SIM_FROM=${first} runs them again`)
   const report = await runParallelBatch(first, FRESH_SEEDS, {

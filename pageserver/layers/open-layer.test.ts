@@ -185,6 +185,51 @@ test('values out of held WAL are those that were given, whatever their place and
   )
 })
 
+test('whoever looks finds all that was put, also a thread that was told', () => {
+  const step = fc.record({
+    puts: fc.integer({ min: 1, max: 600 }),
+    blks: fc.integer({ min: 1, max: 40 }),
+    then: fc.constantFrom('look', 'image', 'news', 'nothing'),
+  })
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 8 }), fc.boolean(), (steps, isToldEarly) => {
+      const layer = new OpenLayer(1)
+      let other = isToldEarly ? OpenLayer.open(structuredClone(layer.describe())) : null
+      const lsns = new Map<number, number[]>()
+      const chain = (of: OpenLayer, blk: number) => {
+        const found: number[] = []
+        const key = of.find(3, blk)
+        if (key >= 0) of.collect(key, 1e9, { push: (_kind, lsn) => found.push(lsn) })
+        return found
+      }
+      const expectAll = (of: OpenLayer) => {
+        for (const [blk, all] of lsns) expect(chain(of, blk)).toEqual(all)
+        expect(of.keyCount).toBe(lsns.size)
+      }
+      let lsn = 0
+      for (const { puts, blks, then } of steps) {
+        for (let index = 0; index < puts; index++) {
+          const blk = (index * 7) % blks
+          put(layer, ++lsn, Record, 'r', 3, blk)
+          lsns.set(blk, [lsn, ...(lsns.get(blk) ?? [])])
+        }
+        if (then === 'look') expectAll(layer)
+        if (then === 'image') {
+          layer.putOwnImage(3, 0, lsn, Buffer.alloc(PAGE_SIZE))
+          lsns.set(0, [lsn])
+        }
+        if (then === 'news') {
+          if (other === null) other = OpenLayer.open(structuredClone(layer.describe()))
+          else other.learn(structuredClone(layer.news()))
+          expectAll(other)
+        }
+      }
+      expectAll(layer)
+    }),
+    { numRuns: 60 },
+  )
+})
+
 test('many keys and large values', () => {
   const layer = new OpenLayer(1)
   const big = Buffer.alloc(20_000_000, 'x')

@@ -1,4 +1,4 @@
-/** The same statements on Zenith and on stock Postgres, both with 16 MB of buffers: same answers. */
+/** The same statements on Zenith and on stock Postgres, both with 8 MB of buffers: same answers. */
 import type pg from 'pg'
 import { expect, test } from 'vitest'
 import { BIG_DATA_QUERIES, BIG_DATA_SETTINGS, BIG_DATA_STATEMENTS } from '../fixtures/big-data.ts'
@@ -36,7 +36,7 @@ test('data larger than shared_buffers: the same answers as stock Postgres', asyn
   const compute = await zenith.startCompute('main', { settings: { ...settings, ...FILE_CACHE } })
   const client = await compute.connect()
   await runAll(client)
-  expect((await client.query('SHOW shared_buffers')).rows).toEqual([{ shared_buffers: '16MB' }])
+  expect((await client.query('SHOW shared_buffers')).rows).toEqual([{ shared_buffers: '8MB' }])
   expect(await answers(client)).toEqual(expected)
   await client.end()
 

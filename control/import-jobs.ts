@@ -54,7 +54,7 @@ export async function runImportJobs(run: ImportJobsRun): Promise<ImportJob> {
       }),
     )
   for (let jobs = await begin(); ; ) {
-    const job = mergeJobs(jobs)
+    const job = mergeJobs(jobs, source)
     if (job.state !== 'running' || run.isOver()) return job
     run.onProgress(job)
     if (places.length > 1 && endLsn === null) {
@@ -87,7 +87,7 @@ export function agreedEnd(
  * The jobs of all shards as one. It fails when one does, and when they are done and do not fit
  * together: then the pageservers have seen different backups.
  */
-export function mergeJobs(jobs: readonly ImportJob[]): ImportJob {
+export function mergeJobs(jobs: readonly ImportJob[], source: ImportSource): ImportJob {
   const [first, ...others] = jobs
   assert(first !== undefined, 'an import has a job')
   if (others.length === 0) return first
@@ -110,7 +110,9 @@ export function mergeJobs(jobs: readonly ImportJob[]): ImportJob {
     }
   }
   if (jobs.some(({ state }) => state === 'running')) return { ...progress, state: 'running' }
-  const facts = jobs.map((job) => `${job.startLsn} ${job.endLsn} ${job.systemId}`)
+  // Those that follow a server already may have gone on, each by itself.
+  const follows = source.kind === 'postgres' && source.follow
+  const facts = jobs.map((job) => `${job.startLsn} ${follows || job.endLsn} ${job.systemId}`)
   if (new Set(facts).size === 1) return { ...progress, state: 'done' }
   const error = new ZenithError('corrupt', 'the pageservers have taken in different backups', {
     hint: 'All pageservers must find the same backup and WAL at the path that is named.',

@@ -240,7 +240,8 @@ export class Imports {
     const { tenantId, timelineId, branch } = timeline
     const places = await placesOf(this.#registry, tenantId)
     await onEach(places, (place) => importApi.abort(place, { tenantId, timelineId }))
-    await this.#dropSlots(timeline, places)
+    // A job that failed has dropped its own.
+    if (places.length > 1 || end.state === 'stopped') await this.#dropSlots(timeline, places)
     const info: ImportInfo = { ...this.#infoOf(timeline, null), ...end }
     this.#ended.set(`${tenantId}/${branch}`, info)
     const oldest = this.#ended.keys().next().value
@@ -254,16 +255,16 @@ export class Imports {
   async #dropSlots(timeline: TimelineRecord, places: readonly Place[]): Promise<void> {
     const { tenantId, timelineId, importing } = timeline
     if (importing?.kind !== 'postgres') return
-    for (const place of places) {
+    const { server } = importing
+    await onEach(places, async (place) => {
       const slot = slotOf(slotNameOf(timelineId), shardAt(tenantId, place))
-      const { server } = importing
       await importApi
         .dropSlot(place, { tenantId, timelineId }, { server, slot })
         .catch((error: unknown) => {
           const reason = errorMessage(error)
           this.#log.warn({ tenantId, timelineId, slot, reason }, 'a slot could not be dropped')
         })
-    }
+    })
   }
 
   async #forgetSource({ tenantId, timelineId }: TimelineRecord): Promise<void> {

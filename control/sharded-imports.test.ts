@@ -231,20 +231,25 @@ describe('an import by three shards', () => {
   })
 
   test('of which shards have seen different backups is refused', () => {
-    const job = mergeJobs([done('0/3000000'), done('0/3000008')])
+    const apart = [done('0/3000000'), done('0/3000008')]
+    const job = mergeJobs(apart, BACKUP)
     expect([job.state, job.error?.code]).toEqual(['failed', 'corrupt'])
+    // These were told to follow when something came in between.
+    expect(mergeJobs(apart, PRIMARY).state).toBe('done')
+    const [one, other] = apart as [ImportJob, ImportJob]
+    expect(mergeJobs([one, { ...other, startLsn: '0/8' }], PRIMARY).state).toBe('failed')
     const ends = [{ walEndLsn: '0/20' }, { walEndLsn: '0/8' }, { walEndLsn: '1/0' }]
     expect(agreedEnd({ kind: 'backup' }, ends)).toBe('0/8')
     expect(agreedEnd({ kind: 'postgres' }, ends)).toBe('1/0')
     expect(agreedEnd({ kind: 'postgres' }, [...ends, { walEndLsn: null }])).toBeNull()
     const early = { ...RUNNING, phase: 'fetching' as const, doneBytes: 5, totalBytes: null }
-    expect(mergeJobs([RUNNING, early, early])).toMatchObject({
+    expect(mergeJobs([RUNNING, early, early], BACKUP)).toMatchObject({
       state: 'running',
       phase: 'fetching',
       doneBytes: 10,
       totalBytes: null,
     })
-    expect(mergeJobs([RUNNING, done('0/8')])).toMatchObject({ state: 'running' })
+    expect(mergeJobs([RUNNING, done('0/8')], BACKUP)).toMatchObject({ state: 'running' })
   })
 })
 

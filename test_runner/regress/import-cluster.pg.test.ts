@@ -372,5 +372,7 @@ test('a tenant of three shards takes in a backup, gives it out, and follows a pr
   expect(await zenith.sql('prod', still)).toEqual(await primary.query(still))
   await zenith.sql('prod', `INSERT INTO moves VALUES (1500000001, 1, 1)`)
   await zenith.sql('prod', 'VACUUM money')
+  await zenith.ok('tenant split --shards 6')
   expect(await zenith.sql('prod', SUMS)).toEqual([{ money: 0, odd: 1 }])
+  expect(await zenith.sql('prod', still)).toEqual(await primary.query(still))
 })

@@ -189,7 +189,7 @@ test('whoever looks finds all that was put, also a thread that was told', () => 
   const step = fc.record({
     puts: fc.integer({ min: 1, max: 600 }),
     blks: fc.integer({ min: 1, max: 40 }),
-    then: fc.constantFrom('look', 'image', 'news', 'nothing'),
+    next: fc.constantFrom('look', 'image', 'news', 'nothing'),
   })
   fc.assert(
     fc.property(fc.array(step, { maxLength: 8 }), fc.boolean(), (steps, isToldEarly) => {
@@ -207,18 +207,18 @@ test('whoever looks finds all that was put, also a thread that was told', () => 
         expect(of.keyCount).toBe(lsns.size)
       }
       let lsn = 0
-      for (const { puts, blks, then } of steps) {
+      for (const { puts, blks, next } of steps) {
         for (let index = 0; index < puts; index++) {
           const blk = (index * 7) % blks
           put(layer, ++lsn, Record, 'r', 3, blk)
           lsns.set(blk, [lsn, ...(lsns.get(blk) ?? [])])
         }
-        if (then === 'look') expectAll(layer)
-        if (then === 'image') {
+        if (next === 'look') expectAll(layer)
+        if (next === 'image') {
           layer.putOwnImage(3, 0, lsn, Buffer.alloc(PAGE_SIZE))
           lsns.set(0, [lsn])
         }
-        if (then === 'news') {
+        if (next === 'news') {
           if (other === null) other = OpenLayer.open(structuredClone(layer.describe()))
           else other.learn(structuredClone(layer.news()))
           expectAll(other)

@@ -169,6 +169,10 @@ export class Supervisor {
       term: this.#elected === null ? null : (role.term ?? this.#elected.term),
       lagBytes: role.lagBytes,
       sizeLimitBytes: spec.sizeLimitBytes ?? null,
+      map: {
+        pageservers: spec.shards?.pageservers ?? [spec.pageserver],
+        stripeBlocks: spec.shards?.stripeBlocks ?? null,
+      },
       postgresPid: this.#postgres?.pid ?? null,
       host: spec.host,
       port: spec.port,

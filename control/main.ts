@@ -20,6 +20,7 @@ import { countRecords } from './record-metrics.ts'
 import { Lifecycle } from './lifecycle/lifecycle.ts'
 import { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import { Migrations } from './membership/migrations.ts'
+import { ComputeMaps } from './moves/compute-maps.ts'
 import { Moves } from './moves/moves.ts'
 import { FormerShards } from './moves/former-shards.ts'
 import { Autosplit } from './moves/autosplit.ts'
@@ -67,6 +68,7 @@ runProcess('control', async (self) => {
   const migrations = new Migrations({ registry, tokens, log })
   const moves = new Moves({ registry, log })
   const formerShards = new FormerShards({ registry, log })
+  const computeMaps = new ComputeMaps({ registry, log })
   const lostAfterS = config.pageserver_lost_after ?? DEFAULT_LOST_AFTER_S
   const health = new PageserverHealth({
     registry,
@@ -168,6 +170,7 @@ runProcess('control', async (self) => {
       splits,
       spreads,
       formerShards,
+      computeMaps,
       sizeLimits,
       log,
     }),

@@ -10,6 +10,7 @@ import type { Lifecycle } from './lifecycle/lifecycle.ts'
 import type { TenantDeletion } from './lifecycle/tenant-deletion.ts'
 import type { Imports } from './imports.ts'
 import type { Migrations } from './membership/migrations.ts'
+import type { ComputeMaps } from './moves/compute-maps.ts'
 import type { Moves } from './moves/moves.ts'
 import type { FormerShards } from './moves/former-shards.ts'
 import type { Splits } from './moves/splits.ts'
@@ -33,11 +34,12 @@ export function runResumer(options: {
   splits: Splits
   spreads: Spreads
   formerShards: FormerShards
+  computeMaps: ComputeMaps
   sizeLimits: SizeLimits
   log: Logger
 }): () => Promise<void> {
   const { tenants, branches, imports, lifecycle, tenantDeletion, timelines } = options
-  const { migrations, moves, splits, spreads, formerShards, sizeLimits, log } = options
+  const { migrations, moves, splits, spreads, formerShards, computeMaps, sizeLimits, log } = options
   const stop = new AbortController()
   const steps = [
     () => tenants.resume(),
@@ -52,6 +54,7 @@ export function runResumer(options: {
     () => splits.resume(),
     () => spreads.resume(),
     () => formerShards.resume(),
+    () => computeMaps.resume(),
   ]
   const loop = async () => {
     while (!stop.signal.aborted) {

@@ -1,6 +1,7 @@
 /** Performs what `move.ts` decides for one placement, until there is nothing left to do. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
+import type { ComputePageservers } from '#libs/api/compute.ts'
 import type { LocationInfo, LocationRequest } from '#libs/api/pageserver-location.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId } from '#libs/ids.ts'
@@ -182,12 +183,20 @@ export class MoveRun {
   }
 }
 
-/** Tells computes where the tenant is. Throws while one may be there and has not been told. */
-export async function tellComputes(registry: Registry, tenantId: string): Promise<void> {
+/** Where computes of the tenant read. */
+export async function servingMapOf(
+  registry: Registry,
+  tenantId: string,
+): Promise<ComputePageservers> {
   const places = await servingPlacesIn(registry, await registry.tenant(tenantId))
-  const pageservers = places.map(addressOf)
   const [first] = places
   const stripeBlocks = first === undefined || first.shardCount === 0 ? null : first.stripeBlocks
+  return { pageservers: places.map(addressOf), stripeBlocks }
+}
+
+/** Tells computes where the tenant is. Throws while one may be there and has not been told. */
+export async function tellComputes(registry: Registry, tenantId: string): Promise<void> {
+  const map = await servingMapOf(registry, tenantId)
   for (const endpoint of await registry.endpoints(tenantId)) {
     if (!isActive(endpoint.status)) continue
     const { name, host, httpPort } = endpoint
@@ -196,7 +205,7 @@ export async function tellComputes(registry: Registry, tenantId: string): Promis
       throw new ZenithError('unavailable', `endpoint "${name}" is just being started`)
     }
     if (await hasEnded(endpoint, host, httpPort)) continue
-    await computeApi.setPageservers(host, httpPort, { pageservers, stripeBlocks })
+    await computeApi.setPageservers(host, httpPort, map)
   }
 }
 

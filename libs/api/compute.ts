@@ -27,6 +27,8 @@ export interface ComputeStatus {
   lagBytes: number | null
   /** What the tenant allows all databases of the branch together; null = any number of bytes. */
   sizeLimitBytes: number | null
+  /** Where it reads the pages of its branch. */
+  map: ComputePageservers
   postgresPid: number | null
   host: string
   port: number

@@ -149,7 +149,7 @@ export async function freshControlFile(template: InitdbTemplate): Promise<Contro
 }
 
 /** Seconds in the high word, as Postgres does, so that it tells the age; random bits below. */
-function newSystemId(nowMs: number): bigint {
+export function newSystemId(nowMs: number): bigint {
   const seconds = BigInt(Math.floor(nowMs / 1000))
   return (seconds << 32n) | BigInt(randomBytes(4).readUInt32BE(0))
 }

@@ -21,6 +21,8 @@ export const STANDBY_NAME = 'walproposer'
 const RETRY_MS = 100
 /** A sign of life, also for those who look at pg_stat_replication. */
 const STATUS_MS = 5_000
+/** A walsender that is to end asks again as soon as it has an answer, while WAL waits for a quorum. */
+const ANSWER_PAUSE_MS = 50
 
 export interface PostgresAddress {
   /** A host name, or the folder of a Unix socket. */
@@ -50,6 +52,9 @@ export class PostgresStream {
   readonly #statusTimer: NodeJS.Timeout
   #failures = 0
   #toldXmins: StandbyXmins = NO_XMINS
+  /** When Postgres last got what it had asked for, in monotonic milliseconds. */
+  #answeredAtMs = Number.NEGATIVE_INFINITY
+  #answer: NodeJS.Timeout | null = null
 
   constructor(options: PostgresStreamOptions) {
     this.#options = options
@@ -99,6 +104,7 @@ export class PostgresStream {
   stop(): void {
     this.#stopped = true
     clearTimeout(this.#retry)
+    clearTimeout(this.#answer ?? undefined)
     clearInterval(this.#statusTimer)
     this.#client?.destroy()
     this.#client = null
@@ -170,7 +176,7 @@ export class PostgresStream {
   #receive(client: PgClient, payload: Buffer): void {
     const message = decodeWalStreamMessage(payload)
     if (message.kind === 'keepalive') {
-      if (message.replyRequested) this.report()
+      if (message.replyRequested) this.#answerSoon()
       return
     }
     const expected = this.#options.nextLsn()
@@ -182,6 +188,20 @@ export class PostgresStream {
       return
     }
     this.#options.onWal(message.wal)
+  }
+
+  /** At once, unless it was asked just before; positions that move are reported anyhow. */
+  #answerSoon(): void {
+    if (this.#answer !== null) return
+    const restMs = this.#answeredAtMs + ANSWER_PAUSE_MS - performance.now()
+    if (restMs <= 0) return this.#answerNow()
+    this.#answer = setTimeout(() => this.#answerNow(), restMs)
+  }
+
+  #answerNow(): void {
+    this.#answer = null
+    this.#answeredAtMs = performance.now()
+    this.report()
   }
 
   #lost(error: Error): void {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { formatDuration, parseBytes, parseDuration } from './quantity.ts'
+import { formatDuration, formatSize, parseBytes, parseDuration } from './quantity.ts'
 
 test('times', () => {
   expect(parseDuration('7d')).toBe(604_800_000)
@@ -19,4 +19,6 @@ test('sizes', () => {
   expect(parseBytes('0')).toBe(0)
   for (const text of ['10', '10gb', 'GB', '-1GB'])
     expect(() => parseBytes(text)).toThrow('not a size')
+  const given = ['64GB', '1536MB', '5kB', '1TB', '7B', '0B']
+  expect(given.map((text) => formatSize(parseBytes(text)))).toEqual(given)
 })

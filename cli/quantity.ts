@@ -27,3 +27,10 @@ export function formatDuration(ms: number): string {
   const [unit, size] = units.find(([, one]) => ms % one === 0) ?? ['s', 1000]
   return `${ms / size}${unit}`
 }
+
+/** A size that was set, as it can be given again: in the largest unit of which it is a whole number. */
+export function formatSize(bytes: number): string {
+  const units = Object.entries(SIZE_UNITS).toReversed()
+  const [unit, size] = units.find(([, one]) => bytes >= one && bytes % one === 0) ?? ['B', 1]
+  return `${bytes / size}${unit}`
+}

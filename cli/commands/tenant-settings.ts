@@ -9,7 +9,7 @@ import { ZenithError } from '#libs/errors.ts'
 import type { Installation } from '../installation/installation.ts'
 import { formatBytes } from '../output/progress.ts'
 import { formatTable } from '../output/table.ts'
-import { formatDuration } from '../quantity.ts'
+import { formatDuration, formatSize } from '../quantity.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
 import { pageserverName } from './pageserver-names.ts'
 
@@ -95,14 +95,14 @@ export async function tenantShow(options: CommonOptions): Promise<void> {
 
 function describe({ pitrIntervalMs, pitrBytes }: HistorySettings): string {
   const time = `for ${formatDuration(pitrIntervalMs)}`
-  return pitrBytes === null ? time : `${time}, of that ${formatBytes(pitrBytes)} of WAL at most`
+  return pitrBytes === null ? time : `${time}, of that ${formatSize(pitrBytes)} of WAL at most`
 }
 
 function describeLimit({ maxBytes, behind }: StoredSizeLimit): string[] {
   const limit =
     maxBytes === null
       ? 'The databases of a branch may have any size.'
-      : `The databases of a branch may have ${formatBytes(maxBytes)} together.`
+      : `The databases of a branch may have ${formatSize(maxBytes)} together.`
   if (behind.length === 0) return [limit]
   return [limit, `Not told yet, and told again every few seconds: ${behind.join(', ')}.`]
 }
@@ -128,11 +128,11 @@ function describeShards(
   const { shards, pageserverIds, largestBytes, lastSplit } = policy
   const places = [...new Set(pageserverIds)].sort((a, b) => a - b)
   const where = places.map((id) => pageserverName(installation, id)).join(', ')
-  const size = largestBytes === null ? '' : `, with ${formatBytes(largestBytes / shards)} each`
+  const part = largestBytes === null ? null : formatBytes(largestBytes / shards)
   const lines = [
     shards === 1
-      ? `It is in one piece at ${where}${largestBytes === null ? '' : `, with ${formatBytes(largestBytes)} in its largest branch`}.`
-      : `It has ${shards} shards at ${where}${size} of its largest branch.`,
+      ? `It is in one piece at ${where}${part === null ? '' : `, with ${part} in its largest branch`}.`
+      : `It has ${shards} shards at ${where}${part === null ? '' : `, with ${part} each of its largest branch`}.`,
     describePolicy(policy),
   ]
   if (lastSplit !== null) {
@@ -153,8 +153,12 @@ function describeShards(
 function describePolicy(policy: SplitPolicyInfo): string {
   const { shardBytes, maxShards, mostShards, shards, largestBytes, wantedShards } = policy
   if (shardBytes === null) return 'It is not split by itself.'
+  const bound = formatSize(shardBytes)
+  if (maxShards === null && mostShards === 1) {
+    return `With one pageserver it is not split by itself; with more, a shard of more than ${bound} is.`
+  }
   const limit = `up to ${mostShards}${maxShards === null ? ', as many as there are pageservers' : ''}`
-  const rule = `A shard with more than ${formatBytes(shardBytes)} is split by itself: ${limit}.`
+  const rule = `A shard with more than ${bound} is split by itself: ${limit}.`
   if (wantedShards > shards) return `${rule} It is to have ${wantedShards}.`
   if (largestBytes === null || largestBytes / shards <= shardBytes) return rule
   return `${rule} It is larger, and has as many as it may.`

@@ -233,7 +233,7 @@ test('tenants share nothing', async () => {
 
   // One of them is split, over both pageservers.
   expect(await zenith.ok(`tenant set --split-size 1GB --max-shards 4 --tenant ${other}`)).toBe(
-    'A shard with more than 1.1 GB is split by itself: up to 4.\n',
+    'A shard with more than 1GB is split by itself: up to 4.\n',
   )
   const split = `tenant split --shards 2 --tenant ${other}`
   expect(await zenith.ok(split)).toMatch(

@@ -41,8 +41,25 @@ export interface ImportJobsRun {
   isOver(): boolean
 }
 
-/** Runs the jobs, or joins them. Returns when all are done, or one failed; throws when asking fails. */
-export async function runImportJobs(run: ImportJobsRun): Promise<ImportJob> {
+/** How it ended, or where it stands when nobody wants it any more. */
+export type ImportOutcome = ImportJob | { state: 'failed'; error: ImportJob['error'] }
+
+/**
+ * Runs the jobs, or joins them. Returns when all are done, or one failed or was refused for what is
+ * asked; throws when asking fails.
+ */
+export async function runImportJobs(run: ImportJobsRun): Promise<ImportOutcome> {
+  try {
+    return await runJobs(run)
+  } catch (error) {
+    if (!(error instanceof ZenithError) || error.code !== 'invalid_argument') throw error
+    // It would be refused each time.
+    const { code, message, hint = '' } = error
+    return { state: 'failed', error: { code, message, hint } }
+  }
+}
+
+async function runJobs(run: ImportJobsRun): Promise<ImportJob> {
   const { places, ids, source } = run
   let { endLsn } = run
   const begin = () =>

@@ -7,6 +7,7 @@ import { createServer, type Server } from 'node:http'
 import { pino } from 'pino'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { ImportJob, ImportSource } from '#libs/api/transfer.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import { agreedEnd, mergeJobs } from './import-jobs.ts'
 import { Imports } from './imports.ts'
@@ -123,8 +124,11 @@ async function world() {
         const body = text === '' ? {} : (JSON.parse(text) as Record<string, unknown>)
         response.end(JSON.stringify(standIn.answer(request.method ?? '', request.url ?? '', body)))
       } catch (error) {
-        response.statusCode = 503
-        response.end(JSON.stringify({ status: 503, code: 'unavailable', detail: String(error) }))
+        const code = error instanceof ZenithError ? error.code : 'unavailable'
+        response.statusCode = code === 'unavailable' ? 503 : 400
+        response.end(
+          JSON.stringify({ status: response.statusCode, code, detail: errorMessage(error) }),
+        )
       }
     })
   })
@@ -228,6 +232,23 @@ describe('an import by three shards', () => {
     expect((await again.stop(TENANT, 'prod', false)).state).toBe('stopped')
     expect(await it.registry.findBranch(TENANT, 'prod')).toBeNull()
     expect(standIn.asked('POST import/abort').length).toBeGreaterThanOrEqual(6)
+  })
+
+  test('that is refused for what is asked ends, and is not asked for again and again', async () => {
+    const it = await world()
+    const { standIn, imports } = it
+    standIn.job = (shard) => {
+      if (shard === 2) throw new ZenithError('invalid_argument', 'there is no such kind of source')
+      return RUNNING
+    }
+    await imports.start(TENANT, { name: 'prod', source: BACKUP })
+    await expect.poll(stateOf(imports), { timeout: 20_000 }).toBe('failed')
+    expect((await imports.get(TENANT, 'prod')).error).toMatchObject({
+      code: 'invalid_argument',
+      message: expect.stringContaining('there is no such kind of source'),
+    })
+    expect(standIn.asked('POST import/abort')).toHaveLength(3)
+    expect(await it.registry.findBranch(TENANT, 'prod')).toBeNull()
   })
 
   test('of which shards have seen different backups is refused', () => {

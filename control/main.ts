@@ -103,7 +103,7 @@ runProcess('control', async (self) => {
 
   const lifecycle = new Lifecycle({ registry, timelines, branches, endpoints, tips, log })
 
-  const tenantDeletion = new TenantDeletion({ registry, timelines, endpoints, log })
+  const tenantDeletion = new TenantDeletion({ registry, timelines, endpoints, formerShards, log })
 
   const metrics = createMetrics('control')
   countRecords(metrics, registry)

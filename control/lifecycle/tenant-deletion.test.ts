@@ -150,6 +150,18 @@ describe('the deletion of a tenant', () => {
     expect(await traces(disk, TENANT)).toEqual([])
   })
 
+  test('waits for what shards of before a split have left', async () => {
+    const disk = new MemoryStore()
+    const state = await services(disk)
+    const plane = controlPlane(disk)
+    await fill(plane)
+    await plane.registry.changeTenant(TENANT, (tenant) => ({ ...tenant, formerCounts: [0] }))
+    state.formerLeave = 2
+    expect(await plane.tenantDeletion.delete(TENANT, {})).toMatchObject({ state: 'deleted' })
+    expect(state.formerLeave).toBe(-1)
+    expect(await traces(disk, TENANT)).toEqual([])
+  })
+
   test('takes what was on its way while the tenant went', async () => {
     const disk = new MemoryStore()
     await services(disk)

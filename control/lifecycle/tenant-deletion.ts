@@ -3,19 +3,20 @@
  * before the first of them, so whoever finds it goes on:
  *
  *   tenant 'deleting' → timelines 'deleting' → computes and names → pageservers → safekeepers
- *   → records of timelines → storage is empty → record becomes one of a deleted tenant
- *   → pageservers let go of local files
+ *   → records of timelines → what former shards have left → storage is empty
+ *   → record becomes one of a deleted tenant → pageservers let go of local files
  *
  * The record stays until object storage is empty: pageservers delete objects only under a generation
  * that the control plane vouches for. What is kept for good says that the id was used.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TenantDeletionInfo } from '#libs/api/lifecycle.ts'
-import { errorMessage, ZenithError } from '#libs/errors.ts'
+import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { parseTenantId } from '#libs/ids.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import type { Endpoints } from '../endpoints.ts'
+import type { FormerShards } from '../moves/former-shards.ts'
 import { onEach, servingPlacesIn } from '../places.ts'
 import {
   type DeletedTenantRecord,
@@ -44,6 +45,7 @@ export interface TenantDeletionContext {
   registry: Registry
   timelines: Timelines
   endpoints: Endpoints
+  formerShards: FormerShards
   log: Logger
 }
 
@@ -141,9 +143,13 @@ export class TenantDeletion {
         continue
       }
       const left = await this.#askPageservers(tenantId)
-      if (left === 0 && (await this.#finish(tenant.value, tenant.version))) return
+      // What shards of before a split have left goes after all that could refer to it.
+      const isRest = left === 0 && (tenant.value.formerCounts ?? []).length > 0
+      if (isRest) await this.#context.formerShards.sweep(tenantId)
+      else if (left === 0 && (await this.#finish(tenant.value, tenant.version))) return
       if (Date.now() > deadline) {
-        throw new ZenithError('unavailable', `${left} objects have yet to leave object storage`)
+        const what = isRest ? 'objects of former shards' : `${left} objects`
+        throw new ZenithError('unavailable', `${what} have yet to leave object storage`)
       }
       await sleep(POLL_MS, undefined, { signal: this.#stopping.signal })
     }
@@ -196,10 +202,11 @@ export class TenantDeletion {
     if (placements.some(({ move }) => move !== undefined)) {
       throw new ZenithError('unavailable', `tenant ${tenantId} is just being moved`)
     }
-    // Objects of former shards go one after the other, as nobody refers to them any more.
-    if (tenant.split !== undefined || (tenant.formerCounts ?? []).length > 0) {
-      throw new ZenithError('unavailable', `objects of former shards of ${tenantId} have yet to go`)
+    if (tenant.split !== undefined) {
+      throw new ZenithError('unavailable', `tenant ${tenantId} is just being split`)
     }
+    const formerCount = (tenant.formerCounts ?? []).length
+    assert(formerCount === 0, `former shards of ${tenantId} are not swept`)
     const holders = placements.flatMap(({ pageserverId, secondary, home }) => [
       pageserverId,
       secondary,

@@ -39,8 +39,8 @@ export class FormerShards {
         continue
       }
       const last = this.#rests.get(tenantId)
-      // One that is being deleted waits for this.
-      if (last !== undefined && last.untilMs > nowMs && state !== 'deleting') continue
+      // The deletion of a tenant sees to it by itself.
+      if (state === 'deleting' || (last !== undefined && last.untilMs > nowMs)) continue
       const restMs = Math.min(2 * (last?.restMs ?? FIRST_REST_MS / 2), LAST_REST_MS)
       this.#rests.set(tenantId, { untilMs: nowMs + restMs, restMs })
       this.#begin(tenantId)
@@ -69,7 +69,7 @@ export class FormerShards {
     const after = await this.#registry.findTenant(tenantId)
     if (!isNewest || after?.version !== before.version) return null
     // Reads that were planned just before may be about to open what is not referred to any more.
-    await sleep(GRACE_MS)
+    if (before.value.state !== 'deleting') await sleep(GRACE_MS)
     const kept = answers.flatMap(({ objects }) => objects)
     let left = 0
     const gone: number[] = []

@@ -6,6 +6,7 @@ import { createServer, type Server } from 'node:http'
 import { pino } from 'pino'
 import { Branches } from '../../branches.ts'
 import { Endpoints } from '../../endpoints.ts'
+import { FormerShards } from '../../moves/former-shards.ts'
 import { Imports } from '../../imports.ts'
 import { registerNode } from '../../nodes.ts'
 import { Registry } from '../../registry.ts'
@@ -48,6 +49,8 @@ export interface Services {
   tenants: Set<string>
   /** Of deleted tenants: in how many more answers the pageserver still counts objects. */
   objectsLeave: number
+  /** The same of what former shards have left. */
+  formerLeave: number
 }
 
 export async function services(store: Store): Promise<Services> {
@@ -56,6 +59,7 @@ export async function services(store: Store): Promise<Services> {
     safekeeper: new Set(),
     tenants: new Set(),
     objectsLeave: 0,
+    formerLeave: 0,
   }
   const idIn = (path: string) => /timeline\/([0-9a-f]{32})/.exec(path)?.[1] ?? ''
   const pageserver = await serve((method, path) => {
@@ -64,6 +68,8 @@ export async function services(store: Store): Promise<Services> {
     const tenantId = path.split('/')[3] as string
     if (what === 'tenant')
       return [...state.tenants].map((one) => ({ tenantId: one, generation: 1 }))
+    if (what === 'borrowed') return { generation: 1, objects: [] }
+    if (what === 'sweep-former') return { left: state.formerLeave-- > 0 ? 1 : 0 }
     if (what === 'location') {
       state.tenants.delete(tenantId)
       return { tenantId, mode: 'detached', generation: null, timelines: [], secondary: null }
@@ -113,13 +119,14 @@ export function controlPlane(store: Store) {
     controlPlaneUrl: () => 'http://127.0.0.1:9090',
     firstPort: 56_000,
   })
+  const formerShards = new FormerShards({ registry, log })
   return {
     registry,
     branches,
     imports,
     tenants: new Tenants(registry, timelines, log),
     endpoints,
-    tenantDeletion: new TenantDeletion({ registry, timelines, endpoints, log }),
+    tenantDeletion: new TenantDeletion({ registry, timelines, endpoints, formerShards, log }),
     lifecycle: new Lifecycle({ registry, timelines, branches, endpoints, tips, log }),
   }
 }

@@ -11,6 +11,10 @@ import type { Collected } from './collector.ts'
 import type { GcMetrics } from './gc-metrics.ts'
 import type { HistorySettings } from './settings.ts'
 
+/** How often in the time of a rest it is seen whether the control plane answers. */
+const LOOKS_PER_REST = 10
+const MIN_LOOK_MS = 100
+
 export interface GarbageCollectorOptions {
   tenants: () => readonly Tenant[]
   periodMs: number
@@ -18,7 +22,8 @@ export interface GarbageCollectorOptions {
   restMs: number
   /**
    * Asks the control plane whether the tenant is still ours. While it does not answer nobody renews
-   * leases either, so nothing is removed then, nor for the time of a rest after that.
+   * leases either, so nothing is removed then, nor for the time of a rest after that. That it did not
+   * answer is noticed between collections, too: leases may lapse and it be back before the next one.
    */
   confirm: (tenant: Tenant) => Promise<boolean>
   log: Logger
@@ -28,6 +33,8 @@ export interface GarbageCollectorOptions {
 export class GarbageCollector {
   readonly #options: GarbageCollectorOptions
   readonly #timer: NodeJS.Timeout
+  readonly #lookTimer: NodeJS.Timeout
+  #lookedAtMs = performance.now()
   #round: Promise<void> | null = null
   #stopped = false
   /** Monotonic; nothing is removed before. */
@@ -41,12 +48,16 @@ export class GarbageCollector {
       })
     }, options.periodMs)
     this.#timer.unref()
+    const lookMs = Math.max(options.restMs / LOOKS_PER_REST, MIN_LOOK_MS)
+    this.#lookTimer = setInterval(() => void this.#look(), lookMs)
+    this.#lookTimer.unref()
   }
 
   /** Resolves when nothing is under way. */
   async stop(): Promise<void> {
     this.#stopped = true
     clearInterval(this.#timer)
+    clearInterval(this.#lookTimer)
     await this.#round
   }
 
@@ -90,11 +101,25 @@ export class GarbageCollector {
     return tenant.gcObstacle
   }
 
+  /** Any tenant of ours will do: the answer is the same, that there is somebody who answers. */
+  async #look(): Promise<void> {
+    const nowMs = performance.now()
+    // This process was stopped for so long that nobody could renew anything.
+    if (nowMs - this.#lookedAtMs > this.#options.restMs / 2) this.#rest()
+    this.#lookedAtMs = nowMs
+    const tenant = this.#options.tenants().find(({ attachment }) => attachment.mode === 'attached')
+    if (tenant !== undefined) await this.#unconfirmed(tenant)
+  }
+
+  #rest(): void {
+    this.#restUntilMs = performance.now() + this.#options.restMs
+  }
+
   async #unconfirmed(tenant: Tenant): Promise<string | null> {
     try {
       return (await this.#options.confirm(tenant)) ? null : 'another page server has it now'
     } catch (error) {
-      this.#restUntilMs = performance.now() + this.#options.restMs
+      this.#rest()
       return `the control plane does not answer (${errorMessage(error)})`
     }
   }

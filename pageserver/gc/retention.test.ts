@@ -1,4 +1,5 @@
 /** Cutoffs, leases, horizons and holds over a real tenant on scratch folders. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { newTimelineId, type TimelineId } from '#libs/ids.ts'
@@ -182,6 +183,46 @@ describe('what is kept below the cutoff', () => {
     await expectRound(last, 4, at(4))
   })
 
+  test.each(['at once', 'after a restart'])(
+    'a lease through archive and unarchive, %s',
+    async (when) => {
+      const timeline = await create([0, 0, 0, 0, 0])
+      timeline.retention.lease(at(1))
+      // Above the cutoff, where no manifest names it for collection's sake.
+      timeline.retention.lease(at(3))
+      await collect(WEEK_MS, at(4) - at(2))
+      expect(timeline.gcCutoffLsn).toBe(at(2))
+      const other = newTimelineId()
+      const place = { ancestorTimelineId: id, ancestorLsn: at(4) }
+      await server.tenant.branchTimeline(other, place)
+      await server.tenant.lives.detach(other, place)
+      await server.tenant.lives.archive(id)
+      if (when === 'after a restart') await server.restart({ wipeLocal: true })
+      const again = await server.tenant.lives.unarchive(id)
+      await again.confirm()
+      expect(again.retention.leases.points).toEqual([at(1), at(3)])
+      expect((await collect()).retainedPoints).toEqual([at(1), at(3), at(4)])
+      await expectRound(again, 1, at(1))
+      await expectRound(again, 3, at(3))
+      await expect(again.readPage(slotOf(again), 0, at(2))).rejects.toMatchObject(isGone)
+      // One that lapsed before it was put away is not brought back.
+      again.retention.leases.sweep(Number.POSITIVE_INFINITY)
+      again.retention.lease(at(4))
+      await server.tenant.lives.archive(id)
+      expect((await server.tenant.lives.unarchive(id)).retention.leases.points).toEqual([at(4)])
+    },
+  )
+
+  test('no lease and no horizon of what a job holds below the cutoff: they would not outlive it', async () => {
+    const timeline = await create([0, 0, 0])
+    const release = timeline.retention.hold(at(1))
+    await collect()
+    await expectRound(timeline, 1, at(1))
+    expect(() => timeline.retention.lease(at(1))).toThrow('is gone')
+    expect(() => timeline.retention.holdHorizon('replica', at(1))).toThrow('is gone')
+    release()
+  })
+
   test('what is held, as long as it is held', async () => {
     const timeline = await create([0, 0, 0])
     const release = timeline.retention.hold(at(1))
@@ -299,8 +340,9 @@ describe('a collection', () => {
     await create([0, 0, 0])
     let restMs = HOUR_MS
     let answer: () => boolean = () => true
-    const collector = () =>
-      new GarbageCollector({
+    await using collectors = new AsyncDisposableStack()
+    const collector = () => {
+      const one = new GarbageCollector({
         tenants: () => [server.tenant],
         periodMs: HOUR_MS,
         restMs,
@@ -308,6 +350,9 @@ describe('a collection', () => {
         log: { info() {}, warn() {} } as unknown as Logger,
         metrics: createGcMetrics(createMetrics('test')),
       })
+      collectors.defer(() => one.stop())
+      return one
+    }
     await expect(collector().collect(server.tenant, id)).rejects.toThrow(/rests for 3[56]\d\d s/)
     restMs = 0
     await expect(collector().collect(server.tenant, id)).rejects.toThrow('has not said how much')
@@ -325,6 +370,37 @@ describe('a collection', () => {
     await expect(shy.collect(server.tenant, id)).rejects.toThrow('did not answer a moment ago')
     await new Promise((resolve) => setTimeout(resolve, 60))
     expect((await shy.collect(server.tenant, id)).removedLayers).toBeGreaterThan(0)
+  })
+
+  test('rests after a silence of the control plane that lay between two collections', async () => {
+    await create([0, 0, 0])
+    server.tenant.history = { pitrIntervalMs: 0, pitrBytes: null }
+    await sleep(1000)
+    let asked = 0
+    let isSilent = true
+    const collector = new GarbageCollector({
+      tenants: () => [server.tenant],
+      periodMs: HOUR_MS,
+      restMs: 1000,
+      confirm: async () => {
+        asked++
+        if (isSilent) throw new Error('no route')
+        return true
+      },
+      log: { info() {}, warn() {} } as unknown as Logger,
+      metrics: createGcMetrics(createMetrics('test')),
+    })
+    await expect.poll(() => asked, { interval: 10 }).toBeGreaterThan(0)
+    isSilent = false
+    const back = performance.now()
+    const now = () => collector.collect(server.tenant, id)
+    await expect(now()).rejects.toThrow('did not answer a moment ago')
+    await expect.poll(async () => (await now().catch(() => null))?.cutoffLsn).toBe(at(2))
+    expect(performance.now() - back).toBeGreaterThan(700)
+    await collector.stop()
+    const before = asked
+    await sleep(300)
+    expect(asked).toBe(before)
   })
 })
 

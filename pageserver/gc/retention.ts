@@ -69,13 +69,7 @@ export class Retention {
 
   /** Throws `out_of_range` for an LSN whose state may be gone. */
   checkReadable(lsn: Lsn): void {
-    if (this.#cutoffLsn === null || lsn >= this.#cutoffLsn) return
-    if (this.leases.has(lsn) || this.#holds.has(lsn)) return
-    throw new ZenithError(
-      'out_of_range',
-      `the history of timeline ${this.#options.timelineId} at ${formatLsn(lsn)} is gone: the oldest LSN that is kept is ${formatLsn(this.#cutoffLsn)}`,
-      { hint: 'zenith tenant set --history keeps more, from now on.' },
-    )
+    if (!this.#isKept(lsn) && !this.leases.has(lsn) && !this.#holds.has(lsn)) throw this.#gone(lsn)
   }
 
   /** Resolves when the reads that have begun by now, below the cutoff perhaps, have ended. */
@@ -100,15 +94,21 @@ export class Retention {
     }
   }
 
-  /** Grants or renews a lease. Throws as `checkReadable`: what was swept below cannot come back. */
+  /**
+   * Grants or renews a lease. Throws as `checkReadable`: what was swept below cannot come back. What
+   * a job holds below the cutoff is no ground for a new lease: that would not outlive a restart.
+   */
   lease(lsn: Lsn): void {
-    this.checkReadable(lsn)
+    if (!this.#isKept(lsn) && !this.leases.has(lsn)) throw this.#gone(lsn)
     this.leases.grant(lsn, this.#now() + this.#options.leaseMs)
   }
 
-  /** A standby reads at `lsn` and later; the cutoff stays below while it renews this. */
+  /**
+   * A standby reads at `lsn` and later; the cutoff stays below while it renews this. Throws
+   * `out_of_range` for what lies below the cutoff already: some states from there on are gone.
+   */
   holdHorizon(holder: string, lsn: Lsn): void {
-    this.checkReadable(lsn)
+    if (!this.#isKept(lsn)) throw this.#gone(lsn)
     this.leases.setHorizon(holder, lsn, this.#now() + this.#options.leaseMs)
   }
 
@@ -120,5 +120,23 @@ export class Retention {
   /** Forgets leases that have lapsed; what they kept may go from then on. */
   sweep(): void {
     this.leases.sweep(this.#now())
+  }
+
+  /** Leases that have not lapsed, ascending: what must be kept of them by whoever closes the timeline. */
+  heldLeases(): Lsn[] {
+    this.sweep()
+    return this.leases.points
+  }
+
+  #isKept(lsn: Lsn): boolean {
+    return this.#cutoffLsn === null || lsn >= this.#cutoffLsn
+  }
+
+  #gone(lsn: Lsn): ZenithError {
+    return new ZenithError(
+      'out_of_range',
+      `the history of timeline ${this.#options.timelineId} at ${formatLsn(lsn)} is gone: the oldest LSN that is kept is ${formatLsn(this.#cutoffLsn ?? 0)}`,
+      { hint: 'zenith tenant set --history keeps more, from now on.' },
+    )
   }
 }

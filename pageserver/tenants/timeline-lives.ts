@@ -177,11 +177,15 @@ export class TimelineLives {
         this.#leave(timeline)
       })
     }
-    await this.#leaving.get(timelineId)?.close({ flush: true })
+    const leaving = this.#leaving.get(timelineId)
+    await leaving?.close({ flush: true })
     // A manifest of its own store may have been the last; now there are none but ours.
     const found = await this.#options.load(timelineId)
     if (!found) throw this.#unreadable(timelineId)
-    await this.#write(found, { ...found.manifest, state: 'archived' })
+    // Nothing is removed while it is away. When it comes back, its leases get their whole time anew:
+    // their holders could not renew them.
+    const leasedLsns = leaving?.retention.heldLeases() ?? found.manifest.leasedLsns
+    await this.#write(found, { ...found.manifest, state: 'archived', leasedLsns })
     this.#step('archive-written')
     this.#archived.set(timelineId, found)
     this.#leaving.delete(timelineId)

@@ -197,7 +197,6 @@ export class StorageRun implements AsyncDisposable {
       expect(timeline.lastRecordLsn).toBe(known.model.lastLsn)
     }
     this.#takeInAgain(id)
-    this.#leaseAgain(id)
   }
 
   async delete(): Promise<void> {
@@ -212,8 +211,7 @@ export class StorageRun implements AsyncDisposable {
   }
 
   /**
-   * Each shard becomes two. Parents may not have flushed: then the rest is read again from WAL. What
-   * is leased the new holders have yet to hear.
+   * Each shard becomes two. Parents may not have flushed: then the rest is read again from WAL.
    */
   async split(seed: number): Promise<void> {
     const next = random(seed)
@@ -484,11 +482,9 @@ export class StorageRun implements AsyncDisposable {
     }
   }
 
-  /** Those above the cutoff are for their holders to ask for again; these holders are gone. */
+  /** Nothing is collected after an attach before their holders had the time for this. */
   #leaseAgain(id: TimelineId): void {
-    const known = this.#of(id)
-    known.leases = known.leases.filter((lsn) => lsn < this.#cutoff(id))
-    for (const lsn of known.leases) {
+    for (const lsn of this.#of(id).leases) {
       for (const timeline of this.#timelines(id)) timeline.retention.lease(lsn)
     }
   }

@@ -1,5 +1,6 @@
 /** Many runs: seeds twice, sums of what happened, and the first failures. */
-import { Simulation, type SimulationSetup } from './simulation.ts'
+import type { SimulationSetup } from './cluster.ts'
+import { simulate } from './simulation.ts'
 
 export interface Failure {
   seed: number
@@ -38,8 +39,8 @@ export function runBatch(
   const report = emptyReport()
   const before = process.threadCpuUsage()
   for (let seed = first; seed < first + count; seed += 1) {
-    const result = new Simulation({ ...setup, seed }).run()
-    const again = seed % repeatEvery === 0 ? new Simulation({ ...setup, seed }).run() : null
+    const result = simulate({ ...setup, seed })
+    const again = seed % repeatEvery === 0 ? simulate({ ...setup, seed }) : null
     report.seeds += 1
     report.steps += result.steps + (again?.steps ?? 0)
     for (const [what, times] of result.coverage.counts) {

@@ -6,11 +6,12 @@
  */
 import { parseArgs } from 'node:util'
 import type { BatchReport } from './batch.ts'
+import type { SimulationSetup } from './cluster.ts'
 import { missedFloors } from './floors.ts'
 import { findMutation, MUTATIONS, type MutationCase } from './mutation-cases.ts'
 import { runParallelBatch } from './parallel-batch.ts'
 import { shrink } from './shrink.ts'
-import { Simulation, type SimulationResult, type SimulationSetup } from './simulation.ts'
+import { type SimulationResult, simulate } from './simulation.ts'
 
 const { values } = parseArgs({
   options: {
@@ -53,8 +54,8 @@ function runOne(seed: number): boolean {
     overrides: mutation?.options ?? {},
     only: values.only === undefined ? null : new Set(values.only.split(',')),
   }
-  const result = new Simulation(setup).run()
-  const again = new Simulation(setup).run()
+  const result = simulate(setup)
+  const again = simulate(setup)
   if (values.trace) console.log(result.recent.join('\n'))
   report(result)
   if (result.traceHash !== again.traceHash) console.log('two runs of this seed differ')

@@ -4,7 +4,7 @@ import { lateLeaderCuts } from './late-leader.ts'
 import type { Mutation } from './mutations.ts'
 import type { Violation } from './oracle.ts'
 import type { SimulationOptions } from './options.ts'
-import { Simulation } from './simulation.ts'
+import { simulate } from './simulation.ts'
 
 export interface MutationCase {
   name: Mutation
@@ -184,11 +184,7 @@ export function findMutation(mutation: MutationCase): { seed: number; invariant:
   }
   const { from = 1, within } = mutation
   for (let seed = from; seed < from + within; seed += 1) {
-    const { violation } = new Simulation({
-      seed,
-      mutation: mutation.name,
-      overrides: mutation.options,
-    }).run()
+    const { violation } = simulate({ seed, mutation: mutation.name, overrides: mutation.options })
     if (violation) return { seed, invariant: violation.invariant }
   }
   return null

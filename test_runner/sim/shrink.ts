@@ -2,7 +2,8 @@
  * Makes a failing run smaller: leaves faults out as long as the same invariant is still violated
  * (delta debugging over the names of the faults).
  */
-import { Simulation, type SimulationResult, type SimulationSetup } from './simulation.ts'
+import type { SimulationSetup } from './cluster.ts'
+import { type SimulationResult, simulate } from './simulation.ts'
 
 export interface Shrunk {
   result: SimulationResult
@@ -17,7 +18,7 @@ export function shrink(setup: SimulationSetup, failing: SimulationResult, maxRun
   let runs = 0
   const fails = (candidate: readonly string[]): boolean => {
     runs += 1
-    const attempt = new Simulation({ ...setup, only: new Set(candidate) }).run()
+    const attempt = simulate({ ...setup, only: new Set(candidate) })
     if (attempt.violation?.invariant !== invariant) return false
     result = attempt
     return true

@@ -1,14 +1,7 @@
 /** A safekeeper in virtual time: the real acceptor, its effects on a simulated disk and network. */
 import { type Lsn, segmentNumber } from '#libs/lsn.ts'
-import { FrameReader } from '#libs/pgwire/frame-reader.ts'
 import { lastLogTerm } from '#libs/protocol/term-history.ts'
-import {
-  type AcceptorMessage,
-  decodeProposerMessage,
-  encodeAcceptorMessage,
-  type MemberConfiguration,
-  type ProposerMessage,
-} from '#libs/protocol/wal-push.ts'
+import type { AcceptorMessage, MemberConfiguration } from '#libs/protocol/wal-push.ts'
 import type { SyncPoint } from '../../control/membership/migration.ts'
 import { Acceptor, type AcceptorEffect, type AcceptorEvent } from '../../safekeeper/acceptor.ts'
 import type { ControlState } from '../../safekeeper/control-state.ts'
@@ -16,19 +9,14 @@ import { segmentStart } from '../../safekeeper/store/segment-plan.ts'
 import type { Coverage } from './coverage.ts'
 import { SimDisk } from './disk.ts'
 import type { FaultKind, Faults } from './faults.ts'
-import { copyDataFrame, MAX_FRAME_BYTES } from './frames.ts'
 import { Host } from './host.ts'
-import {
-  hideGenerations,
-  ignoreGenerations,
-  type Mutation,
-  mutateEffects,
-  mutateReply,
-} from './mutations.ts'
+import { type Mutation, mutateEffects } from './mutations.ts'
 import type { End, Link, Network } from './network.ts'
 import { type Oracle, Violation, type Witness } from './oracle.ts'
+import { Pledges } from './pledges.ts'
 import type { Prng } from './prng.ts'
-import { AckedWal, type Residence } from './residence.ts'
+import type { Residence } from './residence.ts'
+import { type Far, SimConnections } from './sim-connections.ts'
 import { SimStore } from './sim-store.ts'
 import { copyOf, type TimelineCopy } from './timeline-copy.ts'
 
@@ -57,18 +45,6 @@ export interface SimSafekeeperOptions {
   onDown: (safekeeper: SimSafekeeper) => void
 }
 
-/** The other end of a connection. */
-interface Far {
-  send(message: AcceptorMessage): void
-  close(): void
-}
-
-interface Attached {
-  readonly far: Far
-  /** Who is at the other end, for the oracle. */
-  readonly peer: string
-}
-
 export class SimSafekeeper implements Witness {
   readonly id: number
   readonly host: Host
@@ -90,18 +66,12 @@ export class SimSafekeeper implements Witness {
   #occupants = 0
   /** Nothing of this generation or a lower one may come back: survives crashes and wiped disks. */
   #tombstone = 0
-  readonly #connections = new Map<number, Attached>()
-  #connectionCounter = 0
-  /** With generations ignored: what the proposer of a connection goes by. */
-  readonly #offered = new Map<number, MemberConfiguration>()
+  readonly #connections: SimConnections
   #queue: AcceptorEffect[] = []
   #busy = false
-  /** Highest term ever told, and the generation: neither may fall, over all lives. */
-  #toldTerm = 0
-  #generation = 0
   #lifeCommit: Lsn
   #cleanTail = false
-  readonly #acked: AckedWal
+  readonly #pledges: Pledges
   #sinceAnswer = new Map<number, (refusal: string | null) => void>()
   #requests = 0
 
@@ -111,7 +81,13 @@ export class SimSafekeeper implements Witness {
     const { scheduler } = options.network
     this.host = new Host(options.id, `sk${options.id}`, scheduler, { offsetMs: 0, rate: 1 })
     this.#startLsn = options.control.startLsn
-    this.#acked = new AckedWal(this.#startLsn)
+    this.#pledges = new Pledges(this.id, this.#startLsn, options.oracle)
+    this.#connections = new SimConnections({
+      host: this.host,
+      mutation: options.mutation,
+      configuration: () => this.acceptor?.control.configuration ?? null,
+      dispatch: (event) => this.dispatch(event),
+    })
     this.#lifeCommit = this.#startLsn
     this.#crashFault = options.faults.kind('crash-between')
     this.#store = this.#newStore(options.control, this.#startLsn)
@@ -236,20 +212,14 @@ export class SimSafekeeper implements Witness {
     this.#trace('returns to its disk', this.flushLsn)
     this.#cleanTail = false
     this.#store.restore(tail, (problem) => {
-      if (problem === null && !this.#ackedBytesIntact(this.#store.localStartLsn)) {
-        throw new Violation('I8', `safekeeper ${this.id} comes back with other bytes than it had`)
-      }
+      if (problem === null) this.#pledges.checkReturn(this.#store)
       done(problem)
     })
   }
 
   /** I8 of a timeline that is not on its disk: what it acknowledged is in object storage. */
   checkElsewhere(): void {
-    if (this.durableControl.eviction === null) return
-    const { fromLsn, endLsn } = this.#acked
-    const archived = this.residence?.archived(fromLsn, endLsn)
-    if (archived?.equals(this.#acked.bytes(fromLsn)) === true) return
-    throw new Violation('I8', `safekeeper ${this.id} is evicted, and what it acknowledged is lost`)
+    if (this.durableControl.eviction !== null) this.#pledges.checkElsewhere(this.residence)
   }
 
   /** What a page server tells of itself. */
@@ -287,17 +257,8 @@ export class SimSafekeeper implements Witness {
   }
 
   #open(control: ControlState, flushLsn: Lsn): void {
-    const from = Math.max(this.#acked.fromLsn, this.#store.localStartLsn)
     if (control.eviction !== null) this.checkElsewhere()
-    else if (!this.#ackedBytesIntact(from)) {
-      throw new Violation('I8', `safekeeper ${this.id} lost what it had acknowledged`)
-    }
-    if (flushLsn < this.#acked.endLsn) {
-      throw new Violation('I8', `safekeeper ${this.id} has a shorter log than it acknowledged`)
-    }
-    if (control.term < this.#toldTerm) {
-      throw new Violation('I1', `safekeeper ${this.id} forgot that it told term ${this.#toldTerm}`)
-    }
+    this.#pledges.checkBoot(control, flushLsn, this.#store)
     this.#trace('boots at', control.term, flushLsn)
     this.acceptor = new Acceptor({
       nodeId: this.id,
@@ -363,9 +324,7 @@ export class SimSafekeeper implements Witness {
     this.absent = true
     this.incarnation += 1
     this.#disk.wipe()
-    this.#acked.restart()
-    this.#toldTerm = 0
-    this.#generation = 0
+    this.#pledges.forget()
   }
 
   /** What it tells the control plane: durable things only; null while it is down. */
@@ -396,7 +355,7 @@ export class SimSafekeeper implements Witness {
     this.absent = false
     SimStore.install(this.#disk, control, wal)
     this.#store = this.#newStore(control, control.localStartLsn + wal.length)
-    this.#acked.restart(control.localStartLsn)
+    this.#pledges.copied(control.localStartLsn)
     this.boot()
     return true
   }
@@ -408,57 +367,13 @@ export class SimSafekeeper implements Witness {
   /** A proposer connects; `open` makes the stream with this end. */
   accept(open: (end: End) => Link, peer: string): void {
     this.#assertPresent()
-    const id = ++this.#connectionCounter
-    const reader = new FrameReader(MAX_FRAME_BYTES, (_tag, body) => {
-      if (!this.#connections.has(id)) return
-      this.#receive(id, decodeProposerMessage(body))
-    })
-    const { life } = this.host
-    const link = open({
-      host: this.host,
-      receive: (chunk) => {
-        if (this.host.life === life && this.#connections.has(id)) reader.push(chunk)
-      },
-      broken: () => {
-        if (this.host.life !== life || !this.#connections.delete(id)) return
-        this.dispatch({ kind: 'disconnected', connection: id })
-      },
-    })
-    const { mutation } = this.#options
-    const far: Far = {
-      send: (message) => {
-        const offered = this.#offered.get(id)
-        const told = offered ? hideGenerations(message, offered) : mutateReply(mutation, message)
-        link.send(1, copyDataFrame(encodeAcceptorMessage(told)))
-      },
-      close: () => link.close(1),
-    }
-    this.#connections.set(id, { far, peer })
-  }
-
-  #receive(connection: number, message: ProposerMessage): void {
-    const { acceptor } = this
-    if (this.#options.mutation !== 'skip-generation-check' || acceptor === null) {
-      this.dispatch({ kind: 'message', connection, message })
-      return
-    }
-    if (message.kind === 'greeting') this.#offered.set(connection, message.configuration)
-    const taken = ignoreGenerations(message, acceptor.control.configuration)
-    this.dispatch({ kind: 'message', connection, message: taken })
+    this.#connections.accept(open, peer)
   }
 
   /** A connection from this very process. Answers come later, never within a call. */
   acceptLocal(peer: string, far: Far): number {
     this.#assertPresent()
-    const id = ++this.#connectionCounter
-    this.#connections.set(id, {
-      far: {
-        send: (message) => this.host.after(0, () => far.send(message)),
-        close: () => this.host.after(0, () => far.close()),
-      },
-      peer,
-    })
-    return id
+    return this.#connections.acceptLocal(peer, far)
   }
 
   #assertPresent(): void {
@@ -467,7 +382,7 @@ export class SimSafekeeper implements Witness {
   }
 
   closeLocal(id: number): void {
-    if (this.#connections.delete(id)) this.dispatch({ kind: 'disconnected', connection: id })
+    this.#connections.closeLocal(id)
   }
 
   /** Asks the acceptor for something that is answered; null for "done". */
@@ -517,14 +432,11 @@ export class SimSafekeeper implements Witness {
       case 'send':
         this.#send(effect.connection, effect.message)
         break
-      case 'close': {
-        const closing = this.#connections.get(effect.connection)
+      case 'close':
         this.#options.coverage.count(`closed: ${closeKind(effect.reason)}`)
         this.#trace('closes', effect.connection)
-        this.#connections.delete(effect.connection)
-        closing?.far.close()
+        this.#connections.close(effect.connection)
         break
-      }
       case 'write':
         this.#write(effect)
         break
@@ -536,7 +448,7 @@ export class SimSafekeeper implements Witness {
         this.cuts += 1
         this.#trace('truncates at', effect.lsn)
         this.#busy = true
-        this.#acked.cut(effect.lsn)
+        this.#pledges.cut(effect.lsn)
         this.#store.truncate(effect.lsn, () => this.#resume())
         break
       case 'persist': {
@@ -615,63 +527,10 @@ export class SimSafekeeper implements Witness {
   #send(id: number, message: AcceptorMessage): void {
     const target = this.#connections.get(id)
     if (target === undefined) return
-    const durable = this.#store.durableControl
-    if (message.term > durable.term) {
-      throw new Violation(
-        'I1',
-        `safekeeper ${this.id} tells term ${message.term} before it is stored`,
-      )
-    }
-    if (message.term < this.#toldTerm) {
-      // A queued message of before may be of a lower term; nothing may be promised by it.
-      if (message.kind === 'vote' && message.given) {
-        throw new Violation('I1', `safekeeper ${this.id} votes below a term that it told`)
-      }
-    } else this.#toldTerm = message.term
-    const { generation } =
-      message.kind === 'greeting' ? message.configuration : { generation: message.generation }
-    if (generation > durable.configuration.generation || generation < this.#generation) {
-      throw new Violation('I17', `safekeeper ${this.id} speaks for generation ${generation}`)
-    }
-    this.#generation = generation
-    if (message.kind === 'vote') this.#checkVote(message, target.peer)
-    if (message.kind === 'ack' && message.flushLsn > 0) this.#remember(message.flushLsn)
+    const { incarnation } = this
+    this.#pledges.tell(message, this.#store, { incarnation, peer: target.peer })
     this.#trace(message.kind, message.term, 'flushLsn' in message ? message.flushLsn : 0)
     target.far.send(message)
-  }
-
-  #checkVote(vote: Extract<AcceptorMessage, { kind: 'vote' }>, peer: string): void {
-    if (vote.given) this.#options.oracle.vote(`${this.id}.${this.incarnation}`, vote.term, peer)
-    if (vote.history.some((entry) => entry.startLsn > vote.flushLsn)) {
-      throw new Violation('I5', `safekeeper ${this.id} tells a history beyond its log`)
-    }
-    if (vote.flushLsn < this.#acked.endLsn) {
-      throw new Violation('I7', `safekeeper ${this.id} takes back what it acknowledged`)
-    }
-    this.#remember(vote.flushLsn)
-  }
-
-  /** A position is told: everything below is on the medium, from now on until a leader cuts it. */
-  #remember(lsn: Lsn): void {
-    if (this.#store.durableEnd < lsn) {
-      throw new Violation('I8', `safekeeper ${this.id} tells ${lsn} before it is durable`)
-    }
-    const term = lastLogTerm(this.#store.durableControl.history, lsn)
-    this.#options.oracle.toldFlush(this.id, lsn, term)
-    // An ack may have waited behind a later one; it is true all the same.
-    if (lsn <= this.#acked.endLsn) return
-    const from = Math.max(this.#acked.endLsn, this.localStartLsn)
-    const bytes = this.#store.readDurable(from, lsn)
-    if (!bytes.equals(this.#store.read(from, lsn))) {
-      throw new Violation('I8', `safekeeper ${this.id} tells ${lsn}, which is not on its medium`)
-    }
-    this.#acked.add(lsn, bytes)
-  }
-
-  #ackedBytesIntact(from: Lsn): boolean {
-    const { endLsn } = this.#acked
-    if (endLsn <= from) return true
-    return this.#store.readDurable(from, endLsn).equals(this.#acked.bytes(from))
   }
 
   #trace(what: string, a = 0, b = 0): void {

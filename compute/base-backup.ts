@@ -1,6 +1,6 @@
 /** Fetches a base backup from the pageserver into a fresh data folder. */
 import { existsSync, realpathSync, renameSync, rmSync } from 'node:fs'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'

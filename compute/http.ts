@@ -10,7 +10,7 @@ import {
   type ComputeSettingsChange,
   computePaths,
 } from '#libs/api/compute.ts'
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { problemOf } from '#libs/http/problem.ts'
 import type { Logger } from '#libs/log.ts'

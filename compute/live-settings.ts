@@ -10,7 +10,7 @@ import type {
   ComputeSettingsAnswer,
   ComputeSettingsChange,
 } from '#libs/api/compute.ts'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { parseAutoConf, settingLine } from '#libs/pg/setting-text.ts'

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { PROTECTED_SETTINGS } from '#libs/pg/protected-settings.ts'
 import { autoConf, postgresConf, protectedSettings } from './postgres-config.ts'
 

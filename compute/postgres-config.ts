@@ -1,5 +1,5 @@
 /** The text of a compute's postgresql.conf and pg_hba.conf. Pure. */
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 import { computeSettingsConf } from '#libs/pg/compute-settings.ts'
 import { PROTECTED_SETTINGS, protectionOf } from '#libs/pg/protected-settings.ts'

@@ -1,5 +1,5 @@
 /** Builds the WAL proposer from a compute's spec. */
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { WalProposer } from './proposer/wal-proposer.ts'

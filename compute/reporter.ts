@@ -3,7 +3,8 @@
  * later one replaces it. The control plane may be down; a compute serves its clients regardless.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ComputeSpec, EndpointReport } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
+import type { EndpointReport } from '#libs/api/endpoint-info.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 

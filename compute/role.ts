@@ -2,7 +2,7 @@
  * What a compute has to do with its branch's WAL. A primary is a WAL proposer: it is elected, it
  * streams, it commits. The others only read, and so take part in nothing.
  */
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, parseLsn } from '#libs/lsn.ts'

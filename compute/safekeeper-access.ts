@@ -4,7 +4,7 @@
  */
 import { chmodSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import type { Credentials } from '#libs/auth/credentials.ts'
 import { RenewingToken } from '#libs/auth/renewing-token.ts'
 import { errorMessage } from '#libs/errors.ts'

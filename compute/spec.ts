@@ -1,7 +1,7 @@
 /** Reads a compute's spec and the places that follow from where it lies. */
 import { readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 
 export interface ComputePlace {

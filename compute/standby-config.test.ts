@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import type { ControlFile } from '#libs/pg/control-file.ts'
 import { safekeeperService, standbySettings } from './standby-config.ts'
 

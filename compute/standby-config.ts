@@ -1,5 +1,6 @@
 /** Settings of computes that only read, besides those that every compute has. Pure. */
-import type { ComputeSpec, NodeInfo } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { ControlFile } from '#libs/pg/control-file.ts'
 import { targetOptions } from '#libs/pgwire/session-target.ts'

@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import type { PageserverRoutes } from '#libs/api/pageserver.ts'
 import { pageserverPaths } from '#libs/api/pageserver-paths.ts'
 import { errorMessage } from '#libs/errors.ts'

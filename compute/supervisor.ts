@@ -3,7 +3,9 @@
  * instance lives as long as its process.
  */
 import type { ComputePageservers, ComputeStatus } from '#libs/api/compute.ts'
-import type { ComputeSpec, EndpointReport, EndpointStatus, NodeInfo } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
+import type { EndpointReport, EndpointStatus } from '#libs/api/endpoint-info.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { ownCredentials } from '#libs/auth/credentials.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'

@@ -4,7 +4,7 @@
  * It fences a compute that still writes.
  */
 import { readFileSync } from 'node:fs'
-import type { ComputeSpec } from '#libs/api/control.ts'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import { useCredentials } from '#libs/auth/credentials.ts'
 import { createLogger } from '#libs/log.ts'
 import { formatLsn } from '#libs/lsn.ts'

@@ -4,7 +4,12 @@
  * kept here, since a compute's own files are made anew at each start.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { EndpointInfo, Settings, SettingsAnswer, SettingsChange } from '#libs/api/control.ts'
+import type {
+  EndpointInfo,
+  Settings,
+  SettingsAnswer,
+  SettingsChange,
+} from '#libs/api/endpoint-info.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Endpoints, infoOf } from './endpoints.ts'

@@ -1,5 +1,5 @@
 /** State changes of an endpoint. Pure: a record and an event give the next record. */
-import type { EndpointMode, EndpointReport } from '#libs/api/control.ts'
+import type { EndpointMode, EndpointReport } from '#libs/api/endpoint-info.ts'
 import type { EndpointRecord } from './records.ts'
 
 export function modeOf(record: Pick<EndpointRecord, 'mode'>): EndpointMode {

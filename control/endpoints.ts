@@ -6,13 +6,13 @@
  * election keeps it, so a stale record can cost a restart and never a row.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { ComputeSpec } from '#libs/api/compute-spec.ts'
 import type {
-  ComputeSpec,
   EndpointInfo,
   EndpointMode,
   EndpointReport,
   Settings,
-} from '#libs/api/control.ts'
+} from '#libs/api/endpoint-info.ts'
 import type { IssuedToken } from '#libs/auth/renewing-token.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'

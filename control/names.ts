@@ -1,5 +1,5 @@
 /** Rules for names of branches and endpoints, and the sentences for names that are wrong. Pure. */
-import { NAME_PATTERN } from '#libs/api/control.ts'
+import { NAME_PATTERN } from '#libs/api/schemas.ts'
 import { ZenithError } from '#libs/errors.ts'
 
 const NAME = new RegExp(NAME_PATTERN)

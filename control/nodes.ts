@@ -1,5 +1,5 @@
 /** Pageservers and safekeepers by id; a node that moved registers again with its new address. */
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { type NodeKind, type NodeRecord, recordKey } from './records.ts'
 import type { Registry } from './registry.ts'

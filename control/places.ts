@@ -1,6 +1,6 @@
 /** Where a tenant is: the pageservers that serve it, one for each of its shards. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { TenantId } from '#libs/ids.ts'
 import { tenantShardId } from '#libs/sharding.ts'

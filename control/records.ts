@@ -1,6 +1,7 @@
 /** What the control plane stores, and under which key. Each record changes by compare-and-swap. */
 import type { ImportInfo, ImportSource, StockServer } from '#libs/api/transfer.ts'
-import type { EndpointMode, EndpointStatus, NodeInfo, Settings } from '#libs/api/control.ts'
+import type { EndpointMode, EndpointStatus, Settings } from '#libs/api/endpoint-info.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 
 export type NodeKind = 'pageserver' | 'safekeeper'
 export interface NodeRecord extends NodeInfo {

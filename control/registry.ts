@@ -2,7 +2,7 @@
  * Typed access to the records: finds them or throws the sentence that says what is missing, and
  * runs read-decide-write loops until their compare-and-swap holds.
  */
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { unknownName } from './names.ts'
 import {

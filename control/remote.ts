@@ -6,7 +6,7 @@ import {
   type ComputeStatus,
   computePaths,
 } from '#libs/api/compute.ts'
-import type { NodeInfo, WalSource } from '#libs/api/control.ts'
+import type { NodeInfo, WalSource } from '#libs/api/node-info.ts'
 import type { ImportJob, ImportSource, StockServer } from '#libs/api/transfer.ts'
 import {
   callPageserver,

@@ -1,5 +1,5 @@
 /** Safekeepers as nodes: which there are, what they hold, and taking them out of service. */
-import type { SafekeeperLook, SafekeeperNode } from '#libs/api/control.ts'
+import type { SafekeeperLook, SafekeeperNode } from '#libs/api/members.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import { type NodeRecord, recordKey, type TimelineRecord } from './records.ts'

@@ -1,5 +1,6 @@
 /** Tenants: create, list, and the generation that each (re-)attachment raises. */
-import type { ReAttachResponse, TenantInfo } from '#libs/api/control.ts'
+import type { TenantInfo } from '#libs/api/control.ts'
+import type { ReAttachResponse } from '#libs/api/nodes.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { newTenantId, newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'

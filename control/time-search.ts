@@ -1,5 +1,5 @@
 /** Finds the LSN of a branch at a moment: the place before its first commit after that moment. */
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'

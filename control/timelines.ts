@@ -7,7 +7,7 @@
  * Safekeepers that are down at that time are remembered and given the timeline later; a majority
  * must have it before it is active.
  */
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import type { PageserverTimeline, TimelineMode } from '#libs/api/pageserver.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'

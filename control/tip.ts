@@ -1,6 +1,6 @@
 /** Finds the end of a timeline: asks its compute and its safekeepers, and syncs them when it must. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { type Lsn, parseLsn } from '#libs/lsn.ts'

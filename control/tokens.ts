@@ -4,7 +4,7 @@
  * settings there are none, and nobody shows any.
  */
 import { resolve } from 'node:path'
-import type { SafekeeperAccess } from '#libs/api/control.ts'
+import type { SafekeeperAccess } from '#libs/api/compute-spec.ts'
 import type { Claims, Scope } from '#libs/auth/claims.ts'
 import type { Credentials } from '#libs/auth/credentials.ts'
 import { KeyFolder, keyFolders } from '#libs/auth/key-folder.ts'

@@ -1,5 +1,5 @@
 /** Where a pageserver gets a timeline's WAL: from its safekeepers, or from the stock server it follows. */
-import type { PostgresSource, WalSource } from '#libs/api/control.ts'
+import type { PostgresSource, WalSource } from '#libs/api/node-info.ts'
 import type { TenantId } from '#libs/ids.ts'
 import { shardNumberOf } from '#libs/sharding.ts'
 import type { TimelineRecord } from './records.ts'

@@ -10,7 +10,7 @@
  */
 import { readdir, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import type { ReAttachResponse } from '#libs/api/control.ts'
+import type { ReAttachResponse } from '#libs/api/nodes.ts'
 import { callPageserver } from '#libs/api/pageserver.ts'
 import type {
   Heatmap,

@@ -1,5 +1,5 @@
 /** Asks the control plane which tenants are ours, until it answers. */
-import type { ReAttachResponse } from '#libs/api/control.ts'
+import type { ReAttachResponse } from '#libs/api/nodes.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'

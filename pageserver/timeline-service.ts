@@ -3,7 +3,8 @@
  * timelines, and what can be told about them. Storage is below (tenants/), protocols are above
  * (http.ts, page-service/).
  */
-import type { ReAttachResponse, WalSource } from '#libs/api/control.ts'
+import type { WalSource } from '#libs/api/node-info.ts'
+import type { ReAttachResponse } from '#libs/api/nodes.ts'
 import type { AttachMode } from '#libs/api/attach-mode.ts'
 import type {
   AttachedTenant,

@@ -1,6 +1,6 @@
 /** Changes who keeps a branch, and tells how far that is until it is in force. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { MembershipInfo } from '#libs/api/control.ts'
+import type { MembershipInfo } from '#libs/api/members.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Installation } from '../installation/installation.ts'

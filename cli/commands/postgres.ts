@@ -1,5 +1,5 @@
 /** `zenith pg ...`: the Postgres servers (endpoints) of a tenant. */
-import type { EndpointInfo } from '#libs/api/control.ts'
+import type { EndpointInfo } from '#libs/api/endpoint-info.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'

@@ -1,5 +1,5 @@
 /** `zenith pg promote`: a replica takes the place of its branch's primary. */
-import type { EndpointInfo } from '#libs/api/control.ts'
+import type { EndpointInfo } from '#libs/api/endpoint-info.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { stopCompute } from '../installation/computes.ts'

@@ -1,5 +1,5 @@
 /** `zenith safekeeper list`: the safekeepers, who keeps which branch, and changes under way. */
-import type { MembershipInfo, SafekeeperNode } from '#libs/api/control.ts'
+import type { MembershipInfo, SafekeeperNode } from '#libs/api/members.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import type { Installation } from '../installation/installation.ts'
 import { formatTable } from '../output/table.ts'

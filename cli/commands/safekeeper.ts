@@ -1,7 +1,7 @@
 /** `zenith safekeeper`: which safekeepers there are, and which of them keep which branch. */
 import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { MembershipInfo, SafekeeperNode } from '#libs/api/control.ts'
+import type { MembershipInfo, SafekeeperNode } from '#libs/api/members.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { type Installation, shownPath } from '../installation/installation.ts'

@@ -1,6 +1,6 @@
 /** `zenith start`, `stop` and `status`. */
 import { callControl } from '#libs/api/control-client.ts'
-import type { EndpointInfo } from '#libs/api/control.ts'
+import type { EndpointInfo } from '#libs/api/endpoint-info.ts'
 import { type Installation, type Service, shownPath } from '../installation/installation.ts'
 import { HOST } from '../installation/ports.ts'
 import { processState } from '../installation/process-record.ts'

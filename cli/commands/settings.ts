@@ -1,5 +1,5 @@
 /** `zenith pg set` and `zenith pg settings`: the settings of one Postgres. */
-import type { EndpointInfo, SettingsChange } from '#libs/api/control.ts'
+import type { EndpointInfo, SettingsChange } from '#libs/api/endpoint-info.ts'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { formatTable } from '../output/table.ts'

@@ -2,7 +2,7 @@
  * Changes of who keeps the timelines: begun and undone by requests, driven in the background, and
  * taken up again from the records after a restart. One run per timeline.
  */
-import type { MembershipInfo } from '#libs/api/control.ts'
+import type { MembershipInfo } from '#libs/api/members.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn } from '#libs/lsn.ts'

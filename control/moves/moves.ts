@@ -4,7 +4,7 @@
  * One run per placement.
  */
 import type { TenantMoveInfo } from '#libs/api/fleet.ts'
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { parseTenantShardId, tenantShardId, wholeTenant } from '#libs/sharding.ts'

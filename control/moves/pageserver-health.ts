@@ -6,7 +6,7 @@
  * and whatever it still does counts for nothing.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import type { NodeRecord, PlacementRecord } from '../records.ts'

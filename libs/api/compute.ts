@@ -3,7 +3,8 @@
  * `GET /status` and `POST /stop` answer with a `ComputeStatus`; settings are changed with the other
  * two; besides there are `/healthz` and `/metrics`. Plain types without schemas: loading a schema library would be a third of a start.
  */
-import type { EndpointMode, EndpointStatus, NodeInfo } from './control.ts'
+import type { EndpointMode, EndpointStatus } from './endpoint-info.ts'
+import type { NodeInfo } from './node-info.ts'
 
 export interface ComputeStatus {
   tenantId: string

@@ -2,13 +2,11 @@
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
 import { generationPaths } from './generation-paths.ts'
+import { NodeParams, TenantShardText } from './schemas.ts'
 
 /** A tenant under the generation that a pageserver holds it. */
 export const TenantGeneration = Type.Object({
-  tenantId: Type.String({
-    pattern: '^[0-9a-f]{32}(-[0-9a-f]{4})?$',
-    description: '32 hex digits; of a shard also its number and the count',
-  }),
+  tenantId: TenantShardText,
   generation: Type.Integer({ minimum: 0 }),
 })
 export type TenantGeneration = Static<typeof TenantGeneration>
@@ -17,7 +15,7 @@ export const generationRoutes = routes({
   validateGenerations: {
     ...generationPaths.validateGenerations,
     summary: 'Which of these generations are the newest of their tenants, at this moment',
-    params: Type.Object({ id: Type.Integer({ minimum: 1 }) }),
+    params: NodeParams,
     body: Type.Object({ tenants: Type.Array(TenantGeneration, { maxItems: 5000 }) }),
     response: Type.Object({ valid: Type.Array(TenantGeneration) }),
   },

@@ -5,8 +5,15 @@
 import { routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
 import { AttachMode } from './attach-mode.ts'
-import { NodeAddress, StripeBlocks, WalSource } from './control.ts'
-import { IdText, LsnText, Nullable, TenantShardParams, TenantShardText } from './schemas.ts'
+import { NodeAddress, WalSource } from './node-info.ts'
+import {
+  IdText,
+  LsnText,
+  Nullable,
+  StripeBlocks,
+  TenantShardParams,
+  TenantShardText,
+} from './schemas.ts'
 
 /** `secondary` keeps a copy of the primary's layer files and serves nothing. */
 export const LocationMode = Type.Union([

@@ -8,23 +8,24 @@
 import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { type Static, Type } from 'typebox'
 import { MAX_BUNDLE_BYTES } from '../pg/statistics-bundle.ts'
-import { StripeBlocks, WalSource } from './control.ts'
+import { WalSource } from './node-info.ts'
+import {
+  IdText,
+  LsnText,
+  None,
+  Nullable,
+  StripeBlocks,
+  TenantShardParams,
+  TenantShardText,
+  TIMELINE_PATH,
+  TimelineShardParams,
+} from './schemas.ts'
 import { locationRoutes } from './pageserver-location.ts'
 import { pageserverLifecycleRoutes } from './pageserver-lifecycle.ts'
 import { pageserverSplitRoutes } from './pageserver-split.ts'
 import { pageserverRetentionRoutes } from './pageserver-retention.ts'
 import { pageserverPaths } from './pageserver-paths.ts'
 import { importJobRoutes } from './transfer.ts'
-import {
-  IdText,
-  LsnText,
-  None,
-  Nullable,
-  TenantShardParams,
-  TenantShardText,
-  TIMELINE_PATH,
-  TimelineShardParams,
-} from './schemas.ts'
 
 export const PageserverStatus = Type.Object({ id: Type.Integer(), tenants: Type.Integer() })
 export type PageserverStatus = Static<typeof PageserverStatus>

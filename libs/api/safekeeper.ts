@@ -8,7 +8,7 @@ import { callRoute, type RouteCallOptions, routes } from '#libs/http/route.ts'
 import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 import { type Static, Type } from 'typebox'
-import { NodeInfo } from './control.ts'
+import { NodeInfo } from './node-info.ts'
 import { IdText, LsnText, None, TIMELINE_PATH, TimelineParams } from './schemas.ts'
 
 export const SafekeeperStatus = Type.Object({

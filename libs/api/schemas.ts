@@ -1,4 +1,5 @@
 /** Schemas that requests and responses of every service are made of. */
+import { MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
 import { type TSchema, Type } from 'typebox'
 
 /** What JSON has as null while there is nothing to tell. */
@@ -29,8 +30,17 @@ export const TimelineParams = Type.Object({ tenantId: IdText, timelineId: IdText
 /** A branch, endpoint or import of a tenant. */
 export const NameParams = Type.Object({ tenantId: IdText, name: Type.String() })
 
+/** A pageserver or safekeeper. */
+export const NodeParams = Type.Object({ id: Type.Integer({ minimum: 1 }) })
+
 /** The same in the pageserver's API, which knows shards as tenants. */
 export const TenantShardParams = Type.Object({ tenantId: TenantShardText })
 export const TimelineShardParams = Type.Object({ tenantId: TenantShardText, timelineId: IdText })
 
 export const TIMELINE_PATH = '/v1/tenant/:tenantId/timeline/:timelineId'
+
+/** Branch and endpoint names: a lower-case letter or digit first, then also `.`, `_`, `-`. */
+export const NAME_PATTERN = '^[a-z0-9][a-z0-9._-]{0,62}$'
+
+/** Blocks of a relation that stay together in one shard. */
+export const StripeBlocks = Type.Integer({ minimum: 1, maximum: MAX_STRIPE_BLOCKS })

@@ -6,7 +6,7 @@
  * a draft, of which a crash leaves nothing.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { PostgresSource } from '#libs/api/control.ts'
+import type { PostgresSource } from '#libs/api/node-info.ts'
 import { assert, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'

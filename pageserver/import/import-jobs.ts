@@ -8,7 +8,7 @@
  */
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { PostgresSource } from '#libs/api/control.ts'
+import type { PostgresSource } from '#libs/api/node-info.ts'
 import type { ImportJob, ImportSource } from '#libs/api/transfer.ts'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'

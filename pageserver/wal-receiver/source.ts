@@ -1,5 +1,5 @@
 /** Where WAL comes from: a safekeeper, or a stock Postgres that is being imported. */
-import type { PostgresSource, WalSource } from '#libs/api/control.ts'
+import type { PostgresSource, WalSource } from '#libs/api/node-info.ts'
 import { callSafekeeper } from '#libs/api/safekeeper.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'

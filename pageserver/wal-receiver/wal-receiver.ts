@@ -5,7 +5,7 @@
  * that cannot be taken in breaks the timeline, since going on would skip it; after a while the same
  * WAL is tried again from a clean state, for what failed may have been a disk or object storage.
  */
-import type { WalSource } from '#libs/api/control.ts'
+import type { WalSource } from '#libs/api/node-info.ts'
 import type { WalReceiverInfo, WalReceiverState } from '#libs/api/pageserver.ts'
 import type { Discovery } from '#libs/discovery/discovery.ts'
 import type { DiscoveryMessage } from '#libs/discovery/message.ts'

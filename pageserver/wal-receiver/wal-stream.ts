@@ -8,7 +8,7 @@
  * flush.
  */
 import { randomInt } from 'node:crypto'
-import type { WalSource } from '#libs/api/control.ts'
+import type { WalSource } from '#libs/api/node-info.ts'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
 import type { TenantId, TimelineId } from '#libs/ids.ts'
 import { formatLsn, type Lsn } from '#libs/lsn.ts'

@@ -4,7 +4,7 @@
  * asked: it could name any address.
  */
 import { callControl } from '#libs/api/control-client.ts'
-import type { NodeInfo } from '#libs/api/control.ts'
+import type { NodeInfo } from '#libs/api/node-info.ts'
 import { errorMessage } from '#libs/errors.ts'
 import type { Logger } from '#libs/log.ts'
 import { allMembers } from '#libs/protocol/quorum.ts'

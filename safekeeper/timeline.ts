@@ -2,10 +2,10 @@
  * One timeline on a safekeeper: runs the acceptor's effects on real files and connections, strictly
  * in order (see acceptor.ts for why the order matters), and tells readers when more WAL is there.
  */
-import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { type FileHandle, open } from 'node:fs/promises'
+import { join } from 'node:path'
 import { assert, errorMessage, ZenithError } from '#libs/errors.ts'
-import { formatLsn, type Lsn, segmentNumber, WAL_SEGMENT_SIZE } from '#libs/lsn.ts'
+import { formatLsn, type Lsn, segmentNumber } from '#libs/lsn.ts'
 import type { Logger } from '#libs/log.ts'
 import { lastLogTerm } from '#libs/protocol/term-history.ts'
 import { oldestXmins, type StandbyXmins } from '#libs/protocol/standby-xmins.ts'
@@ -21,47 +21,32 @@ import {
   type AcceptorEvent,
   type PeerPositions,
 } from './acceptor.ts'
-import { ControlFile } from './store/control-file.ts'
+import type { ControlFile } from './store/control-file.ts'
 import type { ControlState } from './control-state.ts'
-import { fatalDiskError, syncDirectory } from './store/files.ts'
-import type { SafekeeperMetrics } from './metrics.ts'
-import type { DiskLimits } from './store/disk-limits.ts'
-import type { DiskReserve } from './store/disk-reserve.ts'
+import { fatalDiskError } from './store/files.ts'
 import { type LocalSegment, localSegments, removalBound } from './store/local-segments.ts'
-import { SegmentDisk } from './store/segment-disk.ts'
+import type { SegmentDisk } from './store/segment-disk.ts'
 import { segmentName, type SegmentRange } from './store/segment-plan.ts'
 import { Offloader } from './offload/offloader.ts'
 import type { OffloadRecord } from './offload/offload-plan.ts'
-import type { OffloadService } from './offload/offload-service.ts'
-import { removeAllWal, removeLeftovers, restoreTail } from './offload/residence.ts'
+import { removeAllWal, restoreTail } from './offload/residence.ts'
 import { openSegment, type SegmentReader } from './offload/segment-reader.ts'
-import type { SpareSegments } from './store/spare-segments.ts'
 import { leadBytes } from './store/wal-lead.ts'
-import { type RecoveredWal, recoverWal } from './store/wal-recovery.ts'
 import { WalStore } from './store/wal-store.ts'
+import type { TimelineContext } from './timeline-context.ts'
+import {
+  createTimelineFiles,
+  openTimelineFiles,
+  segmentDisk,
+  type TimelineFiles,
+} from './timeline-files.ts'
 import { TimelineRequests } from './timeline-requests.ts'
-import type { WriteSlots } from './store/write-slots.ts'
 
 /** A proposer's connection, as the timeline uses it. */
 export interface ProposerConnection {
   readonly id: number
   send(message: AcceptorMessage): void
   close(reason: string): void
-}
-
-export interface TimelineContext {
-  nodeId: number
-  incarnation: string
-  spares: SpareSegments
-  reserve: DiskReserve
-  slots: WriteSlots
-  limits: DiskLimits
-  /** What the segments of all timelines take on disk. */
-  totalDiskBytes: () => number
-  metrics: SafekeeperMetrics
-  /** Null without an object store: then all WAL stays on this disk. */
-  offload: OffloadService | null
-  log: Logger
 }
 
 export class Timeline {
@@ -93,9 +78,7 @@ export class Timeline {
   readonly #requests = new TimelineRequests()
 
   private constructor(
-    directory: string,
-    controlFile: ControlFile,
-    recovered: RecoveredWal,
+    { directory, controlFile, recovered }: TimelineFiles,
     context: TimelineContext,
   ) {
     const { flushLsn, segments } = recovered
@@ -132,28 +115,13 @@ export class Timeline {
     })
   }
 
-  /** Builds the whole folder under a temporary name, then renames it: it exists whole or not at all. */
+  /** Makes its folder. */
   static async create(
     directory: string,
     control: ControlState,
     context: TimelineContext,
   ): Promise<Timeline> {
-    const parent = dirname(directory)
-    const building = `${parent}/creating-${basename(directory)}`
-    await mkdir(parent, { recursive: true })
-    await rm(building, { recursive: true, force: true })
-    await mkdir(building)
-    const controlFile = new ControlFile(building, context.reserve)
-    await Promise.all([syncDirectory(dirname(parent)), controlFile.create(control)])
-    await rename(building, directory)
-    await syncDirectory(parent)
-    controlFile.moved(directory)
-    return new Timeline(
-      directory,
-      controlFile,
-      { flushLsn: control.startLsn, segments: null },
-      context,
-    )
+    return new Timeline(await createTimelineFiles(directory, control, context), context)
   }
 
   /** Opens a timeline from disk. Throws `corrupt` when its files cannot be trusted. */
@@ -162,31 +130,7 @@ export class Timeline {
     context: TimelineContext,
     afterCleanStop: boolean,
   ): Promise<Timeline> {
-    const controlFile = new ControlFile(directory, context.reserve)
-    const control = await controlFile.read()
-    const disk = segmentDisk(directory, controlFile, context)
-    if (control.eviction !== null && context.offload === null) {
-      throw new ZenithError(
-        'precondition_failed',
-        `the WAL of timeline ${control.timelineId} is in object storage only`,
-        { hint: 'Set object_store of this safekeeper to the one it had before.' },
-      )
-    }
-    const recovered =
-      control.eviction === null
-        ? await recoverWal(disk, control, afterCleanStop)
-        : { flushLsn: control.eviction.flushLsn, segments: null }
-    await removeLeftovers(disk)
-    context.log.info(
-      {
-        timeline: control.timelineId,
-        term: control.term,
-        commitLsn: formatLsn(control.commitLsn),
-        flushLsn: formatLsn(recovered.flushLsn),
-      },
-      'timeline opened',
-    )
-    return new Timeline(directory, controlFile, recovered, context)
+    return new Timeline(await openTimelineFiles(directory, context, afterCleanStop), context)
   }
 
   /** Durable state with the current positions folded in. */
@@ -608,18 +552,4 @@ export class Timeline {
   #wakeListeners(): void {
     for (const listener of this.#listeners) listener()
   }
-}
-
-/** The files of a timeline whose control file has been read or written. */
-export function segmentDisk(
-  directory: string,
-  controlFile: ControlFile,
-  { spares }: Pick<TimelineContext, 'spares'>,
-): SegmentDisk {
-  return new SegmentDisk(directory, { spares, controlFile, start: controlFile.stored })
-}
-
-/** End of the segment that holds `lsn`. */
-export function segmentEnd(lsn: Lsn): Lsn {
-  return (segmentNumber(lsn) + 1) * WAL_SEGMENT_SIZE
 }

@@ -13,7 +13,8 @@ import { DiskLimits, type DiskLimitSettings } from './store/disk-limits.ts'
 import { DiskReserve } from './store/disk-reserve.ts'
 import { SpareSegments } from './store/spare-segments.ts'
 import { WriteSlots } from './store/write-slots.ts'
-import { Timeline, type TimelineContext } from './timeline.ts'
+import { Timeline } from './timeline.ts'
+import type { TimelineContext } from './timeline-context.ts'
 
 const SPARE_SEGMENTS = 2
 const TICK_MS = 5_000

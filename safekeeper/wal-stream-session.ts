@@ -17,7 +17,8 @@ import {
 import type { SafekeeperMetrics } from './metrics.ts'
 import type { SegmentReader } from './offload/segment-reader.ts'
 import { StreamEnd } from './stream-end.ts'
-import { segmentEnd, type Timeline } from './timeline.ts'
+import { segmentEnd } from './store/segment-plan.ts'
+import type { Timeline } from './timeline.ts'
 
 const MAX_SEND_BYTES = 128 * 1024
 const KEEPALIVE_MS = 1_000

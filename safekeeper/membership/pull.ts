@@ -22,7 +22,8 @@ import { syncDirectory } from '../store/files.ts'
 import type { SegmentDisk } from '../store/segment-disk.ts'
 import { recoverWal } from '../store/wal-recovery.ts'
 import { WalStore } from '../store/wal-store.ts'
-import { segmentDisk, type TimelineContext } from '../timeline.ts'
+import type { TimelineContext } from '../timeline-context.ts'
+import { segmentDisk } from '../timeline-files.ts'
 import { readFromDonor } from './donor-stream.ts'
 
 /** Received WAL that is not durable yet; beyond it reading waits. */

@@ -74,6 +74,11 @@ export function segmentStart(segment: number): Lsn {
   return segment * WAL_SEGMENT_SIZE
 }
 
+/** End of the segment that holds `lsn`. */
+export function segmentEnd(lsn: Lsn): Lsn {
+  return (segmentNumber(lsn) + 1) * WAL_SEGMENT_SIZE
+}
+
 /**
  * The newest segment of a log that ends at `endLsn`. Its file is made by the first write into it, so
  * at a segment's start, and at the start of the timeline, it is the one before.

@@ -15,8 +15,9 @@ import {
   type BuiltBlock,
   buildPayload,
   WalBuilder,
+  words,
 } from '../../test_runner/fixtures/wal-builder.ts'
-import { RANDOM_WAL_RELATION, RandomWal, words } from '../../test_runner/oracle/random-wal.ts'
+import { RANDOM_WAL_RELATION, RandomWal } from '../../test_runner/oracle/random-wal.ts'
 import { Prng } from '../../test_runner/sim/prng.ts'
 import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
 import { encodeCheckpointState } from './checkpoint-state.ts'

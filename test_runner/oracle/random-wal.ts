@@ -27,7 +27,7 @@ import {
   XACT_INFO,
   XLOG_INFO,
 } from '#libs/wal/format.ts'
-import { type BuiltBlock, buildPayload, type WalBuilder } from '../fixtures/wal-builder.ts'
+import { type BuiltBlock, buildPayload, type WalBuilder, words } from '../fixtures/wal-builder.ts'
 import type { Prng } from '../sim/prng.ts'
 
 export const RANDOM_WAL_RELATION = { spc: 1663, db: 5, firstRel: 60_000, count: 4 } as const
@@ -38,13 +38,6 @@ const HAS_ORIGIN = 32
 const MOST_BLOCKS = 40
 /** Blocks of one record; ids go up to 32. */
 const MOST_REFERENCES = 33
-
-/** `LITTLE` endian words of 32 bits, one after the other. */
-export function words(...values: number[]): Buffer {
-  const bytes = Buffer.alloc(values.length * 4)
-  values.forEach((value, index) => bytes.writeUInt32LE(value >>> 0, index * 4))
-  return bytes
-}
 
 function word64(value: number | bigint): Buffer {
   const bytes = Buffer.alloc(8)

@@ -3,7 +3,7 @@ import { PAGE_SIZE } from '#libs/pg/page.ts'
 import { DATABASE_INFO, RMGR, TABLESPACE_INFO, XLOG_INFO } from '#libs/wal/format.ts'
 import { words } from '../../test_runner/fixtures/wal-builder.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
-import { BuiltIngest, DB, heapBlock, REL, SPC } from './testing/built-ingest.ts'
+import { BuiltIngest, DB, heapBlock, REL, SPC } from '../../test_runner/fixtures/built-ingest.ts'
 
 const EMPTY = Buffer.alloc(0)
 

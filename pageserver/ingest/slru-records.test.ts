@@ -4,7 +4,7 @@ import { MULTIXACT_INFO, RMGR } from '#libs/wal/format.ts'
 import { words } from '../../test_runner/fixtures/wal-builder.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 import { checkpointAt } from './checkpoint-state.ts'
-import { BuiltIngest } from './testing/built-ingest.ts'
+import { BuiltIngest } from '../../test_runner/fixtures/built-ingest.ts'
 
 let built: BuiltIngest
 

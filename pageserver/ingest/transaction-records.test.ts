@@ -4,7 +4,7 @@ import { RMGR, SLRU_INFO, XACT_HAS_INFO, XACT_INFO } from '#libs/wal/format.ts'
 import { words } from '../../test_runner/fixtures/wal-builder.ts'
 import { KeyClass } from '../keyspace/key-class.ts'
 import { checkpointAt } from './checkpoint-state.ts'
-import { BuiltIngest, DB, FIRST_XID, REL, SPC } from './testing/built-ingest.ts'
+import { BuiltIngest, DB, FIRST_XID, REL, SPC } from '../../test_runner/fixtures/built-ingest.ts'
 import { exampleState } from './testing/example-state.ts'
 
 let built: BuiltIngest

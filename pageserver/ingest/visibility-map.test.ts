@@ -3,7 +3,7 @@ import { HEAP_BLOCKS_PER_VM_PAGE } from '#libs/pg/page.ts'
 import { HEAP2_INFO, HEAP_INFO, RMGR, SMGR_INFO, VM_FORK } from '#libs/wal/format.ts'
 import { type BuiltBlock, words } from '../../test_runner/fixtures/wal-builder.ts'
 import { KeyClass, ValueKind } from '../keyspace/key-class.ts'
-import { BuiltIngest, DB, heapBlock, REL, SPC } from './testing/built-ingest.ts'
+import { BuiltIngest, DB, heapBlock, REL, SPC } from '../../test_runner/fixtures/built-ingest.ts'
 
 const EMPTY = Buffer.alloc(0)
 

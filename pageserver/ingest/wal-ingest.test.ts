@@ -30,7 +30,7 @@ import {
   REL,
   SPC,
   START_LSN,
-} from './testing/built-ingest.ts'
+} from '../../test_runner/fixtures/built-ingest.ts'
 import { exampleState } from './testing/example-state.ts'
 import { WalIngest } from './wal-ingest.ts'
 

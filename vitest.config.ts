@@ -15,8 +15,11 @@ const POSTGRES = `${TOP_FOLDERS}/**/*.pg.test.ts`
 // A server that checks its own assertions is several times slower.
 const patience = process.env['ZENITH_POSTGRES_ASSERTIONS'] === '1' ? 4 : 1
 
-/** Files of the two that run side by side: on two cores three leave little idle. */
-const REAL_WORKERS = 3
+/**
+ * Files of the two that run side by side. Three left a sixth of two cores idle, since most wait a
+ * good deal: for processes to start, for what comes about by itself.
+ */
+const REAL_WORKERS = 4
 
 const common = {
   environment: 'node',

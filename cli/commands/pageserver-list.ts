@@ -31,14 +31,19 @@ export async function pageserverList(options: CommonOptions): Promise<void> {
 /** One line on a move that is under way. */
 export function describeMove(installation: Installation, { move }: TenantMoveInfo): string {
   if (move === null) return 'not being moved'
-  const name = (id: number) => pageserverName(installation, id)
-  const way = `${name(move.from)} -> ${name(move.to)}: ${move.lost ? 'take-over, ' : ''}${move.phase}`
+  const places = describeWay(installation, move.from, move.to)
+  const way = `${places}: ${move.lost ? 'take-over, ' : ''}${move.phase}`
   const missing =
     move.phase === 'warm-up' && move.missingBytes !== null && move.missingBytes > 0
       ? `, ${Math.ceil(move.missingBytes / (1024 * 1024))} MiB to copy`
       : ''
   const problem = move.problem === null ? '' : ` (waits: ${move.problem})`
   return way + missing + problem
+}
+
+/** From where to where. */
+export function describeWay(installation: Installation, from: number, to: number): string {
+  return `${pageserverName(installation, from)} -> ${pageserverName(installation, to)}`
 }
 
 function nodeTable(installation: Installation, nodes: readonly PageserverNode[]): string {

@@ -1,10 +1,11 @@
 /** `zenith tenant split`: begins a split, or joins the one under way, and tells how far it is. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { callControl } from '#libs/api/control-client.ts'
+import type { TenantMoveInfo } from '#libs/api/fleet.ts'
 import type { SplitInfo } from '#libs/api/split.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Installation } from '../installation/installation.ts'
-import { describeMove } from './pageserver-list.ts'
+import { describeMove, describeWay } from './pageserver-list.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
 
 const POLL_MS = 200
@@ -31,6 +32,7 @@ export async function tenantSplit(options: TenantSplitOptions): Promise<void> {
   const url = installation.controlUrl
   const params = { tenantId: context.tenantId(installation) }
   const { shards, stripeSize, spread, timeout } = options
+  const before = await placesOf(installation, params.tenantId)
   let info = await callControl(url, 'splitTenant', {
     params,
     body: {
@@ -56,6 +58,15 @@ export async function tenantSplit(options: TenantSplitOptions): Promise<void> {
     // A control plane that is just being started again goes on with it.
     info = await callControl(url, 'getSplit', { params }).catch(() => info)
   }
+  // What was quicker than our looks is told as well.
+  const after = wasThere ? [] : await placesOf(installation, params.tenantId)
+  for (const { shard, pageserverId } of after) {
+    // Shards begin where what they were split from is.
+    const from = before[shard % before.length]?.pageserverId ?? pageserverId
+    const way = `shard ${shard}: ${describeWay(installation, from, pageserverId)}: `
+    if (from === pageserverId || [...told].some((line) => line.startsWith(way))) continue
+    context.say(`  ${way}done`)
+  }
   context.show(info, `${resultOf(info, wasThere)}\n`)
 }
 
@@ -74,15 +85,20 @@ function resultOf({ shardCount, spread }: SplitInfo, wasThere: boolean): string 
   return lines.join('\n')
 }
 
+/** By the numbers of the shards; nothing when the control plane does not answer. */
+async function placesOf(installation: Installation, tenantId: string): Promise<TenantMoveInfo[]> {
+  const all = await callControl(installation.controlUrl, 'listPlacements').catch(() => [])
+  return all.filter((one) => one.tenantId === tenantId).toSorted((a, b) => a.shard - b.shard)
+}
+
 async function progressOf(
   installation: Installation,
   { tenantId, split, spread }: SplitInfo,
 ): Promise<string[]> {
   if (split === null) {
     if (spread === null) return []
-    const all = await callControl(installation.controlUrl, 'listPlacements').catch(() => [])
-    return all
-      .filter((one) => one.tenantId === tenantId && one.move !== null)
+    return (await placesOf(installation, tenantId))
+      .filter(({ move }) => move !== null)
       .map((one) => `shard ${one.shard}: ${describeMove(installation, one)}`)
   }
   const lines = [`${split.phase}: ${PHASES[split.phase] ?? 'under way'}`]

@@ -12,6 +12,7 @@ import { expect, it, onTestFailed } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
 import { ZenithError } from '#libs/errors.ts'
 import type { Compute } from '../fixtures/compute.ts'
+import { freePort } from '../fixtures/free-port.ts'
 import { Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
@@ -100,7 +101,7 @@ class Chaos {
     const usurper = this.#zenith.launchSpec({
       ...spec,
       endpoint: `usurper-${this.#steps}`,
-      port: spec.port + 1000 + this.#steps,
+      port: await freePort(),
       attempt: 0,
     })
     await usurper.ready()

@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
+import { eventually } from '../fixtures/eventually.ts'
 import { ZenithCommand } from '../fixtures/zenith-command.ts'
 
 const LSN = '[0-9A-F]+/[0-9A-F]+'
@@ -205,8 +206,15 @@ test('two installations side by side; ports', async () => {
   // Another program takes the port between the look whether it is free and Postgres' start.
   await two.ok('branch dev')
   const specFile = join(two.dir, 'pgdatadirs', 'tenants', two.tenantId, 'dev', 'spec.json')
-  const [started, thief] = await Promise.all([two.ok('pg start dev'), takePortOf(specFile)])
-  expect(started).toContain(`just taken port ${thief.port}`)
+  const start = async () => {
+    const [text, server] = await Promise.all([two.ok('pg start dev'), takePortOf(specFile)])
+    if (server !== null) return { text, ...server }
+    await two.ok('pg stop dev')
+    await two.ok('pg destroy dev')
+    return null
+  }
+  const thief = await eventually(start, 'the other program to be first')
+  expect(thief.text).toContain(`just taken port ${thief.port}`)
   expect(await two.sql('dev', 'SELECT 1 AS one')).toEqual([{ one: 1 }])
   thief.server.close()
 })
@@ -281,13 +289,17 @@ function listen(port = 0): Promise<Server> {
   })
 }
 
-/** Listens on the port that a compute is told, before the compute's process can have come up. */
-async function takePortOf(specFile: string): Promise<{ server: Server; port: number }> {
+/**
+ * Listens on the port that a compute is told, before its Postgres comes up; null when that was there
+ * first, as on a busy machine.
+ */
+async function takePortOf(specFile: string): Promise<{ server: Server; port: number } | null> {
   for (;;) {
     const spec = existsSync(specFile) ? readFileSync(specFile, 'utf8') : ''
     if (spec.endsWith('}\n')) {
       const { port } = JSON.parse(spec) as { port: number }
-      return { server: await listen(port), port }
+      const server = await listen(port).catch(() => null)
+      return server && { server, port }
     }
     await sleep(2)
   }

@@ -6,6 +6,7 @@ import { expect, it, onTestFailed } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
 import { isLeft, type SharedMemory, sharedMemoryOf } from '../../compute/shared-memory.ts'
 import type { Compute } from '../fixtures/compute.ts'
+import { freePort } from '../fixtures/free-port.ts'
 import { Installation } from '../fixtures/installation.ts'
 
 const SOON = { timeout: 60_000 }
@@ -119,9 +120,9 @@ it('takes its Postgres along when it is killed; what that leaves goes at the nex
   expect(existsSync(sockets)).toBe(false)
 
   // A later start replaces it while it runs: it ends, and takes away only what is its own.
-  const { attempt, port } = again.spec
+  const { attempt } = again.spec
   const replaced = await socketsOf(again)
-  const next = zenith.launchSpec({ ...again.spec, attempt: attempt + 1, port: port + 1000 })
+  const next = zenith.launchSpec({ ...again.spec, attempt: attempt + 1, port: await freePort() })
   expect(await again.exited).toBe(3)
   await next.ready()
   expect(await socketsOf(next)).not.toBe(replaced)
@@ -140,7 +141,7 @@ it('is refused as a second writer, and fenced when it comes past that', async ()
   )
 
   // Started behind the control plane's back, as after a split network.
-  const spec = { ...first.spec, endpoint: 'usurper', port: first.spec.port + 1000, attempt: 0 }
+  const spec = { ...first.spec, endpoint: 'usurper', port: await freePort(), attempt: 0 }
   const usurper = zenith.launchSpec(spec)
   await usurper.ready()
   expect(await first.exited).toBe(3)

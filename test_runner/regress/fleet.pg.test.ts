@@ -15,7 +15,7 @@ import type { Compute } from '../fixtures/compute.ts'
 import { filesBelow, Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
-const PATIENCE_MS = 60_000
+const PATIENCE_MS = 120_000
 const SETTINGS = { shared_buffers: '1MB' }
 
 class Fleet {

@@ -72,6 +72,9 @@ class Writer {
 const SUMS = `SELECT (SELECT sum(n)::int FROM money) AS money, (SELECT count(*)::int FROM moves) -
   (SELECT count(*)::int FROM moves WHERE id BETWEEN 1 AND 1000000000) AS odd`
 
+const SENT = `SELECT bool_and(write_lsn >= pg_current_wal_flush_lsn()) AS all
+  FROM pg_stat_replication`
+
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'zenith-import-'))
   archive = join(folder, 'archive')
@@ -153,9 +156,11 @@ async function refused(words: string): Promise<string> {
 
 test('a base backup of a server that is written to, as tar', async () => {
   const writer = new Writer(primary)
+  await expect.poll(() => writer.moves).toBeGreaterThan(50)
+  const { moves } = writer
   const tar = await backup('tar', '-Ft', '-X', 'stream')
+  expect(writer.moves).toBeGreaterThan(moves)
   await writer.stop()
-  expect(writer.moves).toBeGreaterThan(50)
   const timelines = () => readdirSync(objects()).length
   const before = timelines()
   await zenith.ok(`import taken --basebackup ${tar}`)
@@ -294,6 +299,8 @@ test('a running primary is followed, branched, and left', async () => {
   await zenith.ok('start')
   await writer.stop()
   await primary.query('DELETE FROM moves WHERE id = 1500000000')
+  // The streams that reach the page server have all of it; then so does what it says.
+  await expect.poll(() => primary.query(SENT)).toEqual([{ all: true }])
   const caught = async () => (await zenith.json<Imported>('import status prod')).following
   await expect.poll(caught, { timeout: 60_000 }).toMatchObject({ state: 'streaming', lagBytes: 0 })
   const live = await primary.query(moves)

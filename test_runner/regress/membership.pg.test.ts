@@ -16,6 +16,8 @@ import { Ledger } from '../fixtures/ledger.ts'
 import { ZenithCommand } from '../fixtures/zenith-command.ts'
 
 const PATIENCE_MS = 90_000
+/** For steps that passed before one could look. */
+const MORE_TRIES = 10
 /** In which a change goes; `waiting` is before a control plane that was started again takes it up. */
 const STEPS = ['waiting', 'copy', 'switch', 'catch-up', 'announce', 'clean-up', 'done']
 
@@ -120,13 +122,13 @@ test('each safekeeper is replaced under load, with the control plane killed at e
 
   // Step by step another member goes and the spare one comes, so that in the end every copy was
   // deleted and made anew.
-  const killedAt: string[] = []
-  for (const [round, step] of ['copy', 'switch', 'catch-up', 'announce', 'clean-up'].entries()) {
+  const killedAt = new Set<string>()
+  const killAt = async (step: string, round: number) => {
     const before = await branch.settled()
     const comes = spare(before.safekeepers)
     const goes = before.safekeepers[round % 3] as number
     await branch.change([...before.safekeepers.filter((id) => id !== goes), comes])
-    if (await branch.reaches(step)) killedAt.push(step)
+    if (await branch.reaches(step)) killedAt.add(step)
     await zenith.control.stop('SIGKILL')
     await zenith.control.start()
     const after = await branch.settled()
@@ -136,12 +138,18 @@ test('each safekeeper is replaced under load, with the control plane killed at e
     expect(await branch.on(goes)).toBeNull()
     await ledger.progress(20, PATIENCE_MS)
   }
-  // A step may pass faster than one can look; most are hit.
-  expect(killedAt.length).toBeGreaterThanOrEqual(3)
+  const steps = STEPS.slice(1, -1)
+  for (const [round, step] of steps.entries()) await killAt(step, round)
+  // A step may pass faster than one can look; most are hit, if need be at another time.
+  for (let tries = 0; killedAt.size < 3 && tries < MORE_TRIES; tries += 1) {
+    const missed = steps.filter((step) => !killedAt.has(step))
+    await killAt(missed[tries % missed.length] as string, tries)
+  }
+  expect(killedAt.size).toBeGreaterThanOrEqual(3)
 
   // Undone at some step, or too late for that: then it has come into force.
   const undoneAt: string[] = []
-  for (const step of ['copy', 'switch', 'catch-up', 'announce']) {
+  const undoAt = async (step: string) => {
     const before = await branch.settled()
     const comes = spare(before.safekeepers)
     const wanted = [...before.safekeepers.slice(1), comes].sort((a, b) => a - b)
@@ -162,6 +170,10 @@ test('each safekeeper is replaced under load, with the control plane killed at e
     expect(after.generation).toBe(before.generation + 2)
     expect(await branch.on(spare(after.safekeepers))).toBeNull()
     await ledger.progress(20, PATIENCE_MS)
+  }
+  for (const step of ['copy', 'switch', 'catch-up', 'announce']) await undoAt(step)
+  for (let tries = 0; !undoneAt.includes('copy') && tries < MORE_TRIES; tries += 1) {
+    await undoAt('copy')
   }
   expect(undoneAt).toContain('copy')
 
@@ -186,7 +198,7 @@ test('each safekeeper is replaced under load, with the control plane killed at e
   later.start()
   await later.progress(5, PATIENCE_MS)
   await later.stop()
-}, 300_000)
+})
 
 test('a safekeeper that lost its disk has no vote until it was given a whole copy', async () => {
   await using zenith = await Installation.create({ safekeepers: 3 })
@@ -206,10 +218,7 @@ test('a safekeeper that lost its disk has no vote until it was given a whole cop
   expect(await branch.on(3)).toBeNull()
   // With the empty one as the only other, nothing is committed: it counts for nothing.
   await zenith.safekeepers[1]?.stop('SIGKILL')
-  await sleep(500)
-  const stuckAt = ledger.acknowledgedCount
-  await sleep(1500)
-  expect(ledger.acknowledgedCount).toBe(stuckAt)
+  await ledger.stalls()
   await zenith.safekeepers[1]?.start()
   await ledger.progress(20, PATIENCE_MS)
 
@@ -227,7 +236,7 @@ test('a safekeeper that lost its disk has no vote until it was given a whole cop
   await ledger.stop()
   expect(await ledger.violations()).toEqual([])
   await branch.expectEqualLogs()
-}, 240_000)
+})
 
 test('from one safekeeper to three, and on to others, by commands', async () => {
   await using zenith = new ZenithCommand()
@@ -277,4 +286,4 @@ test('from one safekeeper to three, and on to others, by commands', async () => 
   await zenith.ok('start')
   await zenith.ok('pg start main')
   expect(await zenith.sql('main', 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 1002 }])
-}, 300_000)
+})

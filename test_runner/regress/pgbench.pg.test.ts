@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { FILE_CACHE, Installation } from '../fixtures/installation.ts'
 
 const LOAD_SECONDS = 6
@@ -19,6 +20,10 @@ async function sums(compute: Compute): Promise<string[]> {
            (SELECT sum(tbalance) FROM pgbench_tellers)::text AS tellers,
            (SELECT coalesce(sum(delta), 0) FROM pgbench_history)::text AS history`)
   return Object.values(row as Record<string, string>)
+}
+
+async function rounds(compute: Compute): Promise<number> {
+  return Number(await compute.value('SELECT count(*) FROM pgbench_history'))
 }
 
 async function checkConsistent(compute: Compute): Promise<void> {
@@ -37,6 +42,7 @@ test('pgbench on main, on a branch made under load, and on a branch of that, mad
 
   const load = main.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LOAD_SECONDS)])
   await sleep(LOAD_SECONDS * 500)
+  await eventually(async () => (await rounds(main)) > 0, 'transactions on main')
   await zenith.createBranch('middle')
   const { stdout } = await load
   expect(stdout).toContain('number of failed transactions: 0')
@@ -44,16 +50,17 @@ test('pgbench on main, on a branch made under load, and on a branch of that, mad
 
   const branch = await zenith.startCompute('middle')
   await checkConsistent(branch)
-  const ofMain = Number(await main.value('SELECT count(*) FROM pgbench_history'))
-  const ofBranch = Number(await branch.value('SELECT count(*) FROM pgbench_history'))
+  const ofMain = await rounds(main)
+  const ofBranch = await rounds(branch)
   expect(ofBranch).toBeGreaterThan(0)
   expect(ofBranch).toBeLessThan(ofMain)
 
   const onBranch = branch.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LOAD_SECONDS)])
   await sleep((LOAD_SECONDS / 3) * 1000)
+  await eventually(async () => (await rounds(branch)) > ofBranch, 'transactions on the branch')
   await zenith.createBranch('leaf', { from: 'middle' })
   const leaf = await zenith.startCompute('leaf')
-  const atStart = Number(await leaf.value('SELECT count(*) FROM pgbench_history'))
+  const atStart = await rounds(leaf)
   expect(atStart).toBeGreaterThan(ofBranch)
   const onLeaf = await leaf.pgbench(['-n', '-c', '8', '-j', '2', '-T', String(LAST_SECONDS)])
   for (const { stdout: report } of [await onBranch, onLeaf]) {
@@ -61,6 +68,6 @@ test('pgbench on main, on a branch made under load, and on a branch of that, mad
   }
   await checkConsistent(branch)
   await checkConsistent(leaf)
-  expect(Number(await main.value('SELECT count(*) FROM pgbench_history'))).toBe(ofMain)
-  expect(Number(await leaf.value('SELECT count(*) FROM pgbench_history'))).toBeGreaterThan(atStart)
+  expect(await rounds(main)).toBe(ofMain)
+  expect(await rounds(leaf)).toBeGreaterThan(atStart)
 })

@@ -25,7 +25,7 @@ test('a replica takes over under load, back again, and a failed attempt harms no
     ['main', 'primary', 'running'],
     ['follower', 'replica', 'running'],
   ])
-  expect(await zenith.ok('pg list')).toMatch(/follower +replica +\d+ B$/m)
+  await expect.poll(() => zenith.ok('pg list')).toMatch(/follower +replica +\d+ B$/m)
 
   // Clients find the primary by trying, as they would with target_session_attrs=read-write.
   const uris = listed.map(({ uri }) => String(uri))

@@ -38,7 +38,7 @@ function pageOf(value: number): Buffer {
 }
 
 async function waitFor(condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 10_000
+  const deadline = Date.now() + 60_000
   while (!condition()) {
     if (Date.now() > deadline) throw new Error('waited for too long')
     await new Promise((resolve) => setTimeout(resolve, 5))
@@ -81,6 +81,8 @@ test('requests survive the death of their process', async () => {
     const work = echo(pool, 300)
     setImmediate(() => process.kill(pid, 'SIGKILL'))
     await work
+    // It may have done all of its work before it died.
+    await waitFor(() => pool.stats.died === round + 1)
   }
   expect(pool.stats.failed).toBe(0)
   expect(pool.stats.died).toBe(5)
@@ -100,7 +102,7 @@ test('a request that kills every process fails alone', async () => {
 })
 
 test('a process that hangs is killed, and its requests are done by another', async () => {
-  const pool = newPool({ maxProcesses: 1, requestTimeoutMs: 300 })
+  const pool = newPool({ maxProcesses: 1, requestTimeoutMs: 2000 })
   await pool.warm()
   const pid = pool.pids[0] as number
   process.kill(pid, 'SIGSTOP')

@@ -26,7 +26,7 @@ beforeAll(async () => {
   })
   compute = await zenith.startCompute('main', { settings: { shared_buffers: '1MB' } })
   timelineId = compute.spec.timelineId
-}, 120_000)
+})
 afterAll(async () => {
   await zenith?.[Symbol.asyncDispose]()
 })
@@ -65,7 +65,7 @@ async function write(round: number): Promise<string> {
   const { lsn } = rows[0] as { lsn: string }
   await callPageserver(zenith.pageserverUrl, 'waitLsn', {
     params: params(),
-    body: { lsn, timeoutMs: 30_000 },
+    body: { lsn, timeoutMs: 60_000 },
   })
   await checkpoint()
   return lsn
@@ -82,6 +82,8 @@ test('without the control plane WAL is kept and nothing is deleted; a killed pag
   for (let round = 0; round <= 2; round++) await write(round)
   const before = await callPageserver(zenith.pageserverUrl, 'getTimeline', { params: params() })
   expect(before.remoteConsistentLsn).toBe(before.diskConsistentLsn)
+  // What earlier merges made useless is not to be taken for deletions without the control plane.
+  await expect.poll(() => metric('deletion_queue'), PATIENCE).toBe(0)
   const deleted = await metric('deletions_total')
 
   await zenith.control.stop('SIGKILL')
@@ -110,7 +112,7 @@ test('without the control plane WAL is kept and nothing is deleted; a killed pag
     }, PATIENCE)
     .toBeGreaterThanOrEqual(0)
   await checkRound(compute, 3)
-}, 120_000)
+})
 
 test('a lost disk loses nothing, the past included', async () => {
   const past = await write(4)
@@ -126,12 +128,12 @@ test('a lost disk loses nothing, the past included', async () => {
   await checkRound(then, 4)
   await then.stop()
   expect(await metric('resident_bytes')).toBeGreaterThanOrEqual(0)
-}, 120_000)
+})
 
 test('reads go on while the files of layers are evicted and come back', async () => {
   const evicted = await metric('evictions_total')
   let round = 5
-  const until = Date.now() + 30_000
+  const until = Date.now() + 120_000
   // The disk is looked at every ten seconds.
   while ((await metric('evictions_total')) === evicted && Date.now() < until) {
     await write(++round)
@@ -141,4 +143,4 @@ test('reads go on while the files of layers are evicted and come back', async ()
   expect(await metric('evictions_total')).toBeGreaterThan(evicted)
   await checkRound(compute, round)
   await expect.poll(() => metric('resident_bytes'), PATIENCE).toBeLessThan(16_000_000)
-}, 120_000)
+})

@@ -261,9 +261,10 @@ describe('history', () => {
     await rest.expectSame()
 
     await view.stop()
-    await sleep(LEASE_SECONDS * 1000 + 500)
     // When its bytes go is compaction's choice, by what there is to gain; it may not be read any more.
-    expect((await collect()).retainedPoints).not.toContain(lsn)
+    await expect
+      .poll(async () => (await collect()).retainedPoints, { timeout: 60_000, interval: 200 })
+      .not.toContain(lsn)
     await expect(zenith.startCompute('main', { name: 'view' })).rejects.toThrow(
       /Endpoint "view" cannot be started: the history of timeline/,
     )

@@ -145,11 +145,10 @@ test('three safekeepers: one down, two down, back again; WAL is byte-identical a
     [0, 1, 2].map((index) => service.digest(index, service.startLsn, lsn)),
   )
   expect(new Set(digests).size).toBe(1)
-  expect(proposer.status().safekeepers.map((node) => node.state)).toEqual([
-    'active',
-    'active',
-    'active',
-  ])
+  await eventually(
+    async () => proposer.status().safekeepers.every(({ state }) => state === 'active'),
+    'all three to follow',
+  )
 })
 
 test('a second proposer fences the first; the log is one', async () => {

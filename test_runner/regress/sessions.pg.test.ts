@@ -244,7 +244,7 @@ test('statements that are cut off in the middle of reading leave a session that 
 
 test('timeouts of idle transactions and of locks', async () => {
   await twins.same(`SET idle_in_transaction_session_timeout = '50ms'; BEGIN; SELECT 1`, A)
-  await sleep(300)
+  await sleep(1000)
   for (const side of ['zenith', 'stock'] as const) {
     const client = (await twins.clients('a'))[side]
     await expect(client.query('SELECT 1')).rejects.toThrow()

@@ -232,7 +232,7 @@ describe('a branch over four shards on two pageservers', () => {
     })()
     const params = { tenantId }
     await callControl(controlUrl, 'moveTenant', { params, body: { shard: 2, to } })
-    const deadline = Date.now() + 30_000
+    const deadline = Date.now() + 120_000
     while ((await placeOf(2)).id !== to || (await movesLeft(controlUrl))) {
       expect(Date.now(), twins.zenith.logs()).toBeLessThan(deadline)
       await sleep(50)

@@ -14,7 +14,7 @@ import { eventually } from '../fixtures/eventually.ts'
 import { filesBelow, Installation } from '../fixtures/installation.ts'
 import { Ledger } from '../fixtures/ledger.ts'
 
-const PATIENCE_MS = 90_000
+const PATIENCE_MS = 120_000
 const MB = 1024 * 1024
 const SETTINGS = { shared_buffers: '1MB' }
 const COUNT = 'SELECT count(*) FROM pgbench_accounts'
@@ -155,7 +155,10 @@ test('a tenant is split from one to two to four under load, and no query fails',
 
   // A limit of size counts what all shards have.
   const limit = { maxBytes: Math.ceil((await policy()).largestBytes ?? 0) + 2 * MB }
+  const inForce = () => side.value('SHOW zenith.max_cluster_size')
+  const unlimited = await inForce()
   await callControl(controlUrl, 'setSizeLimit', { params, body: limit })
+  await eventually(async () => (await inForce()) !== unlimited, 'the limit at the compute')
   const fill = "CREATE TABLE more AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)"
   await expect(side.query(fill)).rejects.toMatchObject({ code: '53100' })
   await callControl(controlUrl, 'setSizeLimit', { params, body: { maxBytes: null } })

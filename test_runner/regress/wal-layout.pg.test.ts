@@ -45,7 +45,7 @@ async function killInTheMiddle(): Promise<void> {
     (await watcher.query('SELECT pg_current_wal_insert_lsn() AS lsn')).rows[0].lsn,
   )
   const ask = `SELECT pg_current_wal_insert_lsn() - '${from}' > ${LARGE_BYTES} AS moved`
-  const deadline = Date.now() + 20_000
+  const deadline = Date.now() + 120_000
   while (!(await watcher.query(ask)).rows[0].moved) {
     if (Date.now() > deadline) throw new Error('no large record was begun')
   }

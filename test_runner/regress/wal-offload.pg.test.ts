@@ -266,7 +266,7 @@ test('a safekeeper that was away catches up although its peers removed the WAL',
 test('an idle timeline leaves the disk and comes back with the same bytes', async () => {
   await using service = await WalService.start({
     safekeepers: 1,
-    offload: { tail_after_s: 0.3, evict_after_s: 1, takeover_s: 1 },
+    offload: { tail_after_s: 0.3, evict_after_s: 2, takeover_s: 1 },
   })
   const proposer = await service.startCompute()
   await service.postgres.query('CREATE TABLE t (a int, b text)')
@@ -303,7 +303,7 @@ test('an idle timeline leaves the disk and comes back with the same bytes', asyn
     await service.safekeepers[0]?.process.stop('SIGKILL')
     await reading
     await service.safekeepers[0]?.process.start()
-    await sleep(900 + round * 60)
+    await sleep(1900 + round * 60)
     await service.safekeepers[0]?.process.stop('SIGKILL')
     await service.safekeepers[0]?.process.start()
     expect((await service.timeline(0)).flushLsn).toBe(before.flushLsn)

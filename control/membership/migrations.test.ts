@@ -144,7 +144,7 @@ async function world(members: number[], spares: number[]) {
     const isBusy = ({ newSafekeepers, unannounced, deletions }: TimelineRecord) =>
       newSafekeepers !== undefined || unannounced === true || deletions !== undefined
     for (let tries = 0; isBusy(await record()); tries++) {
-      if (tries > 400) throw new Error(`not settled: ${JSON.stringify(await record())}`)
+      if (tries > 2000) throw new Error(`not settled: ${JSON.stringify(await record())}`)
       await sleep(25)
     }
     return record()

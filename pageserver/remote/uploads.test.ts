@@ -80,7 +80,7 @@ test('layers are uploaded side by side, and the manifest after all of them', asy
   expect([begun, manifests()]).toEqual([1, before])
   // The first went alone, the rest go together: four at once, and one manifest for all.
   first.resolve()
-  await vi.waitFor(() => expect(begun).toBe(5), SOON)
+  await vi.waitFor(() => expect([begun, manifests()]).toEqual([5, before + 1]), SOON)
   await new Promise((resolve) => setTimeout(resolve, 20))
   expect([begun, manifests()]).toEqual([5, before + 1])
   rest.resolve()

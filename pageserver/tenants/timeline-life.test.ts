@@ -335,7 +335,8 @@ describe('detaching', () => {
     const writer = write()
     await new Promise((resolve) => setTimeout(resolve, 20))
     await server.tenant.lives.detach(child, place)
-    await new Promise((resolve) => setTimeout(resolve, 20))
+    const then = round
+    await expect.poll(() => round).toBeGreaterThan(Math.max(then, 7))
     writing = false
     await writer
     const rounds = [2, 3, 4, 5, 7, round]

@@ -70,7 +70,7 @@ export async function exportBranch(
     output.finish()
   } catch (error) {
     output.abort()
-    throw withAdvice(error)
+    throw withAdvice(error, place)
   } finally {
     progress.end()
   }
@@ -189,10 +189,17 @@ function unpackAdvice(target: string): string {
   return `Unpack it into a new folder of mode 0700: tar -xf ${target} -C <folder>\n`
 }
 
-function withAdvice(error: unknown): unknown {
+function withAdvice(error: unknown, { branch, lsn }: ExportPlace): unknown {
   const code = (error as NodeJS.ErrnoException).code
-  if (code !== 'ENOSPC') return error
-  return new ZenithError('unavailable', `No room is left on the disk: ${errorMessage(error)}`, {
-    hint: 'What was written is removed again; choose a larger disk.',
+  if (code === 'ENOSPC') {
+    return new ZenithError('unavailable', `No room is left on the disk: ${errorMessage(error)}`, {
+      hint: 'What was written is removed again; choose a larger disk.',
+    })
+  }
+  if (!(error instanceof ZenithError) || error.code !== 'unavailable') return error
+  const message = `The export of "${branch}" at ${lsn} broke off: ${error.message}.`
+  return new ZenithError('unavailable', message, {
+    cause: error,
+    hint: `Nothing of it is left. The same again: zenith export ${branch}@${lsn} <target>.`,
   })
 }

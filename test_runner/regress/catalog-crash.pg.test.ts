@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Compute } from '../fixtures/compute.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { Twins } from '../fixtures/twins.ts'
 
 const CLIENTS = 3
@@ -120,6 +121,7 @@ test(`${ROUNDS} rounds of kill -9 in a storm of CREATE and DROP`, async () => {
     const storms = works.map(async (work, id) => storm(await compute.connect(), id, work))
     const ended = Promise.allSettled(storms)
     await sleep(300 + Math.random() * 700)
+    await eventually(() => works.every(({ exists }) => exists.size > 1), 'tables of each client')
     const service = [zenith.pageserver, zenith.safekeepers[0]][round % 2]
     await Promise.all([compute.kill(), service?.stop('SIGKILL')])
     await ended

@@ -34,6 +34,9 @@ const settings = (prefix = `/${randomUUID()}/`) => ({
 
 storeContract('etcd', () => new EtcdStore(settings()))
 
+/** The same is written again so often, as long as it is published. */
+const REFRESH_MS = 3_000
+
 type Fate = 'ok' | 'lost before' | 'lost after' | 'late'
 
 /** Loses answers of swaps: etcd has not got them, has done them, or gets them after all much later. */
@@ -167,12 +170,14 @@ describe('discovery by etcd', () => {
     const prefix = `/${randomUUID()}/`
     const { discovery, heard } = connect(prefix)
     await eventually(() => expect(discovery.connected).toBe(true))
+    const since = performance.now()
     for (let round = 0; round < 20; round += 1) {
       discovery.publish([message(1, 100)])
       await new Promise((resolve) => setTimeout(resolve, 50))
     }
     await eventually(() => expect(heard.length).toBeGreaterThan(0))
-    expect(heard).toHaveLength(1)
+    const refreshes = Math.floor((performance.now() - since) / REFRESH_MS)
+    expect(heard.length).toBeLessThanOrEqual(1 + refreshes)
     await discovery.close()
   })
 

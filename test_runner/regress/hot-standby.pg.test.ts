@@ -169,7 +169,7 @@ describe('hot standbys', () => {
       settings: SMALL,
     })
     // There has been no primary on this branch yet.
-    expect((await before.info()).lsn).not.toBeNull()
+    await expect.poll(async () => (await before.info()).lsn).not.toBeNull()
     expect(await before.value("SELECT count(*)::int FROM pg_class WHERE relname = 'd'")).toBe(0)
     const first = await zenith.startCompute('down', { settings: SMALL })
     await first.query('CREATE TABLE d AS SELECT generate_series(1, 5000) AS n')

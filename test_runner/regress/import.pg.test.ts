@@ -196,8 +196,13 @@ describe('a stock primary', () => {
     await runStatements(primary, ['CREATE TABLE later AS SELECT 1 AS a', 'SELECT pg_switch_wal()'])
     const [row] = await primary.query('SELECT pg_current_wal_flush_lsn() AS lsn')
     await pageserver.waitForLsn(String(row?.['lsn']), timelineId)
-    const [slot] = await primary.query(`SELECT restart_lsn::text AS lsn FROM pg_replication_slots`)
-    expect(parseLsn(String(slot?.['lsn']))).toBeGreaterThanOrEqual(endLsn)
+    const slotLsn = async () => {
+      const [slot] = await primary.query(
+        'SELECT restart_lsn::text AS lsn FROM pg_replication_slots',
+      )
+      return parseLsn(String(slot?.['lsn']))
+    }
+    await expect.poll(slotLsn).toBeGreaterThanOrEqual(endLsn)
     await primary.stop('SIGINT')
   })
 

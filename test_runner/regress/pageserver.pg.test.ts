@@ -1,9 +1,9 @@
 /** The pageserver as a process: its HTTP API, start and stop, and what it says when asked wrongly. */
 import { createServer } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { callPageserver } from '#libs/api/pageserver.ts'
 import { newTimelineId } from '#libs/ids.ts'
+import { eventually } from '../fixtures/eventually.ts'
 import { LonePageserver } from '../fixtures/lone-pageserver.ts'
 import { ServiceProcess } from '../fixtures/service-process.ts'
 import { VanillaPostgres } from '../fixtures/vanilla-postgres.ts'
@@ -99,11 +99,10 @@ describe('the process', () => {
     await using pageserver = await LonePageserver.start()
     await using stranger = await VanillaPostgres.start({ settings: { fsync: 'off' } })
     await pageserver.follow(stranger)
-    let info = await pageserver.info()
-    for (let tries = 0; tries < 100 && !info.walReceiver?.lastError; tries += 1) {
-      await sleep(50)
-      info = await pageserver.info()
-    }
+    const info = await eventually(async () => {
+      const one = await pageserver.info()
+      return one.walReceiver?.lastError ? one : null
+    }, 'an error')
     expect(info.walReceiver?.lastError).toContain('the timeline belongs to')
     expect(info.lastRecordLsn).toBe(info.startLsn)
   })

@@ -5,6 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { eventually } from '../fixtures/eventually.ts'
 import { Twins } from '../fixtures/twins.ts'
 
 let twins: Twins
@@ -141,6 +142,7 @@ test('kill -9 at random moments of rewrites', async () => {
   let done = 0
   for (let round = 0; round < 4; round++) {
     const client = await twins.compute.connect()
+    const before = done
     const work = (async () => {
       while (true) {
         await client.query(steps[done % steps.length] as string)
@@ -148,6 +150,7 @@ test('kill -9 at random moments of rewrites', async () => {
       }
     })().catch(() => {})
     await sleep(100 + Math.random() * 700)
+    await eventually(() => done > before + 1, 'two rewrites')
     await Promise.all([
       twins.compute.kill(),
       round % 2 === 0 ? zenithKill('pageserver') : zenithKill('safekeeper'),

@@ -232,6 +232,7 @@ describe('a branch over four shards on two pageservers', () => {
       }
       await client.end()
     })()
+    await eventually(() => reads > 0, 'a first read')
     const params = { tenantId }
     await callControl(controlUrl, 'moveTenant', { params, body: { shard: 2, to } })
     const deadline = Date.now() + 120_000

@@ -4,6 +4,7 @@
  * restarts and crashes in between. Each answer is compared with stock Postgres.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { eventually } from '../fixtures/eventually.ts'
 import { Twins } from '../fixtures/twins.ts'
 
 const FLOOD = 400
@@ -119,6 +120,7 @@ test('the compute dies at random moments of floods by several clients', async ()
   const committed: number[] = []
   for (let round = 1; round <= 4; round++) {
     const writer = await twins.compute.connect()
+    const before = committed.length
     const work = (async () => {
       for (let part = 0; part < 50; part++) {
         const id = round * 1000 + part
@@ -131,6 +133,7 @@ test('the compute dies at random moments of floods by several clients', async ()
     })()
     const ended = work.catch(() => {})
     await new Promise((resolve) => setTimeout(resolve, 150 + Math.random() * 400))
+    await eventually(() => committed.length > before + 2, 'three floods')
     await twins.crash()
     await ended
     const rows = await twins.compute.query(

@@ -6,7 +6,8 @@ import type { CommonOptions } from './commands/command-context.ts'
 export function addAuthCommands(program: Command): void {
   const auth = program
     .command('auth')
-    .description('Tokens for tools that read WAL, and the keys that sign tokens')
+    .description('Tokens for tools that read WAL, and the keys that sign tokens: token, rotate')
+    .addHelpText('after', example('PGPASSWORD=$(zenith auth token) pg_receivewal ...'))
   withTenant(auth.command('token'))
     .argument('[branch]', 'the branch whose WAL it lets read', 'main')
     .description('Print a token that lets read the WAL of a branch for an hour')

@@ -1,5 +1,6 @@
 /** The commands for the life of branches, with their options and help. */
 import type { Command } from 'commander'
+import { ZenithError } from '#libs/errors.ts'
 import { example, optionsOf, withTenant } from './command-options.ts'
 import type { DeleteOptions, ReplaceOptions } from './commands/branch-life.ts'
 
@@ -36,6 +37,7 @@ export function addBranchLifeCommands(branch: Command): void {
     .argument('<to>', 'its new name')
     .addHelpText('after', example('zenith branch rename dev feature_x'))
     .action(async (name: string, to: string, _: unknown, command: Command) => {
+      checkNewName(branch, to)
       const { branchRename } = await import('./commands/branch-life.ts')
       await branchRename(name, to, optionsOf(command))
     })
@@ -45,8 +47,10 @@ export function addBranchLifeCommands(branch: Command): void {
     .option('--drop-subscriptions', 'start without the subscriptions of the parent')
     .addHelpText('after', example('zenith branch reset dev', 'zenith branch reset dev --discard'))
     .action(async (name: string, _: unknown, command: Command) => {
+      const options = optionsOf<ReplaceOptions>(command)
+      checkNewName(branch, options.keepAs)
       const { branchReset } = await import('./commands/branch-life.ts')
-      await branchReset(name, optionsOf<ReplaceOptions>(command))
+      await branchReset(name, options)
     })
   withReplace(withTenant(branch.command('restore')))
     .description('Put a branch back to an earlier state of its own; the newer one is kept aside')
@@ -60,8 +64,10 @@ export function addBranchLifeCommands(branch: Command): void {
       ),
     )
     .action(async (name: string, place: string, _: unknown, command: Command) => {
+      const options = optionsOf<ReplaceOptions>(command)
+      checkNewName(branch, options.keepAs)
       const { branchRestore } = await import('./commands/branch-life.ts')
-      await branchRestore(name, place, optionsOf<ReplaceOptions>(command))
+      await branchRestore(name, place, options)
     })
   withTenant(branch.command('detach'))
     .description('Make a branch independent of its parent, which can be deleted then')
@@ -107,6 +113,18 @@ function addProtection(branch: Command): void {
       const { branchProtect } = await import('./commands/branch-life.ts')
       await branchProtect(name, false, optionsOf(command))
     })
+}
+
+/** A branch named as a command could not be made here again. Throws `invalid_argument`. */
+function checkNewName(branch: Command, name: string | undefined): void {
+  if (!branch.commands.some((command) => command.name() === name)) return
+  throw new ZenithError(
+    'invalid_argument',
+    `"${name}" is a command, as in zenith branch ${name}.`,
+    {
+      hint: 'Choose another name.',
+    },
+  )
 }
 
 function withReplace(command: Command): Command {

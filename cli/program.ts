@@ -18,6 +18,7 @@ import { addStorageCommands } from './storage-program.ts'
 import { addTenantDeleteCommand } from './tenant-program.ts'
 import { addTenantSettingsCommands } from './tenant-settings-program.ts'
 import { addTransferCommands } from './transfer-program.ts'
+import { asTyped } from './output/failure.ts'
 import { parseBytes } from './quantity.ts'
 import { MAX_SHARD_COUNT, MAX_STRIPE_BLOCKS } from '#libs/sharding.ts'
 
@@ -37,7 +38,7 @@ export function buildProgram(version: string): Command {
     .version(version)
     .showSuggestionAfterError()
     .showHelpAfterError(
-      '"zenith --help" lists the commands, "zenith <command> --help" explains one.',
+      asTyped('"zenith --help" lists the commands, "zenith <command> --help" explains one.'),
     )
     .configureHelp({ helpWidth: HELP_WIDTH, subcommandTerm: termOf })
     .addHelpText(
@@ -112,7 +113,9 @@ Exit code: 0 all runs, 1 something has crashed or does not answer, 3 all is stop
 function addTenantCommands(program: Command): void {
   const tenant = program
     .command('tenant')
-    .description('Tenants, which share nothing but the services: create, list, delete')
+    .description(
+      'Tenants, which share nothing but the services: create, list, delete, set, show, split',
+    )
     .addHelpText('after', example('zenith tenant list'))
   withCommon(tenant.command('create'))
     .description('Create a tenant with its branch main')
@@ -141,7 +144,9 @@ function addTenantCommands(program: Command): void {
 function addPostgresCommands(program: Command): void {
   const pg = program
     .command('pg')
-    .description('Postgres servers, one per branch: start, stop, list, create, destroy, set')
+    .description(
+      'Postgres servers, one per branch: start, stop, list, create, destroy, set, settings, promote',
+    )
     .addHelpText('after', example('zenith pg start main', 'zenith pg list'))
   withPlace(withTenant(pg.command('start')))
     .description('Start a Postgres; one that is new is made on the branch of the same name')

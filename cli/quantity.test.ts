@@ -9,8 +9,8 @@ test('times', () => {
     expect(() => parseDuration(text)).toThrow('is not a time')
   }
   expect(
-    ['0', '90s', '12h', '1w', '8d'].map((text) => formatDuration(parseDuration(text))),
-  ).toEqual(['0', '90s', '12h', '1w', '8d'])
+    ['0', '90s', '12h', '7d', '2w'].map((text) => formatDuration(parseDuration(text))),
+  ).toEqual(['0', '90s', '12h', '7d', '14d'])
 })
 
 test('sizes', () => {

@@ -20,10 +20,12 @@ export function parseBytes(text: string): number {
   throw new ZenithError('invalid_argument', `"${text}" is not a size, as in 10GB or 512MB.`)
 }
 
-/** In the largest unit of which it is a whole number. */
+/** In the largest unit of which it is a whole number; of weeks in days, as they are mostly said. */
 export function formatDuration(ms: number): string {
   if (ms === 0) return '0'
-  const units = Object.entries(TIME_UNITS).toReversed()
+  const units = Object.entries(TIME_UNITS)
+    .filter(([unit]) => unit !== 'w')
+    .toReversed()
   const [unit, size] = units.find(([, one]) => ms % one === 0) ?? ['s', 1000]
   return `${ms / size}${unit}`
 }

@@ -6,8 +6,8 @@ import { example, optionsOf, withTenant } from './command-options.ts'
 import type { TenantSetOptions } from './commands/tenant-settings.ts'
 import { parseBytes, parseDuration } from './quantity.ts'
 
-/** Below that even an empty database would be split. */
-const LEAST_SPLIT_SIZE = 1024 * 1024
+/** Below that even an empty database would be split, or could not be written to. */
+const LEAST_SIZE = 1024 * 1024
 
 /** Adds to the command `tenant`, which must be there. */
 export function addTenantSettingsCommands(program: Command): void {
@@ -25,7 +25,7 @@ export function addTenantSettingsCommands(program: Command): void {
     .option(
       '--max-size <size>',
       'what all databases of a branch together may have: 10GB, or none',
-      checked(parseLimit),
+      checked(parseSizeLimit),
     )
     .option(
       '--split-size <size>',
@@ -65,10 +65,16 @@ function parseLimit(text: string): number | 'none' {
   return text === 'none' ? 'none' : parseBytes(text)
 }
 
+function parseSizeLimit(text: string): number | 'none' {
+  const limit = parseLimit(text)
+  if (limit === 'none' || limit >= LEAST_SIZE) return limit
+  throw new ZenithError('invalid_argument', 'It is 1MB or more, or none.')
+}
+
 function parseSplitSize(text: string): number | 'off' {
   if (text === 'off') return 'off'
   const bytes = parseBytes(text)
-  if (bytes >= LEAST_SPLIT_SIZE) return bytes
+  if (bytes >= LEAST_SIZE) return bytes
   throw new ZenithError('invalid_argument', 'It is 1MB or more, or off.')
 }
 

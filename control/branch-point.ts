@@ -100,7 +100,7 @@ export function checkBranchLsn(options: {
       hint:
         lsn < startLsn
           ? 'Name an LSN in that range; for an earlier one, branch from its parent.'
-          : 'Name an LSN in that range, or leave it out to branch from the end.',
+          : 'Name an LSN in that range. A branch that names none begins at the end.',
     },
   )
 }

@@ -175,9 +175,9 @@ function checkSharding(tenant: TenantRecord, { shards, stripeBlocks }: Sharding)
   if ((shards ?? count) === count && (count === 1 || sameStripes)) return
   throw new ZenithError(
     'conflict',
-    `Tenant ${tenant.tenantId} exists already, with ${count} shard(s) and stripes of ${tenant.stripeBlocks} blocks.`,
+    `Tenant ${tenant.tenantId} exists already, in ${count === 1 ? 'one piece' : `${count} shards with stripes of ${tenant.stripeBlocks} blocks`}.`,
     {
-      hint: 'The shards of a tenant are chosen when it is created: leave the id out to make another.',
+      hint: 'To have it in more shards: zenith tenant split. Leave the id out to make another tenant.',
     },
   )
 }

@@ -20,7 +20,9 @@ export function newTimelineId(): TimelineId {
 
 export function parseTenantId(text: string): TenantId {
   if (!ID_TEXT.test(text)) {
-    throw new ZenithError('invalid_argument', `"${text}" is not a tenant id (32 hex digits)`)
+    throw new ZenithError('invalid_argument', `"${text}" is not a tenant id (32 hex digits).`, {
+      hint: 'zenith tenant list shows the tenants there are.',
+    })
   }
   return text as TenantId
 }

@@ -192,12 +192,19 @@ export async function branchArchive(name: string, options: CommonOptions): Promi
 export async function branchUnarchive(name: string, options: CommonOptions): Promise<void> {
   const context = new CommandContext(options)
   const installation = context.openRunning()
-  const active = await callControl(installation.controlUrl, 'unarchiveBranch', {
-    params: { tenantId: context.tenantId(installation), name },
+  const params = { tenantId: context.tenantId(installation), name }
+  const { controlUrl } = installation
+  const before = await callControl(controlUrl, 'getBranchDetails', { params })
+  const active = await callControl(controlUrl, 'unarchiveBranch', {
+    params,
     body: {},
     timeoutMs: TIMEOUT_MS,
   })
-  context.show(active, `Branch ${name} is back as it was. Start it: zenith pg start ${name}\n`)
+  const text =
+    before.state === 'active'
+      ? `Branch ${name} is not archived.`
+      : `Branch ${name} is back as it was. Start it: zenith pg start ${name}`
+  context.show(active, `${text}\n`)
 }
 
 export async function branchProtect(

@@ -230,7 +230,9 @@ async function moveOne(
   if (info.pageserverId !== to) {
     throw new ZenithError('conflict', 'The move was given up meanwhile.')
   }
-  context.say(`  done: ${pageserverName(installation, to)} serves tenant ${tenantId}`)
+  const all = (await placements(installation)).filter((one) => one.tenantId === tenantId)
+  const what = all.length > 1 ? `shard ${shard} of ` : ''
+  context.say(`  done: ${pageserverName(installation, to)} serves ${what}tenant ${tenantId}`)
   return info
 }
 

@@ -82,7 +82,7 @@ function describe(report: Report, options: StorageCheckOptions): string {
   const how = options.quick === true ? 'looked at' : 'read whole'
   const spread = shards === 0 ? '' : ` in ${shards} shards`
   const lines = [
-    `${timelines} timelines of ${tenants} tenants${spread}; ${layers} layers ${how}, ${mib(layerBytes)} MiB`,
+    `${count(timelines, 'timeline')} of ${count(tenants, 'tenant')}${spread}; ${count(layers, 'layer')} ${how}, ${mib(layerBytes)} MiB`,
     ...problems.map((problem) => `DAMAGED: ${problem}`),
   ]
   if (report.removedOrphans > 0) {
@@ -106,4 +106,9 @@ function size(objects: readonly ObjectEntry[]): string {
 
 function mib(bytes: number): string {
   return (bytes / MIB).toFixed(1)
+}
+
+/** `1 tenant`, `2 tenants`. */
+function count(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? '' : 's'}`
 }

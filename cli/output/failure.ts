@@ -46,6 +46,13 @@ function isBug(error: Error): boolean {
   return !(error instanceof ZenithError) && (error as NodeJS.ErrnoException).syscall === undefined
 }
 
+const COMMANDS =
+  'up|init|start|stop|status|tenant|pg|branch|timeline|export|import|safekeeper|storage|pageserver|auth'
+const COMMAND = new RegExp(
+  `(?<![\\w./])(?:\\./)?zenith (?=(?:${COMMANDS})\\b|--help|<command>)`,
+  'g',
+)
+
 /** The command as the user typed it (`./zenith`), so that hints can be pasted. */
 export function commandName(): string {
   return process.env['ZENITH_COMMAND'] || 'zenith'
@@ -53,8 +60,5 @@ export function commandName(): string {
 
 /** Texts say `zenith pg list`; the user gets it with the path that works where they are. */
 export function asTyped(text: string): string {
-  const commands = 'up|init|start|stop|status|tenant|pg|branch|timeline|safekeeper'
-  return text.replace(new RegExp(`(?<![\\w./])(?:\\./)?zenith (?=(?:${commands})\\b)`, 'g'), () => {
-    return `${commandName()} `
-  })
+  return text.replace(COMMAND, () => `${commandName()} `)
 }

@@ -17,7 +17,7 @@ const AGREED = 0x53 // S
  * older than TLS 1.3, or shows a certificate that is not for `host` or not from `tls.ca`.
  */
 export async function encryptSocket(socket: Socket, host: string, tls: ClientTls): Promise<Socket> {
-  const where = `${host}:${socket.remotePort ?? '?'}`
+  const where = placeOf(socket, host)
   if (!(await askForTls(socket, where))) {
     throw new ZenithError('unavailable', `${where} does not speak TLS, which is required here`, {
       hint: "Set its tls.mode to 'require'.",
@@ -40,6 +40,11 @@ export async function encryptSocket(socket: Socket, host: string, tls: ClientTls
       resolve(secure)
     })
   })
+}
+
+/** The server, for messages; its port is known once it has answered. */
+export function placeOf({ remotePort }: Socket, host: string): string {
+  return remotePort === undefined ? host : `${host}:${remotePort}`
 }
 
 /** Asks in the clear whether the server speaks TLS. Throws `unavailable` for any other answer than one byte. */

@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { isIP } from 'node:net'
 import { connect } from 'node:tls'
 import { errorMessage, ZenithError } from '../errors.ts'
-import { askForTls } from './client-tls.ts'
+import { askForTls, placeOf } from './client-tls.ts'
 
 /** `allow` is taken as `prefer`. */
 export type SslMode = 'disable' | 'prefer' | 'require' | 'verify-ca' | 'verify-full'
@@ -24,7 +24,7 @@ export async function encryptForStock(
   { mode, ca }: StockTls,
 ): Promise<Socket> {
   if (mode === 'disable') return socket
-  const where = `${host}:${socket.remotePort ?? '?'}`
+  const where = placeOf(socket, host)
   if (!(await askForTls(socket, where))) {
     // It rests since the answer came; nothing more comes before we ask for something.
     if (mode === 'prefer') return socket.resume()

@@ -313,7 +313,7 @@ test('the commands: how much is kept, what was when, branches and servers of the
   await zenith.sql('main', 'INSERT INTO t VALUES (2)')
 
   expect(await zenith.ok('tenant show')).toMatch(
-    /^Tenant [0-9a-f]{32} keeps history for 1w\.\nThe databases of a branch may have any size\.\nIt is in one piece at pageserver.*\nWith one pageserver .* of more than 64GB is\.\n\nBRANCH +OLDEST LSN .*\nmain +0\/[0-9A-F]+ +20/,
+    /^Tenant [0-9a-f]{32} keeps history for 7d\.\nThe databases of a branch may have any size\.\nIt is in one piece at pageserver.*\nWith one pageserver .* of more than 64GB is\.\n\nBRANCH +OLDEST LSN .*\nmain +0\/[0-9A-F]+ +20/,
   )
   expect(await zenith.ok('tenant set --history 30d --history-bytes 10GB')).toMatch(
     /^History is kept for 30d, of that 10GB of WAL at most\.\n$/,

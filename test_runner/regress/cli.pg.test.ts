@@ -14,7 +14,7 @@ interface Status {
 }
 
 test('the session of the original README', async () => {
-  await using zenith = new ZenithCommand()
+  await using zenith = new ZenithCommand({ usualPorts: true })
   const init = await zenith.ok('init')
   expect(init).toMatch(/^Created tenant [0-9a-f]{32}$/m)
   expect(init).toMatch(/^Created initial timeline [0-9a-f]{32}$/m)
@@ -68,7 +68,7 @@ test('the session of the original README', async () => {
 
 describe('wrong input', () => {
   test('before init, and another format: a sentence, and nothing is changed', async () => {
-    await using zenith = new ZenithCommand()
+    await using zenith = new ZenithCommand({ usualPorts: true })
     for (const command of ['start', 'stop', 'status', 'pg list', 'branch x', 'tenant create']) {
       const { code, stderr } = await zenith.run(command)
       expect(code).toBe(3)
@@ -91,7 +91,7 @@ describe('wrong input', () => {
   })
 
   test('a folder with other things in it is left alone', async () => {
-    await using zenith = new ZenithCommand()
+    await using zenith = new ZenithCommand({ usualPorts: true })
     mkdirSync(zenith.dir)
     writeFileSync(join(zenith.dir, 'precious'), 'data')
     const { code, stderr } = await zenith.run('init')
@@ -101,7 +101,7 @@ describe('wrong input', () => {
   })
 
   test('wrong usage', async () => {
-    await using zenith = new ZenithCommand()
+    await using zenith = new ZenithCommand({ usualPorts: true })
     for (const words of ['pg start --port x', 'init --safekeepers 0', 'nonsense', 'pg stop']) {
       expect(await zenith.run(words)).toMatchObject({ code: 2, stdout: '' })
     }
@@ -113,7 +113,7 @@ describe('wrong input', () => {
   })
 
   test('branches and Postgres servers that are not as the command thinks', async () => {
-    await using zenith = new ZenithCommand()
+    await using zenith = new ZenithCommand({ usualPorts: true })
     await zenith.ok('init')
     expect(await zenith.run('pg list')).toMatchObject({ code: 4 })
     await zenith.ok('start')
@@ -156,7 +156,7 @@ describe('wrong input', () => {
 })
 
 test('a crashed service is named with the end of its log; start after a power cut works', async () => {
-  await using zenith = new ZenithCommand()
+  await using zenith = new ZenithCommand({ usualPorts: true })
   await zenith.ok('init')
   await zenith.ok('start')
   await zenith.ok('pg start main')
@@ -179,8 +179,8 @@ test('a crashed service is named with the end of its log; start after a power cu
 })
 
 test('two installations side by side; ports', async () => {
-  await using one = new ZenithCommand()
-  await using two = new ZenithCommand()
+  await using one = new ZenithCommand({ usualPorts: true })
+  await using two = new ZenithCommand({ usualPorts: true })
   await one.ok('init')
   await one.ok('start')
   // Nobody asked for a port, so the second takes the next free ones and says so.
@@ -195,7 +195,7 @@ test('two installations side by side; ports', async () => {
 
   const taken = await listen()
   const { port } = taken.address() as { port: number }
-  await using three = new ZenithCommand()
+  await using three = new ZenithCommand({ usualPorts: true })
   const refused = await three.run(`init --pageserver-port ${port}`)
   expect(refused.code).toBe(4)
   expect(refused.stderr).toContain(`Port ${port} (pageserver, pages) is taken`)
@@ -220,7 +220,7 @@ test('two installations side by side; ports', async () => {
 })
 
 test('two commands at once on one installation come one after the other', async () => {
-  await using zenith = new ZenithCommand()
+  await using zenith = new ZenithCommand({ usualPorts: true })
   await zenith.ok('init')
   const results = await Promise.all([zenith.run('start'), zenith.run('start')])
   expect(results.map(({ code }) => code)).toEqual([0, 0])
@@ -230,7 +230,7 @@ test('two commands at once on one installation come one after the other', async 
 })
 
 test('tenants share nothing', async () => {
-  await using zenith = new ZenithCommand()
+  await using zenith = new ZenithCommand({ usualPorts: true })
   await zenith.ok('init --pageservers 2')
   await zenith.ok('start')
   const other = 'a'.repeat(32)

@@ -109,20 +109,32 @@ export interface Health {
   readonly reason: string
 }
 
-/** Asks a service how it is. Never throws. */
+/**
+ * Asks a service how it is. Never throws. An answer counts only if it is from the process of this
+ * installation: two that start at once may have chosen the same free ports, and who came second must
+ * not take the other's services for its own while its process is about to end.
+ */
 export async function probeHealth(service: Service, timeoutMs: number): Promise<Health> {
   try {
     const ca = service.authority
     const url = `${ca === null ? 'http' : 'https'}://${HOST}:${service.httpPort}/healthz`
     const tls = ca === null ? null : { ca: readFileSync(ca, 'utf8') }
     const answer = await requestText('GET', url, undefined, { timeoutMs, tls })
-    const { status } = JSON.parse(answer.text) as { status?: string }
+    const { status, pid } = JSON.parse(answer.text) as { status?: string; pid?: number }
+    if (pid !== undefined && !isProcess(service, pid)) {
+      return { healthy: false, reason: `another process, ${pid}, answers on its port` }
+    }
     return { healthy: answer.status === 200, reason: status ?? `it answers ${answer.status}` }
   } catch (error) {
     const late = error instanceof ZenithError && error.code === 'timeout'
     const reason = late ? `no answer within ${timeoutMs / 1000} s` : 'it does not answer'
     return { healthy: false, reason }
   }
+}
+
+function isProcess({ pidFile }: Service, pid: number): boolean {
+  const state = processState(pidFile)
+  return state.kind === 'alive' && state.pid === pid
 }
 
 /**

@@ -52,7 +52,8 @@ test('typed routes, problems, health, metrics and OpenAPI', async () => {
     await expect(requestJson('GET', `${url}/nothing`)).rejects.toMatchObject({ code: 'not_found' })
     expect((await fetch(`${url}/healthz`)).status).toBe(503)
     reason = null
-    expect(await requestJson('GET', `${url}/healthz`)).toEqual({ status: 'ok', service: 'probe' })
+    const health = { status: 'ok', service: 'probe', pid: process.pid }
+    expect(await requestJson('GET', `${url}/healthz`)).toEqual(health)
     expect(await (await fetch(`${url}/metrics`)).text()).toContain('process_cpu_seconds_total')
     const openapi = await requestJson<{ paths: object }>('GET', `${url}/openapi.json`)
     expect(Object.keys(openapi.paths)).toContain('/v1/thing/{name}')

@@ -75,9 +75,11 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
     { schema: { response: { 200: Health, 503: Health } } },
     async (_request, reply) => {
       const reason = options.notReady?.() ?? null
+      const { service } = options
+      const { pid } = process
       return reason === null
-        ? { status: 'ok', service: options.service }
-        : reply.status(503).send({ status: reason, service: options.service })
+        ? { status: 'ok', service, pid }
+        : reply.status(503).send({ status: reason, service, pid })
     },
   )
   app.get('/metrics', { schema: { hide: true } }, async (_request, reply) =>
@@ -99,4 +101,9 @@ function makeServer(
   return server as unknown as Server
 }
 
-const Health = Type.Object({ status: Type.String(), service: Type.String() })
+const Health = Type.Object({
+  status: Type.String(),
+  service: Type.String(),
+  /** By which whoever started it knows that it is the one, and not another that has its port. */
+  pid: Type.Integer(),
+})

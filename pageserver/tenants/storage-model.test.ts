@@ -19,7 +19,7 @@ type Step =
   | { op: 'crash'; loss: Loss; seed: number }
   | { op: 'together'; back: number; seed: number }
   | { op: 'flush' | 'evict' | 'split'; seed: number }
-  | { op: 'branch' | 'lease' | 'gc' | 'check'; back: number }
+  | { op: 'away' | 'branch' | 'lease' | 'gc' | 'check'; back: number }
   | { op: 'use' | 'unarchive'; which: number }
   | {
       op:
@@ -70,7 +70,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
   { weight: 2, arbitrary: fc.record({ op: fc.constant('check' as const), back: fc.nat(400) }) },
   { weight: 3, arbitrary: fc.record({ op: fc.constant('gc' as const), back: fc.nat(200) }) },
-  { weight: 1, arbitrary: fc.record({ op: fc.constant('lease' as const), back: fc.nat(400) }) },
+  { weight: 4, arbitrary: fc.record({ op: fc.constantFrom('lease', 'away'), back: fc.nat(400) }) },
   {
     weight: 1,
     arbitrary: fc.record({ op: fc.constant('together' as const), back: fc.nat(200), seed }),
@@ -85,6 +85,7 @@ async function perform(run: StorageRun, one: Step): Promise<void> {
       return run.use(one.which)
     case 'lease':
       return run.lease(one.back)
+    case 'away':
     case 'branch':
     case 'check':
       return await run[one.op](one.back)

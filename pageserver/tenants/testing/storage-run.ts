@@ -183,6 +183,19 @@ export class StorageRun implements AsyncDisposable {
     this.use(0)
   }
 
+  /** One that is leased is put away and brought back, perhaps by another process. */
+  async away(back: number): Promise<void> {
+    if (this.#open().length === 1) await this.branch(0)
+    const id = this.#current
+    this.lease(back)
+    this.put(40, back, true)
+    await this.archive()
+    if (back % 3 === 0) await this.crash('nothing', back)
+    const archived = [...this.#known].filter(([, { isArchived }]) => isArchived)
+    const which = archived.findIndex(([found]) => found === id)
+    if (which !== -1) await this.unarchive(which)
+  }
+
   async unarchive(which: number): Promise<void> {
     const archived = [...this.#known].filter(([, { isArchived }]) => isArchived)
     const found = archived[which % Math.max(archived.length, 1)]
@@ -197,6 +210,10 @@ export class StorageRun implements AsyncDisposable {
       expect(timeline.lastRecordLsn).toBe(known.model.lastLsn)
     }
     this.#takeInAgain(id)
+    // The first collection afterwards finds what was leased before, with nobody renewing it.
+    for (const timeline of this.#timelines(id)) await timeline.confirm()
+    await this.collect(0, id)
+    for (const lsn of known.leases) await this.#checkAt(id, lsn)
   }
 
   async delete(): Promise<void> {

@@ -1,4 +1,7 @@
 /** Layer files alone: what is written is read, in every shape of key, chain and chunk. */
+import { randomBytes } from 'node:crypto'
+import { type FileHandle, open } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { ValueKind } from '../keyspace/key-class.ts'
@@ -12,6 +15,7 @@ import { LayerFolder } from './testing/layer-folder.ts'
 
 const folder = new LayerFolder('layer-file')
 const START = 1000
+const MB = 1024 * 1024
 let files = 0
 
 interface Entry {
@@ -200,4 +204,53 @@ test('names say what the layer is', () => {
   for (const bad of ['', 'delta_', `${name}.tmp~1`, name.replace('image', 'other')]) {
     expect(() => parseLayerName(bad)).toThrow('is not a layer name')
   }
+})
+
+test('a large file is synced on its way, so that no sync finds much to write', async () => {
+  const slots = new SlotTable()
+  const id: LayerId = {
+    kind: LayerKind.Image,
+    firstKey: MIN_KEY,
+    lastKey: MAX_KEY,
+    startLsn: START,
+    endLsn: START + 1,
+    floorLsn: 500,
+    generation: ++files,
+  }
+  const writer = await folder.writer(id, slots)
+  await using any = await open(fileURLToPath(import.meta.url))
+  const handle = Object.getPrototypeOf(any) as FileHandle
+  const { write, datasync } = handle
+  let [unsynced, most, syncs, total] = [0, 0, 0, 0]
+  let only: FileHandle | null = null
+  handle.write = async function (this: FileHandle, ...args: unknown[]) {
+    only ??= this
+    const result = await Reflect.apply(write, this, args)
+    if (this !== only) return result
+    unsynced += result.bytesWritten
+    total += result.bytesWritten
+    most = Math.max(most, unsynced)
+    return result
+  } as FileHandle['write']
+  handle.datasync = function (this: FileHandle) {
+    if (this === only) {
+      syncs += 1
+      unsynced = 0
+    }
+    return Reflect.apply(datasync, this, [])
+  }
+  try {
+    const slot = slots.intern(0, 1, 2, 3, 0)
+    for (let blk = 0; total < 40 * MB; blk++) {
+      if (writer.add(slot, blk, START, ValueKind.Image, randomBytes(8192), 0, 8192)) {
+        await writer.pump()
+      }
+    }
+    await writer.finish()
+  } finally {
+    Object.assign(handle, { write, datasync })
+  }
+  expect(syncs).toBeGreaterThanOrEqual(5)
+  // What is written at once comes on top.
+  expect(most).toBeLessThanOrEqual(9.5 * MB)
 })

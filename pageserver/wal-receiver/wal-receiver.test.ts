@@ -33,6 +33,8 @@ class ModelSafekeeper {
   /** Requests for its status. */
   asked = 0
   computeConnected = false
+  /** Its keepalives ask for an answer at once. */
+  isCurious = true
   #wire!: PgWireServer
   #http!: Server
 
@@ -111,7 +113,7 @@ class ModelSafekeeper {
         if (!session.sendCopyData(header, WAL.subarray(at, end))) await session.drained()
         at = end
       } else {
-        session.sendCopyData(encodeKeepalive(walEndLsn, 0, true))
+        session.sendCopyData(encodeKeepalive(walEndLsn, 0, this.isCurious))
         await sleep(5)
       }
     }
@@ -240,6 +242,27 @@ describe('WAL receiver', () => {
     await until(() => ahead.feedback.at(-1)?.remoteConsistentLsn === START + 5000, 'feedback')
     expect(ahead.feedback.at(-1)?.lastReceivedLsn).toBe(timeline.lastRecordLsn)
     expect(behind.starts).toEqual([])
+  })
+
+  test('what trickles in is answered each 50 ms, not piece by piece', async () => {
+    const only = await safekeeper(1)
+    only.isCurious = false
+    only.committed = 1000
+    const timeline = new ModelTimeline()
+    receive(timeline, [only])
+    await until(got(timeline, 1000), 'the first piece')
+    const [pieces, begun, before] = [200, performance.now(), only.feedback.length]
+    for (let piece = 1; piece <= pieces; piece++) {
+      // Each moves the position that is told.
+      only.committed += 1000
+      await until(got(timeline, only.committed), `piece ${piece}`)
+    }
+    const answers = only.feedback.length - before
+    expect(answers).toBeLessThanOrEqual((performance.now() - begun) / 50 + 2)
+    expect(answers).toBeGreaterThan(2)
+    // And at last what all of them came to.
+    const told = () => only.feedback.at(-1)?.lastReceivedLsn === timeline.lastRecordLsn
+    await until(told, 'the last position')
   })
 
   test('goes on elsewhere, from its last whole record, when the safekeeper dies', async () => {

@@ -22,9 +22,11 @@ export interface IngestTarget {
   slot(cls: number, spc: number, db: number, rel: number, fork: number): number
   /**
    * Keeps a copy of WAL from `lsn` on, and returns it: `put` does not copy what lies there again.
-   * Good until `publish`. Absent where that saves nothing.
+   * Good until `letGo`, also over a `publish`. Absent where that saves nothing.
    */
   hold?(wal: Buffer, lsn: Lsn): Buffer
+  /** What `hold` returned is not read any more. */
+  letGo?(): void
   /** Copies the bytes; LSNs do not decrease; readers see nothing before `publish`. */
   put(
     slot: number,

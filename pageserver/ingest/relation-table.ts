@@ -8,6 +8,8 @@
 import { KeyClass } from '../keyspace/key-class.ts'
 import type { IngestTarget } from './ingest-target.ts'
 
+const RECENT = 64
+
 /** Size of a fork that does not exist. */
 export const ABSENT = -1
 
@@ -24,7 +26,8 @@ export class RelationTable {
   /** Relation index + 1 per bucket; 0 is free. */
   #buckets = new Uint32Array(4096)
   #count = 0
-  #last = 0
+  /** Index of the relation met last, by the low bits of its number: records of a few take turns. */
+  #recent = new Uint32Array(RECENT)
   #target: IngestTarget
 
   constructor(target: IngestTarget) {
@@ -33,7 +36,8 @@ export class RelationTable {
 
   /** Index of the fork's row, made on first sight. Indexes stay valid for the table's life. */
   find(spc: number, db: number, rel: number, fork: number): number {
-    const last = this.#last
+    const place = (rel ^ (fork << 4)) & (RECENT - 1)
+    const last = this.#recent[place] as number
     if (
       this.#rel[last] === rel &&
       this.#fork[last] === fork &&
@@ -43,6 +47,12 @@ export class RelationTable {
     ) {
       return last
     }
+    const found = this.#find(spc, db, rel, fork)
+    this.#recent[place] = found
+    return found
+  }
+
+  #find(spc: number, db: number, rel: number, fork: number): number {
     const mask = this.#buckets.length - 1
     let bucket = hash(spc, db, rel, fork) & mask
     for (;;) {
@@ -55,7 +65,6 @@ export class RelationTable {
         this.#db[index] === db &&
         this.#spc[index] === spc
       ) {
-        this.#last = index
         return index
       }
       bucket = (bucket + 1) & mask
@@ -83,7 +92,6 @@ export class RelationTable {
     this.sizeSlot[index] = sizeSlot
     this.size[index] = this.#target.latestRelSize(sizeSlot) ?? ABSENT
     this.#place(index)
-    this.#last = index
     return index
   }
 

@@ -65,6 +65,41 @@ export function ingestVisibility(context: IngestContext): void {
   }
 }
 
+/**
+ * True when a heap record that names one block of a main fork leaves the map alone. `main` is where
+ * its main data lies in `view`.
+ */
+export function leavesVisibility(
+  rmid: number,
+  info: number,
+  view: DataView,
+  main: number,
+  mainLength: number,
+): boolean {
+  const opcode = info & HEAP_OPCODE_MASK
+  let flags = 7
+  let bits = CLEARED
+  if (rmid === RMGR.HEAP) {
+    switch (opcode) {
+      case HEAP_INFO.INSERT:
+        flags = 2
+        break
+      case HEAP_INFO.UPDATE:
+      case HEAP_INFO.HOT_UPDATE:
+        bits = CLEARED | NEW_CLEARED
+        break
+      case HEAP_INFO.DELETE:
+      case HEAP_INFO.LOCK:
+        break
+      default:
+        return true
+    }
+  } else if (opcode === HEAP2_INFO.VISIBLE) return false
+  else if (opcode === HEAP2_INFO.MULTI_INSERT) flags = 0
+  else if (opcode !== HEAP2_INFO.LOCK_UPDATED) return true
+  return flags < mainLength && (view.getUint8(main + flags) & bits) === 0
+}
+
 function clearSingle(context: IngestContext, cleared: number, mask: number): void {
   if (cleared === 0) return
   const { record } = context

@@ -26,6 +26,7 @@ import { ingestDatabaseRecord } from './database-records.ts'
 import { IngestContext } from './ingest-context.ts'
 import type { IngestTarget } from './ingest-target.ts'
 import { ingestClogRecord, ingestCommitTsRecord, ingestMultixactRecord } from './slru-records.ts'
+import { PlainRecords } from './plain-records.ts'
 import { SlruTable } from './slru-table.ts'
 import { ingestOriginRecord, ingestRelmapRecord, ingestStorageRecord } from './storage-records.ts'
 import { ingestTablespaceRecord } from './tablespace-records.ts'
@@ -62,6 +63,7 @@ export class WalIngest {
   #context: IngestContext
   #framer: RecordFramer
   #blocks: BlockReferences
+  #plain: PlainRecords
   /** End of the last record whose versions are complete. */
   #doneLsn: Lsn
   #doneStartLsn: Lsn | null = null
@@ -76,6 +78,7 @@ export class WalIngest {
     this.#target = target
     this.#context = context
     this.#blocks = new BlockReferences(context)
+    this.#plain = new PlainRecords(context, (rmid) => !SPECIAL[rmid])
     this.#doneLsn = target.lastRecordLsn
     this.#framer = new RecordFramer(target.lastRecordLsn)
   }
@@ -167,10 +170,12 @@ export class WalIngest {
     this.#context.keptBytes = 0
     try {
       for (let index = 0; index < framer.count; index += 1) {
+        index = this.#takePlain(index)
         const waiting = this.#ingestRecord(index)
         if (waiting) await waiting
       }
     } finally {
+      this.#target.letGo?.()
       this.#publish()
     }
     this.#holds = this.#context.keptBytes >= slice.length * HELD_SHARE
@@ -179,6 +184,24 @@ export class WalIngest {
 
   #hold(slice: Buffer): Buffer {
     return this.#target.hold?.(slice, this.#framer.nextLsn) ?? slice
+  }
+
+  /** Takes in plain records from `index` on; returns the first that is none, or is the batch's last. */
+  #takePlain(index: number): number {
+    const framer = this.#framer
+    const context = this.#context
+    const last = framer.count - 1
+    let at = index
+    for (; at < last; at += 1) {
+      const xid = framer.xid[at] as number
+      if (xid !== 0) this.#seeXid(at, xid)
+      if (!this.#plain.take(framer, at)) break
+      const endLsn = framer.endLsn[at] as number
+      if (context.stateChanged) context.putState(endLsn)
+      this.#doneLsn = endLsn
+      this.#doneStartLsn = framer.startLsn[at] as number
+    }
+    return at
   }
 
   /** Handles one record of the batch; returns a promise only when the record needs reads. */

@@ -3,8 +3,8 @@
  *
  * One writer appends versions in LSN order; each key (slot, blk) heads a chain of them, newest
  * first. Everything is rows of words and slabs of bytes, no object per version. Values are never
- * moved or overwritten, so a slice handed to a reader stays good for as long as it is held, also
- * after the layer has been flushed.
+ * moved, nor overwritten while anybody has a slice of their slab: that stays good for as long as it is
+ * held, also after the layer has been flushed and has given its memory back (layer-memory.ts).
  *
  * Versions come to their chains many at a time (`link`), before anybody may read them.
  *
@@ -24,6 +24,7 @@ import type { Lsn } from '#libs/lsn.ts'
 import { isBaseKind, ValueKind } from '../keyspace/key-class.ts'
 import { grown } from './column.ts'
 import { KEY_BYTES, KeyTable, type KeyTableState, MAX_KEYS } from './key-table.ts'
+import type { LayerMemory } from './layer-memory.ts'
 import { VERSION_BYTES, VersionTable, type VersionTableState } from './version-table.ts'
 
 /**
@@ -71,7 +72,7 @@ export class OpenLayer {
   /** No version has a smaller LSN. */
   readonly startLsn: Lsn
   readonly #keys = new KeyTable()
-  readonly #versions = new VersionTable()
+  readonly #versions: VersionTable
   #ownImageBytes = 0
   #scratch = new Uint32Array(256)
   /** The last so many versions are in no chain yet; their keys. */
@@ -82,8 +83,13 @@ export class OpenLayer {
   /** What whoever takes the news knows already. */
   #told = { rows: false, hashes: false, versions: false, slabs: 0 }
 
-  constructor(startLsn: Lsn) {
+  /** Given up; see `release`. */
+  #isReleased = false
+
+  /** `memory` is where its memory comes from, and what takes it again. */
+  constructor(startLsn: Lsn, memory: LayerMemory | null = null) {
     this.startLsn = startLsn
+    this.#versions = new VersionTable(memory)
   }
 
   /** Opens the layer of another thread; `news` from here tell what came after the description. */
@@ -153,6 +159,20 @@ export class OpenLayer {
     return this.#versions.hold(bytes, alignment)
   }
 
+  /** Nobody reads what `hold` returned any more, except as values. */
+  letGo(): void {
+    this.#versions.letGo()
+  }
+
+  /**
+   * Gives its memory up for layers to come. Nobody will look at it again, in any thread; slices of
+   * values that readers were given stay good.
+   */
+  release(): void {
+    this.#isReleased = true
+    this.#versions.release()
+  }
+
   /** Appends a version and copies its value, unless it is held. */
   put(
     slot: number,
@@ -179,6 +199,7 @@ export class OpenLayer {
    * asks for many keys at a time, where between the records of WAL it would wait for each.
    */
   link(): void {
+    assert(!this.#isReleased, 'a layer that is written is not looked at any more')
     const count = this.#unlinked
     if (count === 0) return
     const versions = this.#versions

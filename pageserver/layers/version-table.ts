@@ -6,12 +6,14 @@
  *   0 lsn f64 | 8 previous version of the key + 1 | 12 key | 16 offset | 20 length |
  *   24 slab << 8 | kind | 28 unused
  *
- * Values are never moved or overwritten; those appended lie at multiples of 8. WAL is mostly taken in
- * as it comes (`hold`), and its records are values without another copy. One thread writes, others read what heads refer to.
+ * Values are never moved, and overwritten only when the whole table was given up (`release`); those
+ * appended lie at multiples of 8. WAL is mostly taken in as it comes (`hold`), and its records are values
+ * without another copy. One thread writes, others read what heads refer to.
  */
 import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
 import { GrowingWords, weigh } from './growing-words.ts'
+import { type LayerMemory, SLAB_BYTES } from './layer-memory.ts'
 
 /** Memory per version beside its value. */
 export const VERSION_BYTES = 32
@@ -25,8 +27,9 @@ const KEY = 3
 const OFFSET = 4
 const LENGTH = 5
 const PLACE = 6
+/** As many rows a layer has of its own: small ones hold little memory. */
+const OWN_ROW_WORDS = 64 * 1024
 const FIRST_SLAB_BYTES = 256 * 1024
-const SLAB_BYTES = 8 * 1024 * 1024
 /** Slab numbers have 24 bits; a layer is rolled long before. */
 const MAX_SLABS = 2 ** 24
 /** Below this many bytes a loop copies faster than a call, byte by byte or in words. */
@@ -53,13 +56,25 @@ export class VersionTable {
   #count = 0
   readonly #slabs: Buffer[] = []
   readonly #slabWords: Int32Array[] = []
+  /** By slab: slices of it were given to readers. */
+  readonly #isLent: boolean[] = []
+  /** Where memory comes from and goes to; null = what is new, and the garbage collector. */
+  readonly #memory: LayerMemory | null
   #slab: Buffer = EMPTY
   /** What `hold` returned last, and where it lies. */
   #held: Buffer = EMPTY
   #heldPlace = 0
   #heldOffset = 0
   #slabUsed = 0
+  /** Another thread may know the rows. */
+  #isTold = false
+  /** What was held may still be read. */
+  #isHeld = false
   #valueBytes = 0
+
+  constructor(memory: LayerMemory | null = null) {
+    this.#memory = memory
+  }
 
   get count(): number {
     return this.#count
@@ -76,6 +91,7 @@ export class VersionTable {
 
   /** With the slabs from number `fromSlab` on. */
   stateFrom(fromSlab: number): VersionTableState {
+    this.#isTold = true
     return {
       count: this.#count,
       valueBytes: this.#valueBytes,
@@ -87,6 +103,7 @@ export class VersionTable {
 
   /** As the writer in another thread has it; null rows are those that are known. */
   learn({ count, valueBytes, rows, slabs, slabUsed }: VersionTableState): void {
+    this.#isTold = true
     if (rows) this.#rowWords.use(rows)
     this.#count = count
     this.#valueBytes = valueBytes
@@ -142,6 +159,7 @@ export class VersionTable {
   /** A view of the value. */
   value(version: number): Buffer {
     const offset = this.offset(version)
+    this.#isLent[(this.#words[version * WORDS + PLACE] as number) >>> 8] = true
     return this.slab(version).subarray(offset, offset + this.length(version))
   }
 
@@ -159,10 +177,29 @@ export class VersionTable {
     bytes.copy(this.#slab, offset)
     this.#slabUsed = end
     this.#valueBytes += bytes.length
+    this.#isHeld = true
     this.#held = this.#slab.subarray(offset, end)
     this.#heldOffset = offset
     this.#heldPlace = this.#slabs.length - 1
     return this.#held
+  }
+
+  /** Nobody reads what `hold` returned any more. */
+  letGo(): void {
+    this.#isHeld = false
+  }
+
+  /** Gives the memory up: nobody will look at the table again, but slices of values stay good. */
+  release(): void {
+    const memory = this.#memory
+    const rows = this.#rowWords.buffer
+    if (memory === null) return
+    if (rows !== null && rows.byteLength > OWN_ROW_WORDS * 4) memory.giveBackRows(rows)
+    for (const [place, slab] of this.#slabs.entries()) {
+      if (slab.length !== SLAB_BYTES || this.#isLent[place]) continue
+      if (this.#isHeld && place === this.#heldPlace) continue
+      memory.giveBackSlab(slab.buffer as unknown as SharedArrayBuffer)
+    }
   }
 
   /** Adds a version that is in no chain yet; copies the bytes. */
@@ -170,8 +207,7 @@ export class VersionTable {
     const version = this.#count
     assert(version < MAX_VERSIONS, 'an open layer is rolled before its versions pass 2^24')
     if ((version + 1) * WORDS > this.#words.length) {
-      this.#rowWords.reserve((version + 1) * WORDS)
-      this.#useRows()
+      this.#growRows((version + 1) * WORDS)
     }
     this.#count = version + 1
     let to = 0
@@ -281,16 +317,39 @@ export class VersionTable {
   #addSlab(atLeastBytes: number): void {
     const planned = Math.min(SLAB_BYTES, FIRST_SLAB_BYTES * 2 ** Math.min(this.#slabs.length, 5))
     assert(this.#slabs.length < MAX_SLABS, 'an open layer is rolled before it has 2^24 slabs')
-    const slab = new SharedArrayBuffer(Math.max(planned, roundUp(atLeastBytes)))
-    weigh(slab)
-    this.#useSlab(slab)
+    const bytes = Math.max(planned, roundUp(atLeastBytes))
+    if (this.#memory !== null && bytes === SLAB_BYTES) this.#useSlab(this.#memory.takeSlab())
+    else {
+      const slab = new SharedArrayBuffer(bytes)
+      weigh(slab)
+      this.#useSlab(slab)
+    }
     this.#slabUsed = 0
   }
 
   #useSlab(slab: SharedArrayBuffer): void {
     this.#slab = Buffer.from(slab)
     this.#slabs.push(this.#slab)
+    this.#isLent.push(false)
     this.#slabWords.push(new Int32Array(slab))
+  }
+
+  /**
+   * Rows of a layer that becomes large are those of one that is gone, if there are any. Whoever was told
+   * of other ones keeps reading those, so then they grow.
+   */
+  #growRows(words: number): void {
+    const own = this.#words
+    if (own.length >= OWN_ROW_WORDS && !this.#isTold) {
+      const rows = this.#memory?.takeRows(own.byteLength + 1)
+      if (rows) {
+        this.#rowWords.use(rows)
+        this.#useRows()
+        this.#words.set(own)
+      }
+    }
+    this.#rowWords.reserve(words)
+    this.#useRows()
   }
 
   #useRows(): void {

@@ -17,6 +17,8 @@ import { unpackError } from './thread-error.ts'
 const WORKER_SCRIPT = new URL('./flush-worker.ts', import.meta.url)
 
 interface Waiting {
+  /** What the thread reads: its memory must not go to another layer meanwhile. */
+  memory: OpenLayer
   resolve: (entry: LayerEntry | null) => void
   reject: (error: unknown) => void
 }
@@ -43,7 +45,7 @@ export class FlushThread implements DeltaFiles {
       slots: slots.describe(),
     }
     return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject })
+      this.#waiting.set(id, { memory, resolve, reject })
       worker.postMessage(request)
     })
   }

@@ -4,6 +4,7 @@
  */
 import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
+import { LAYER_MEMORY } from '../layers/layer-memory.ts'
 import { OpenLayer } from '../layers/open-layer.ts'
 
 export interface FrozenLayer {
@@ -19,7 +20,7 @@ export class MemoryLayers {
   #all: readonly OpenLayer[]
 
   constructor(startLsn: Lsn) {
-    this.#open = new OpenLayer(startLsn)
+    this.#open = new OpenLayer(startLsn, LAYER_MEMORY)
     this.#all = [this.#open]
   }
 
@@ -45,7 +46,7 @@ export class MemoryLayers {
   freeze(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
     if (lastRecordLsn < this.#open.startLsn) return
     const memory = this.#open
-    const open = new OpenLayer(lastRecordLsn + 1)
+    const open = new OpenLayer(lastRecordLsn + 1, LAYER_MEMORY)
     memory.moveUnpublished(lastRecordLsn, open)
     this.#frozen.push({ memory, endLsn: lastRecordLsn + 1, prevRecordLsn })
     this.#setOpen(open)
@@ -54,14 +55,15 @@ export class MemoryLayers {
   /** As `freeze`, but what lies above `lastRecordLsn` is forgotten. */
   dropUnpublished(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
     this.freeze(lastRecordLsn, prevRecordLsn)
-    this.#setOpen(new OpenLayer(this.#open.startLsn))
+    this.#setOpen(new OpenLayer(this.#open.startLsn, LAYER_MEMORY))
   }
 
-  /** The oldest frozen layer is in the layer map now. */
+  /** The oldest frozen layer is in the layer map now; nobody writes it any more. */
   dropWritten(frozen: FrozenLayer): void {
     assert(this.#frozen[0] === frozen, 'frozen layers are flushed in order')
     this.#frozen.shift()
     this.#setOpen(this.#open)
+    frozen.memory.release()
   }
 
   #setOpen(open: OpenLayer): void {

@@ -275,10 +275,15 @@ export class Timeline {
 
   /**
    * Keeps a copy of WAL from `lsn` on, and returns it: versions that are records out of there take
-   * no other copy. Good until `publish`.
+   * no other copy. Good until `letGo`.
    */
   hold(wal: Buffer, lsn: Lsn): Buffer {
     return this.#store.open.hold(wal, lsn)
+  }
+
+  /** What `hold` returned is not read any more. */
+  letGo(): void {
+    this.#store.open.letGo()
   }
 
   /**

@@ -1,6 +1,7 @@
 /** An election among the safekeepers of a timeline without a compute, in a process of its own. */
 import { spawn } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { randomUUID } from 'node:crypto'
+import { type FileHandle, open, unlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -26,33 +27,37 @@ export async function syncSafekeepers(
 ): Promise<void> {
   const { tenantId, timelineId } = timeline
   const newSafekeepers = await registry.newMembers(timeline)
-  const folder = await mkdtemp(join(tmpdir(), 'zenith-sync-'))
-  try {
-    const file = join(folder, 'spec.json')
-    const spec = {
-      tenantId,
-      timelineId,
-      safekeepers: await registry.members(timeline),
-      ...(newSafekeepers === null ? {} : { newSafekeepers }),
-      membershipGeneration: timeline.membershipGeneration,
-      safekeeperAccess: await tokens.forCompute('sync', 'primary', {
-        tenantId: parseTenantId(tenantId),
-        timelineId: parseTimelineId(timelineId),
-      }),
-      pgVersion: timeline.pgVersion,
-      systemId: timeline.systemId,
-    }
-    await writeFile(file, JSON.stringify(spec), { mode: 0o600 })
-    const code = await run(process.execPath, [SYNC_PROGRAM, '--spec', file])
-    if (code !== 0) log.warn({ timelineId, code }, 'syncing safekeepers failed')
-  } finally {
-    await rm(folder, { recursive: true, force: true })
+  await using file = await nameless()
+  const spec = {
+    tenantId,
+    timelineId,
+    safekeepers: await registry.members(timeline),
+    ...(newSafekeepers === null ? {} : { newSafekeepers }),
+    membershipGeneration: timeline.membershipGeneration,
+    safekeeperAccess: await tokens.forCompute('sync', 'primary', {
+      tenantId: parseTenantId(tenantId),
+      timelineId: parseTimelineId(timelineId),
+    }),
+    pgVersion: timeline.pgVersion,
+    systemId: timeline.systemId,
   }
+  await file.writeFile(JSON.stringify(spec))
+  const code = await run(process.execPath, [SYNC_PROGRAM, '--spec', '/dev/fd/3'], file.fd)
+  if (code !== 0) log.warn({ timelineId, code }, 'syncing safekeepers failed')
 }
 
-function run(program: string, args: string[]): Promise<number | null> {
+/** A file that is gone when nobody has it open any more, however we end: what it holds is secret. */
+async function nameless(): Promise<FileHandle> {
+  const path = join(tmpdir(), `zenith-sync-${randomUUID()}`)
+  const file = await open(path, 'wx+', 0o600)
+  await unlink(path)
+  return file
+}
+
+/** `fd` is its descriptor 3. */
+function run(program: string, args: string[], fd: number): Promise<number | null> {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] })
+    const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit', fd] })
     const timer = setTimeout(() => child.kill('SIGKILL'), SYNC_TIMEOUT_MS)
     child.on('error', reject)
     child.on('exit', (code) => {

@@ -4,8 +4,6 @@
  */
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
@@ -44,12 +42,11 @@ async function askPostgres(
   postgres: PostgresInstall,
   entries: readonly (readonly [string, string])[],
 ): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), 'zenith-settings-'))
   try {
-    await writeFile(join(folder, 'postgresql.conf'), '')
     const words = entries.flatMap(([name, value]) => ['-c', `${name}=${value}`])
     // -C comes first: then Postgres does not mind being run by root.
-    const args = ['-C', 'server_version', '-D', folder, ...words]
+    const noFiles = ['-D', '/', '-c', 'config_file=/dev/null']
+    const args = ['-C', 'server_version', ...noFiles, ...words]
     await run(postgres.bin('postgres'), args, {
       timeout: CHECK_TIMEOUT_MS,
       env: { PATH: process.env['PATH'], LC_ALL: 'C.UTF-8', TZ: 'UTC' },
@@ -64,8 +61,6 @@ async function askPostgres(
         cause: error,
       },
     )
-  } finally {
-    await rm(folder, { recursive: true, force: true })
   }
 }
 

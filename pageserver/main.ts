@@ -29,6 +29,7 @@ import { Readiness } from './readiness.ts'
 import { watchReads } from './read-metrics.ts'
 import { RedoPool } from './redo/redo-pool.ts'
 import { createRedoMetrics } from './redo-metrics.ts'
+import { clearScratch } from './scratch.ts'
 import { diskSettings, storageLimits } from './remote/disk-settings.ts'
 import { watchRemote } from './remote/metrics.ts'
 import { openRemoteStorage } from './remote/remote-storage.ts'
@@ -126,6 +127,7 @@ runProcess('pageserver', async (self) => {
     tenants,
     postgres,
     templateFolder: join(dataDir, 'templates'),
+    scratchFolder: join(dataDir, 'scratch'),
     log,
     metrics,
     discovery,
@@ -161,6 +163,8 @@ runProcess('pageserver', async (self) => {
     onUse: (tenantId, timelineId) => service.nudge({ tenantId, timelineId }),
   })
   self.onStop(() => pages.close())
+  // Nobody else has our port, so nobody else is at work in our folder.
+  clearScratch([join(dataDir, 'scratch'), join(dataDir, 'imports')])
   const app = await createHttp({
     service: 'pageserver',
     log,

@@ -60,6 +60,8 @@ export interface TimelineServiceOptions {
   postgres: PostgresInstall
   /** Where the initdb template is kept. */
   templateFolder: string
+  /** What is needed for a moment; see scratch.ts. */
+  scratchFolder: string
   log: Logger
   metrics: Metrics
   /** How safekeepers tell of new WAL; null: they are asked. */
@@ -84,8 +86,9 @@ export class TimelineService {
 
   /** Makes the initdb template ahead of the first tenant. */
   prepareTemplate(): Promise<InitdbTemplate> {
-    const { postgres, templateFolder: cacheFolder, log } = this.#options
-    this.#template ??= initdbTemplate({ postgres, cacheFolder, log }).catch((error: unknown) => {
+    const { postgres, templateFolder: cacheFolder, scratchFolder, log } = this.#options
+    const options = { postgres, cacheFolder, scratchFolder, log }
+    this.#template ??= initdbTemplate(options).catch((error: unknown) => {
       this.#template = null
       throw error
     })
@@ -269,6 +272,7 @@ export class TimelineService {
               shard,
               store: this.#tenants.objectStore,
               template: () => this.prepareTemplate(),
+              scratchFolder: this.#options.scratchFolder,
             },
             (folder, control) => this.#fill(ids, folder, control, template),
           )

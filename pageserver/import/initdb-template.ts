@@ -6,8 +6,7 @@
 import { execFile } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, realpathSync, statSync } from 'node:fs'
-import { chown, cp, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { errorMessage, ZenithError } from '#libs/errors.ts'
@@ -15,7 +14,7 @@ import type { Logger } from '#libs/log.ts'
 import { COMPUTE_SETTINGS } from '#libs/pg/compute-settings.ts'
 import { type ControlFile, parseControlFile } from '#libs/pg/control-file.ts'
 import type { PostgresInstall } from '#libs/postgres-install.ts'
-import { runAs } from '#libs/system-user.ts'
+import { removeUnprivilegedDir, runAs, unprivilegedDir } from '#libs/system-user.ts'
 
 const run = promisify(execFile)
 
@@ -46,6 +45,8 @@ export interface TemplateOptions {
   postgres: PostgresInstall
   /** Where templates are kept. */
   cacheFolder: string
+  /** initdb writes below it. */
+  scratchFolder: string
   log: Logger
 }
 
@@ -68,14 +69,12 @@ export function templateName(postgres: PostgresInstall): string {
 async function makeTemplate(folder: string, options: TemplateOptions): Promise<void> {
   const { postgres, log } = options
   const startedAt = performance.now()
-  // The system user must reach the folder, and may not reach the pageserver's own.
-  const work = await mkdtemp(join(tmpdir(), 'zenith-initdb-'))
-  const user = runAs()
+  const scratch = join(options.scratchFolder, `initdb-${process.pid}`)
+  const work = unprivilegedDir(scratch)
   const partial = `${folder}.partial-${process.pid}`
   try {
-    if (user) await chown(work, user.uid, user.gid)
     const data = join(work, 'data')
-    await runInitdb(postgres, data, user ?? {})
+    await runInitdb(postgres, data, runAs() ?? {})
     const { stdout } = await run(postgres.bin('postgres'), ['--version'])
     await rm(partial, { recursive: true, force: true })
     await mkdir(partial, { recursive: true })
@@ -90,7 +89,7 @@ async function makeTemplate(folder: string, options: TemplateOptions): Promise<v
       if (!existsSync(join(folder, VERSION_FILE))) throw error
     })
   } finally {
-    await rm(work, { recursive: true, force: true })
+    removeUnprivilegedDir(scratch)
     await rm(partial, { recursive: true, force: true })
   }
   log.info({ elapsedMs: Math.round(performance.now() - startedAt) }, 'made an initdb template')

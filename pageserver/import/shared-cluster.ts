@@ -9,7 +9,6 @@
  *   zstd of: for each file  path length u16 | content length u32 | path | content   (little-endian)
  */
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { crc32, zstdCompressSync, zstdDecompressSync } from 'node:zlib'
 import { ZenithError } from '#libs/errors.ts'
@@ -32,6 +31,8 @@ export interface SharedClusterOptions {
   timelineId: TimelineId
   shard: ShardIdentity
   template: () => Promise<InitdbTemplate>
+  /** The cluster lies below it for as long as it is used. */
+  scratchFolder: string
 }
 
 /**
@@ -43,7 +44,8 @@ export async function withSharedCluster<T>(
   use: (folder: string, control: ControlFile) => Promise<T>,
 ): Promise<T> {
   const bundle = await sharedCluster(options)
-  const folder = await mkdtemp(join(tmpdir(), 'zenith-cluster-'))
+  await mkdir(options.scratchFolder, { recursive: true })
+  const folder = await mkdtemp(join(options.scratchFolder, 'cluster-'))
   try {
     for (const { path, content } of unpack(bundle)) {
       const file = join(folder, path)

@@ -36,7 +36,12 @@ async function importedTimeline(dir: string): Promise<Timeline> {
     log,
   })
   const postgres = findPostgres()
-  const template = await initdbTemplate({ postgres, cacheFolder: SHARED_TEMPLATES, log })
+  const template = await initdbTemplate({
+    postgres,
+    cacheFolder: SHARED_TEMPLATES,
+    scratchFolder: join(dir, 'scratch'),
+    log,
+  })
   const control = await freshControlFile(template)
   const tenantId = newTenantId()
   await tenants.attach(tenantId, 1)

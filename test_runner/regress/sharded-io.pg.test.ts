@@ -171,13 +171,14 @@ test('a running primary as it is now, by two shards, the control plane killed tw
   await zenith.ok('pg stop once')
 })
 
-test('given up, the control plane killed meanwhile: nothing is left', async () => {
+test('given up, the control plane and a pageserver killed meanwhile: nothing is left', async () => {
   const names = async () => (await zenith.json<Named[]>('branch')).map(({ name }) => name).sort()
   const before = [await names(), objects()]
   await zenith.ok(`import never --from ${url} --no-follow --no-wait`)
   const stop = zenith.run('import stop never')
   await sleep(500)
   kill(CONTROL)
+  kill(SECOND)
   await stop
   await zenith.ok('start')
   const { stderr } = await zenith.run('import stop never')

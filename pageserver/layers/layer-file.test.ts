@@ -222,18 +222,18 @@ test('a large file is synced on its way, so that no sync finds much to write', a
   const handle = Object.getPrototypeOf(any) as FileHandle
   const { write, datasync } = handle
   let [unsynced, most, syncs, total] = [0, 0, 0, 0]
-  let only: FileHandle | null = null
+  const seen = new Set<FileHandle>()
   handle.write = async function (this: FileHandle, ...args: unknown[]) {
-    only ??= this
+    if (seen.size === 0) seen.add(this)
     const result = await Reflect.apply(write, this, args)
-    if (this !== only) return result
+    if (!seen.has(this)) return result
     unsynced += result.bytesWritten
     total += result.bytesWritten
     most = Math.max(most, unsynced)
     return result
   } as FileHandle['write']
   handle.datasync = function (this: FileHandle) {
-    if (this === only) {
+    if (seen.has(this)) {
       syncs += 1
       unsynced = 0
     }

@@ -1,7 +1,7 @@
 /** Breadth-first exploration of every state, so that the first violation found has a shortest way to it. */
 import { errorMessage } from '#libs/errors.ts'
 import { StateSet } from './state-set.ts'
-import type { State } from './state.ts'
+import { copyState, type State, stateKey } from './state.ts'
 import type { World } from './world.ts'
 
 export interface Exploration {
@@ -39,7 +39,7 @@ interface Frontier {
 export function explore(world: World, initial: State, options: ExploreOptions): Exploration {
   const known = new StateSet()
   const origin: Origin = { parents: [-1], choices: [-1] }
-  known.add(world.key(initial))
+  known.add(stateKey(initial))
   let level: Frontier[] = [{ number: 0, packed: JSON.stringify(initial) }]
   let steps = 0
   let depth = 0
@@ -48,7 +48,7 @@ export function explore(world: World, initial: State, options: ExploreOptions): 
     for (const { number, packed } of level) {
       const state = JSON.parse(packed) as State
       for (const [choice, action] of world.actions(state).entries()) {
-        const reached = world.copy(state)
+        const reached = copyState(state)
         steps += 1
         try {
           action.apply(reached)
@@ -57,7 +57,7 @@ export function explore(world: World, initial: State, options: ExploreOptions): 
           const violation = { reason: errorMessage(error), path }
           return { states: known.size, steps, depth, complete: false, violation }
         }
-        if (!world.isWithin(reached) || !known.add(world.key(reached))) continue
+        if (!world.isWithin(reached) || !known.add(stateKey(reached))) continue
         next.push({ number: origin.parents.length, packed: JSON.stringify(reached) })
         origin.parents.push(number)
         origin.choices.push(choice)
@@ -80,7 +80,7 @@ function pathTo(world: World, initial: State, origin: Origin, number: number): s
     choices.push(origin.choices[at] as number)
   }
   const path: string[] = []
-  const state = world.copy(initial)
+  const state = copyState(initial)
   for (const choice of choices.reverse()) {
     const action = world.actions(state)[choice]
     if (action === undefined) throw new Error('the way to a state cannot be walked again')

@@ -65,3 +65,38 @@ export interface Action {
   readonly name: string
   readonly apply: (state: State) => void
 }
+
+/** Equal for states that behave alike. */
+export function stateKey(state: State): string {
+  const computes = state.computes.map((one) =>
+    one === null
+      ? ''
+      : `${one.core}/${one.reach.join('')}/${one.base}/${one.written}/${one.fetches.map((f) => `${f.node},${f.donor},${f.beginLsn},${f.endLsn}`).join('+')}`,
+  )
+  const disks = state.disks.map((one) => `${one.node}/${one.control}/${one.log}/${one.durable}`)
+  const links = state.links.map(
+    (one) =>
+      `${one.id}/${one.compute}${one.safekeeper}${one.live ? 1 : 0}${one.known ? 1 : 0}` +
+      `${one.toSafekeeper.join()}/${one.toCompute.join()}`,
+  )
+  const rest = `${state.committed}|${state.leaders.join()}|${state.crashes}|${state.breaks}`
+  return `${computes.join(';')}|${disks.join(';')}|${links.join(';')}|${rest}`
+}
+
+/** One that can be changed without changing the other. */
+export function copyState(state: State): State {
+  return {
+    computes: state.computes.map((one) => one && { ...one, fetches: [...one.fetches] }),
+    disks: state.disks.map((one) => ({ ...one })),
+    links: state.links.map((one) => ({
+      ...one,
+      toSafekeeper: [...one.toSafekeeper],
+      toCompute: [...one.toCompute],
+    })),
+    linkCounter: state.linkCounter,
+    committed: state.committed,
+    leaders: [...state.leaders],
+    crashes: state.crashes,
+    breaks: state.breaks,
+  }
+}

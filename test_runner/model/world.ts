@@ -17,17 +17,10 @@ import type {
 import type { AcceptorEffect, AcceptorEvent } from '../../safekeeper/acceptor.ts'
 import type { ControlState } from '../../safekeeper/control-state.ts'
 import { AcceptorNodes } from './acceptor-node.ts'
+import { Disks, type NamedEvent } from './disks.ts'
 import { checkSafekeeper, committedLog, ModelViolation, type SafekeeperView } from './invariants.ts'
 import { type ProposerMove, ProposerNodes, type ProposerOutput } from './proposer-node.ts'
-import {
-  endOf,
-  type Log,
-  logBytes,
-  placesBelow,
-  RECORD_BYTES,
-  START_LSN,
-  writersOf,
-} from './records.ts'
+import { logBytes, placesBelow, RECORD_BYTES, START_LSN } from './records.ts'
 import { Interner } from './snapshot.ts'
 import {
   type Action,
@@ -43,8 +36,7 @@ export class World {
   readonly options: ModelOptions
   readonly acceptors = new AcceptorNodes()
   readonly proposers = new ProposerNodes()
-  readonly #controls = new Interner<ControlState>()
-  readonly #logs = new Interner<Log>()
+  readonly #disks = new Disks(this.acceptors)
   readonly #messages = new Interner<ProposerMessage | AcceptorMessage>()
   readonly #configuration: MemberConfiguration
   /** How often something worth seeing happened, over all states explored. */
@@ -71,56 +63,16 @@ export class World {
 
   initial(control: (configuration: MemberConfiguration, startLsn: number) => ControlState): State {
     const initial = control(this.#configuration, START_LSN)
-    const disks = this.#configuration.members.map((member) => ({
-      node: this.acceptors.boot(member.id, initial, START_LSN),
-      control: this.#control(initial),
-      log: this.#log([]),
-      durable: 0,
-      epoch: 0,
-    }))
+    const disks = this.#configuration.members.map(({ id }) => this.#disks.first(id, initial))
     return {
       computes: Array.from({ length: this.options.proposers }, () => null),
       disks,
       links: [],
       linkCounter: 0,
-      committed: this.#log([]),
+      committed: this.#disks.logId([]),
       leaders: [],
       crashes: 0,
       breaks: 0,
-    }
-  }
-
-  /** Equal for states that behave alike. */
-  key(state: State): string {
-    const computes = state.computes.map((one) =>
-      one === null
-        ? ''
-        : `${one.core}/${one.reach.join('')}/${one.base}/${one.written}/${one.fetches.map((f) => `${f.node},${f.donor},${f.beginLsn},${f.endLsn}`).join('+')}`,
-    )
-    const disks = state.disks.map((one) => `${one.node}/${one.control}/${one.log}/${one.durable}`)
-    const links = state.links.map(
-      (one) =>
-        `${one.id}/${one.compute}${one.safekeeper}${one.live ? 1 : 0}${one.known ? 1 : 0}` +
-        `${one.toSafekeeper.join()}/${one.toCompute.join()}`,
-    )
-    const rest = `${state.committed}|${state.leaders.join()}|${state.crashes}|${state.breaks}`
-    return `${computes.join(';')}|${disks.join(';')}|${links.join(';')}|${rest}`
-  }
-
-  copy(state: State): State {
-    return {
-      computes: state.computes.map((one) => one && { ...one, fetches: [...one.fetches] }),
-      disks: state.disks.map((one) => ({ ...one })),
-      links: state.links.map((one) => ({
-        ...one,
-        toSafekeeper: [...one.toSafekeeper],
-        toCompute: [...one.toCompute],
-      })),
-      linkCounter: state.linkCounter,
-      committed: state.committed,
-      leaders: [...state.leaders],
-      crashes: state.crashes,
-      breaks: state.breaks,
     }
   }
 
@@ -148,7 +100,7 @@ export class World {
     }
     for (const link of state.links) this.#linkActions(state, link, add)
     for (const [index, disk] of state.disks.entries()) {
-      const unsynced = this.#logs.value(disk.log).length > disk.durable
+      const unsynced = this.#disks.isUnsynced(disk)
       if (unsynced) add(`safekeeper ${index + 1} syncs`, (next) => this.#sync(next, index))
       if (state.crashes < this.options.crashes) {
         add(`safekeeper ${index + 1} crashes`, (next) => this.#crash(next, index, false))
@@ -339,7 +291,7 @@ export class World {
       const fetch = compute.fetches.find((one) => one.node === node)
       assert(fetch !== undefined, 'a relayed append has a fetch')
       const donor = state.disks[fetch.donor - 1] as Disk
-      return logBytes(this.#logs.value(donor.log), from, to)
+      return this.#disks.bytes(donor, from, to)
     }
     const index = state.computes.indexOf(compute)
     assert(compute.base >= 0 && from >= compute.base, 'the window holds own records only')
@@ -441,7 +393,7 @@ export class World {
     })
   }
 
-  #eventOf(link: Link, message: number): { key: string; event: AcceptorEvent } {
+  #eventOf(link: Link, message: number): NamedEvent {
     return {
       key: `message ${link.id} ${message}`,
       event: {
@@ -474,7 +426,7 @@ export class World {
     crashAfter: number | null,
   ): void {
     const disk = state.disks[index] as Disk
-    const later: { key: string; event: AcceptorEvent }[] = []
+    const later: NamedEvent[] = []
     const step = this.acceptors.step(disk.node, key, event)
     disk.node = step.next
     for (const [done, effect] of step.effects.entries()) {
@@ -486,17 +438,12 @@ export class World {
     }
     for (const one of later) this.#accept(state, index, one.key, one.event, null)
     // Without crashes to come a late sync is nothing but a late ack, which is explored anyway.
-    const pending = disk.durable < this.#logs.value(disk.log).length
-    if (pending && state.crashes >= this.options.crashes) this.#sync(state, index)
+    if (this.#disks.isUnsynced(disk) && state.crashes >= this.options.crashes)
+      this.#sync(state, index)
     this.#checkDisk(state, index)
   }
 
-  #effect(
-    state: State,
-    index: number,
-    effect: AcceptorEffect,
-    later: { key: string; event: AcceptorEvent }[],
-  ): void {
+  #effect(state: State, index: number, effect: AcceptorEffect, later: NamedEvent[]): void {
     const disk = state.disks[index] as Disk
     switch (effect.kind) {
       case 'send': {
@@ -513,31 +460,19 @@ export class World {
         state.links = state.links.filter((one) => one.live || one.known)
         break
       }
-      case 'write': {
-        const log = this.#logs.value(disk.log)
-        assert(endOf(log) === effect.lsn, 'a write continues the log')
-        disk.log = this.#log([...log, ...writersOf(effect.wal, log.length)])
-        disk.epoch = effect.epoch
+      case 'write':
+        this.#disks.write(disk, effect)
         break
-      }
       case 'flush':
-        if (disk.durable < this.#logs.value(disk.log).length) later.push(this.#flushed(disk))
+        if (this.#disks.isUnsynced(disk)) later.push(this.#disks.sync(disk))
         break
-      case 'truncate': {
+      case 'truncate':
         this.seen.truncations += 1
-        const length = placesBelow(effect.lsn)
-        disk.log = this.#log(this.#logs.value(disk.log).slice(0, length))
-        disk.durable = Math.min(disk.durable, length)
+        this.#disks.truncate(disk, effect.lsn)
         break
-      }
       case 'persist':
         // One in the background may be lost in a crash, and so it always is.
-        if (effect.background) break
-        disk.control = this.#control(effect.control)
-        later.push({
-          key: `persisted ${effect.control.commitLsn}`,
-          event: { kind: 'persisted', commitLsn: effect.control.commitLsn },
-        })
+        if (!effect.background) later.push(this.#disks.persist(disk, effect.control))
         break
       case 'halt':
         throw new ModelViolation(`I10: safekeeper ${index + 1} halts: ${effect.reason}`)
@@ -546,18 +481,8 @@ export class World {
     }
   }
 
-  #flushed(disk: Disk): { key: string; event: AcceptorEvent } {
-    const log = this.#logs.value(disk.log)
-    disk.durable = log.length
-    const writeLsn = endOf(log)
-    return {
-      key: `flushed ${disk.epoch} ${writeLsn}`,
-      event: { kind: 'flushed', epoch: disk.epoch, writeLsn },
-    }
-  }
-
   #sync(state: State, index: number): void {
-    const { key, event } = this.#flushed(state.disks[index] as Disk)
+    const { key, event } = this.#disks.sync(state.disks[index] as Disk)
     this.#accept(state, index, key, event, null)
   }
 
@@ -565,12 +490,7 @@ export class World {
     this.seen.crashes += 1
     state.crashes += 1
     const disk = state.disks[index] as Disk
-    const log = this.#logs.value(disk.log)
-    const kept = keepsWrites ? log : log.slice(0, disk.durable)
-    disk.log = this.#log(kept)
-    disk.durable = kept.length
-    disk.epoch = 0
-    disk.node = this.acceptors.boot(index + 1, this.#controls.value(disk.control), endOf(kept))
+    this.#disks.crash(disk, index + 1, keepsWrites)
     for (const link of state.links) {
       if (link.safekeeper !== index || !link.known) continue
       link.known = false
@@ -601,45 +521,26 @@ export class World {
       const key = `window ${lsn} ${lsn}`
       this.#event(state, index, key, { kind: 'window', startLsn: lsn, endLsn: lsn })
     }
-    const known = this.#logs.value(state.committed)
+    const known = this.#disks.log(state.committed)
     const log = committedLog(this.#views(state), this.#configuration, known, length)
-    if (log.length > known.length) state.committed = this.#log(log)
+    if (log.length > known.length) state.committed = this.#disks.logId(log)
   }
 
   #checkDisk(state: State, index: number): void {
-    const committed = this.#logs.value(state.committed)
+    const committed = this.#disks.log(state.committed)
     checkSafekeeper(this.#views(state), this.#configuration, committed, index)
   }
 
   #views(state: State): SafekeeperView[] {
-    return state.disks.map((disk) => {
-      const acceptor = this.acceptors.state(disk.node)
-      return {
-        log: this.#logs.value(disk.log),
-        durable: disk.durable,
-        storedTerm: this.#controls.value(disk.control).term,
-        term: acceptor.control.term,
-        lastLogTerm: acceptor.lastLogTerm,
-        flushed: placesBelow(acceptor.flushLsn),
-        committed: placesBelow(acceptor.commitLsn),
-      }
-    })
+    return state.disks.map((disk) => this.#disks.view(disk))
   }
 
   #message(message: ProposerMessage | AcceptorMessage): number {
     return this.#messages.idOf(message)
   }
-
-  #log(log: Log): number {
-    return this.#logs.id(log.join(), log)
-  }
-
-  #control(control: ControlState): number {
-    return this.#controls.idOf(control)
-  }
 }
 
-/** All ways to take \`size\` of \`ids\`, in order. */
+/** All ways to take `size` of `ids`, in order. */
 function subsets(ids: readonly number[], size: number): number[][] {
   if (size === 0) return [[]]
   return ids.flatMap((id, index) =>

@@ -7,7 +7,7 @@ import { libraryNames, settingLine } from '#libs/pg/setting-text.ts'
 import { PROGRESS_FILE_NAME } from './progress-file.ts'
 
 /** Name that the supervisor's replication connection goes by. */
-export const PROPOSER_NAME = 'walproposer'
+const PROPOSER_NAME = 'walproposer'
 
 const MEGABYTE = 1024 * 1024
 

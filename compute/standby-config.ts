@@ -49,7 +49,7 @@ function atLeast(spec: ComputeSpec, name: string, needed: number): string {
  * order until one answers. Where they are is in a service file, which libpq reads each time that it
  * connects: the members of a branch change, and what is on the command line cannot.
  */
-export function safekeeperConninfo(spec: ComputeSpec, dataFolder: string): string {
+function safekeeperConninfo(spec: ComputeSpec, dataFolder: string): string {
   const { endpoint } = spec
   const options = targetOptions({
     tenantId: parseTenantId(spec.tenantId),

@@ -12,7 +12,7 @@ export function isActive(status: EndpointRecord['status']): boolean {
 }
 
 /** How long a compute that was told to start may take until its first report. */
-export const START_GRACE_MS = 10_000
+const START_GRACE_MS = 10_000
 
 /** A new start: a higher attempt, so that reports of an earlier process are ignored from now on. */
 export function started(record: EndpointRecord, port: number, now: Date): EndpointRecord {

@@ -11,7 +11,7 @@ import type { Registry } from './registry.ts'
 import type { TimeSearch } from './time-search.ts'
 
 /** A week, however much WAL that is. */
-export const DEFAULT_HISTORY: HistorySettings = { pitrIntervalMs: 7 * 86_400_000, pitrBytes: null }
+const DEFAULT_HISTORY: HistorySettings = { pitrIntervalMs: 7 * 86_400_000, pitrBytes: null }
 
 export function historyOf({ history }: TenantRecord): HistorySettings {
   return history ?? DEFAULT_HISTORY

@@ -4,7 +4,7 @@ import { ZenithError } from '#libs/errors.ts'
 import type { NodeRecord } from './records.ts'
 
 /** More members cost latency and disk; three bear the loss of one. */
-export const QUORUM_SIZE = 3
+const QUORUM_SIZE = 3
 
 /**
  * Chooses the quorum of a tenant: at most three safekeepers,

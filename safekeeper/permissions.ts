@@ -7,7 +7,7 @@ import { parseTenantId, parseTimelineId } from '#libs/ids.ts'
 import type { SessionTarget } from '#libs/pgwire/session-target.ts'
 
 /** What can be asked for on the WAL port. */
-export const WAL_PERMISSIONS = {
+const WAL_PERMISSIONS = {
   /** START_WAL_PUSH */
   push: ['compute-write'],
   /** IDENTIFY_SYSTEM, SHOW, START_REPLICATION */

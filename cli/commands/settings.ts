@@ -70,7 +70,7 @@ function changeOf(words: readonly string[], options: SetOptions): SettingsChange
 }
 
 /** `name=value`; the value may hold further equals signs. */
-export function parseSetting(word: string): { name: string; value: string } {
+function parseSetting(word: string): { name: string; value: string } {
   const at = word.indexOf('=')
   if (at > 0) return { name: word.slice(0, at).trim(), value: word.slice(at + 1) }
   throw new ZenithError('invalid_argument', `"${word}" is not a setting.`, {

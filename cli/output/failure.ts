@@ -54,7 +54,7 @@ const COMMAND = new RegExp(
 )
 
 /** The command as the user typed it (`./zenith`), so that hints can be pasted. */
-export function commandName(): string {
+function commandName(): string {
   return process.env['ZENITH_COMMAND'] || 'zenith'
 }
 

@@ -41,11 +41,11 @@ import { Tenure } from './tenure.ts'
 
 export const HEARTBEAT_MS = 1_000
 export const SILENCE_MS = 10_000
-export const RECONNECT_MS = 250
+const RECONNECT_MS = 250
 /** How long the best voter may be away during recovery before the election is held again. */
 export const ABANDON_MS = 3_000
 /** A lost campaign is repeated after a random wait up to this, so that rivals do not stay in step. */
-export const CAMPAIGN_BACKOFF_MS = 300
+const CAMPAIGN_BACKOFF_MS = 300
 
 /** A deposed proposer looks at the logs this often until it may ask for votes. */
 export const LOOK_MS = 250

@@ -17,7 +17,7 @@ import {
 } from '#libs/protocol/wal-stream.ts'
 
 /** Name of the slot and of the standby in `synchronous_standby_names`. */
-export const STANDBY_NAME = 'walproposer'
+const STANDBY_NAME = 'walproposer'
 const RETRY_MS = 100
 /** A sign of life, also for those who look at pg_stat_replication. */
 const STATUS_MS = 5_000

@@ -41,7 +41,7 @@ import {
 } from './membership.ts'
 
 /** How long new members that are not ready are waited for once a majority of them is. */
-export const STRAGGLER_MS = 15_000
+const STRAGGLER_MS = 15_000
 /** How long a stream may take to bring new members up before an election without a compute is asked for. */
 export const CATCH_UP_MS = 3_000
 

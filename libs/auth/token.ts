@@ -20,7 +20,7 @@ const ALGORITHM = 'EdDSA'
 const CLOCK_SKEW_S = 30
 /** A token that is valid for longer is not ours. */
 const MAX_LIFETIME_S = 24 * 3600
-export const MAX_TOKEN_BYTES = 4096
+const MAX_TOKEN_BYTES = 4096
 const MAX_CACHED = 1000
 const ID = /^[0-9a-f]{32}$/
 

@@ -16,7 +16,7 @@ import { type Lsn, readLsnLE, WAL_SEGMENT_SIZE, writeLsnLE } from '../lsn.ts'
 import { crc32c } from '../wal/crc32c.ts'
 import { CHECKPOINT_SIZE, type Checkpoint, readCheckpoint, writeCheckpoint } from './checkpoint.ts'
 
-export const CONTROL_FILE_SIZE = 8192
+const CONTROL_FILE_SIZE = 8192
 export const CONTROL_DATA_SIZE = 296
 export const CONTROL_VERSION_17 = 1700
 const CHECKPOINT_OFFSET = 40

@@ -8,8 +8,8 @@ export const SLRU_SEGMENT_PAGES = 32
 export const CLOG_XACTS_PER_PAGE = 8192 * 4
 export const MULTIXACT_OFFSETS_PER_PAGE = 8192 / 4
 /** Four flag bytes, then four xids of four bytes. */
-export const MEMBER_GROUP_SIZE = 20
-export const MEMBERS_PER_GROUP = 4
+const MEMBER_GROUP_SIZE = 20
+const MEMBERS_PER_GROUP = 4
 export const MULTIXACT_MEMBERS_PER_PAGE = Math.floor(8192 / MEMBER_GROUP_SIZE) * MEMBERS_PER_GROUP
 export const COMMIT_TS_ENTRY_SIZE = 10
 export const COMMIT_TS_XACTS_PER_PAGE = Math.floor(8192 / COMMIT_TS_ENTRY_SIZE)
@@ -56,7 +56,7 @@ export function slruSegmentIsOld(kind: number, segment: number, cutoff: number):
 }
 
 /** Where member `offset` lies in its page: its group's flag bytes, its flag byte, its xid. */
-export function memberGroupOffset(offset: number): number {
+function memberGroupOffset(offset: number): number {
   const group = Math.floor(offset / MEMBERS_PER_GROUP)
   return (group % (MULTIXACT_MEMBERS_PER_PAGE / MEMBERS_PER_GROUP)) * MEMBER_GROUP_SIZE
 }

@@ -14,7 +14,7 @@ import type { CheckpointAt } from '../ingest/checkpoint-state.ts'
 export const DATA_CHECKSUM_VERSION = 1
 
 /** First byte of the segment that the exported cluster begins with. */
-export function exportWalStart(lsn: Lsn): Lsn {
+function exportWalStart(lsn: Lsn): Lsn {
   return (segmentNumber(lsn) + 1) * WAL_SEGMENT_SIZE
 }
 

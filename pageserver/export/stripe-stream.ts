@@ -24,7 +24,7 @@ import type { Timeline } from '../timeline/timeline.ts'
 const HEADER_BYTES = 24
 
 /** The runs of all forks that a shard has, in order. */
-export function* ownRuns(
+function* ownRuns(
   forks: readonly RelationFork[],
   { number, count, stripeBlocks }: ShardIdentity,
 ): Generator<{ fork: RelationFork; run: BlockRun }> {
@@ -51,7 +51,7 @@ export async function* stripeMessages(
   }
 }
 
-export function encodeRunHeader(fork: RelationFork, run: BlockRun): Buffer {
+function encodeRunHeader(fork: RelationFork, run: BlockRun): Buffer {
   const header = Buffer.alloc(HEADER_BYTES)
   for (const [index, value] of headerOf(fork, run).entries()) header.writeUInt32BE(value, index * 4)
   return header

@@ -21,7 +21,7 @@ const PROGRESS = 0x70
 const BASE_ARCHIVE = 'base.tar'
 
 /** How errors and the list of imports name it. */
-export function describeServer({ host, pgPort }: StockServer): string {
+function describeServer({ host, pgPort }: StockServer): string {
   return `Postgres at ${host}:${pgPort}`
 }
 

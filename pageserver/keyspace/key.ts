@@ -7,8 +7,6 @@
 
 /** Bytes of a whole key. */
 export const KEY_SIZE = 18
-/** Bytes of the part that all blocks of one fork share. */
-export const PREFIX_SIZE = 14
 /** The largest block number; a range ends after it. */
 export const MAX_BLOCK = 0xffffffff
 

@@ -15,7 +15,7 @@ import { expandZstd } from './zstd-expander.ts'
 
 export const HEADER_SIZE = 256
 export const FOOTER_SIZE = 64
-export const FORMAT_VERSION = 1
+const FORMAT_VERSION = 1
 const HEADER_MAGIC = Buffer.from('ZLAYER01')
 const FOOTER_MAGIC = Buffer.from('ZLFOOT01')
 

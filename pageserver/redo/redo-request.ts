@@ -11,9 +11,9 @@
 import { formatLsn, writeLsnLE } from '#libs/lsn.ts'
 
 export const PAGE_SIZE = 8192
-export const GREETING_SIZE = 8
-export const GREETING_MAGIC = 0x3152575a
-export const REPLY_HEADER_SIZE = 4
+const GREETING_SIZE = 8
+const GREETING_MAGIC = 0x3152575a
+const REPLY_HEADER_SIZE = 4
 export const REPLY_OK = 0
 export const REPLY_STATUS_MASK = 0xff
 export const REPLY_CHECKED_SHIFT = 8

@@ -7,7 +7,7 @@ import type { DiscoveryMessage } from '#libs/discovery/message.ts'
 import type { Candidate } from './choice.ts'
 
 /** An active timeline is told each second, so who was silent for this long has nothing to tell. */
-export const NEWS_FRESH_MS = 5_000
+const NEWS_FRESH_MS = 5_000
 const MAX_SENDERS = 64
 
 interface News {

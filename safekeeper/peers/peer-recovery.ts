@@ -328,7 +328,7 @@ export class PeerRecovery {
 }
 
 /** Positive when `a` is the log to prefer: the later leader's, then the longer. */
-export function compareLogs(
+function compareLogs(
   a: { lastLogTerm: number; flushLsn: Lsn },
   b: { lastLogTerm: number; flushLsn: Lsn },
 ): number {

@@ -2,7 +2,7 @@
 import { formatLsn, type Lsn } from '#libs/lsn.ts'
 
 /** What is compared, in the order in which counts are printed. */
-export const PAGE_KINDS = ['main', 'fsm', 'vm', 'init', 'slru', 'relmap', 'two-phase'] as const
+const PAGE_KINDS = ['main', 'fsm', 'vm', 'init', 'slru', 'relmap', 'two-phase'] as const
 export type PageKind = (typeof PAGE_KINDS)[number]
 
 export type Comparison = 'buffers' | 'local files' | 'sizes' | 'stock replay'

@@ -63,8 +63,8 @@ export class Tenant {
   readonly attachment: Attachment
   /** How much history is kept; null until the control plane has said, and nothing is removed. */
   history: HistorySettings | null
-  /** Monotonic milliseconds. */
-  readonly attachedAtMs = performance.now()
+  /** Since when it is ours alone: until then others gave leases, too. Monotonic milliseconds. */
+  #attachedAtMs = performance.now()
   /** Garbage collection, branch creation and detach exclude each other; holds are short. */
   readonly gcLock = new Lock()
   readonly #context: StorageContext
@@ -108,11 +108,17 @@ export class Tenant {
     })
   }
 
+  /** Garbage collection rests from then on; see garbage-collector.ts. */
+  get attachedAtMs(): number {
+    return this.#attachedAtMs
+  }
+
   /**
    * Takes another role. One that becomes stale has written nothing to object storage any more when
    * this resolves.
    */
   async become(mode: AttachMode): Promise<void> {
+    if (mode === 'attached' && this.attachment.mode !== mode) this.#attachedAtMs = performance.now()
     const free = this.attachment.become(mode)
     if (free.length > 0) this.#context.deletions.push(this.tenantId, this.generation, free)
     const timelines = this.timelines()

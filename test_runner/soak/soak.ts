@@ -180,8 +180,9 @@ export class Soak {
         await callPageserver(this.#zenith.pageserverUrl, 'collectGarbage', options)
         return
       } catch (error) {
-        // After a start of the page server nothing is removed until leases had time to be renewed.
-        if (!errorMessage(error).includes('rests for')) throw error
+        // Nothing is removed before leases had time to be renewed: after a start of the page server, and
+        // after a silence of the control plane.
+        if (!/rests for|a moment ago/.test(errorMessage(error))) throw error
         if (pitrIntervalMs === null) return
         await sleep(1000)
       }

@@ -219,25 +219,28 @@ test('a large file is synced on its way, so that no sync finds much to write', a
   }
   const writer = await folder.writer(id, slots)
   await using any = await open(fileURLToPath(import.meta.url))
-  const handle = Object.getPrototypeOf(any) as FileHandle
+  const handle = Object.getPrototypeOf(any) as {
+    write: (this: FileHandle, ...args: unknown[]) => Promise<{ bytesWritten: number }>
+    datasync: (this: FileHandle) => Promise<void>
+  }
   const { write, datasync } = handle
   let [unsynced, most, syncs, total] = [0, 0, 0, 0]
   const seen = new Set<FileHandle>()
   handle.write = async function (this: FileHandle, ...args: unknown[]) {
     if (seen.size === 0) seen.add(this)
-    const result = await Reflect.apply(write, this, args)
+    const result = await write.apply(this, args)
     if (!seen.has(this)) return result
     unsynced += result.bytesWritten
     total += result.bytesWritten
     most = Math.max(most, unsynced)
     return result
-  } as FileHandle['write']
+  }
   handle.datasync = function (this: FileHandle) {
     if (seen.has(this)) {
       syncs += 1
       unsynced = 0
     }
-    return Reflect.apply(datasync, this, [])
+    return datasync.apply(this)
   }
   try {
     const slot = slots.intern(0, 1, 2, 3, 0)

@@ -223,7 +223,10 @@ test('a large file is synced on its way, so that no sync finds much to write', a
     write: (this: FileHandle, ...args: unknown[]) => Promise<{ bytesWritten: number }>
     datasync: (this: FileHandle) => Promise<void>
   }
-  const { write, datasync } = handle
+  const { write, datasync } = handle as unknown as {
+    write: (...args: unknown[]) => Promise<{ bytesWritten: number }>
+    datasync: () => Promise<void>
+  }
   let [unsynced, most, syncs, total] = [0, 0, 0, 0]
   const seen = new Set<FileHandle>()
   handle.write = async function (this: FileHandle, ...args: unknown[]) {

@@ -374,6 +374,20 @@ describe('a collection', () => {
     await expect.poll(removed).toBeGreaterThan(0)
   })
 
+  test('rests from when the tenant is ours alone: what another holder promised may come late', async () => {
+    const { tenant } = server
+    const begun = tenant.attachedAtMs
+    await tenant.become('multi')
+    expect(tenant.attachedAtMs).toBe(begun)
+    await sleep(5)
+    await tenant.become('attached')
+    const alone = tenant.attachedAtMs
+    expect(alone).toBeGreaterThan(begun)
+    await sleep(5)
+    await tenant.become('attached')
+    expect(tenant.attachedAtMs).toBe(alone)
+  })
+
   test('rests after a silence of the control plane that lay between two collections', async () => {
     await create([0, 0, 0])
     server.tenant.history = { pitrIntervalMs: 0, pitrBytes: null }

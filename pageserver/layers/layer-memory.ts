@@ -13,11 +13,25 @@ import { weigh } from './growing-words.ts'
 
 /** Bytes of a slab. */
 export const SLAB_BYTES = 8 * 1024 * 1024
+/** Rows of a layer that has no more are its own: small layers hold little memory. */
+const SMALLEST_ROWS_BYTES = 256 * 1024
 /** About as much as one layer of the usual size takes. */
 const KEPT_BYTES = 160 * 1024 * 1024
 const KEPT_MS = 60_000
 
+export interface LayerMemoryOptions {
+  /** Bytes of a slab. */
+  slabBytes?: number
+  /** As many bytes of rows a layer has of its own. */
+  smallestRowsBytes?: number
+  /** Fills what comes back with ones, so that a test sees whoever still reads it. */
+  isOverwritten?: boolean
+}
+
 export class LayerMemory {
+  readonly slabBytes: number
+  readonly smallestRowsBytes: number
+  readonly #isOverwritten: boolean
   #slabs: SharedArrayBuffer[] = []
   #rows: SharedArrayBuffer[] = []
   #freeBytes = 0
@@ -26,6 +40,12 @@ export class LayerMemory {
     if (this.#hasRoomFor(slab)) this.giveBackSlab(this.#follow(slab))
   })
 
+  constructor(options: LayerMemoryOptions = {}) {
+    this.slabBytes = options.slabBytes ?? SLAB_BYTES
+    this.smallestRowsBytes = options.smallestRowsBytes ?? SMALLEST_ROWS_BYTES
+    this.#isOverwritten = options.isOverwritten ?? false
+  }
+
   /** What is free. */
   get freeBytes(): number {
     return this.#freeBytes
@@ -33,7 +53,7 @@ export class LayerMemory {
 
   /** A slab that nobody else uses. */
   takeSlab(): SharedArrayBuffer {
-    return this.#take(this.#slabs) ?? this.#follow(new SharedArrayBuffer(SLAB_BYTES))
+    return this.#take(this.#slabs) ?? this.#follow(new SharedArrayBuffer(this.slabBytes))
   }
 
   /** Rows of versions that nobody else uses, of that size at least; null when there are none. */
@@ -59,6 +79,7 @@ export class LayerMemory {
   }
 
   #keep(free: SharedArrayBuffer[], memory: SharedArrayBuffer): void {
+    if (this.#isOverwritten) new Uint8Array(memory).fill(0xff)
     if (!this.#hasRoomFor(memory)) return
     this.#freeBytes += memory.byteLength
     free.push(memory)
@@ -85,6 +106,3 @@ export class LayerMemory {
     this.#forgetting = null
   }
 }
-
-/** One for all timelines of the process. */
-export const LAYER_MEMORY = new LayerMemory()

@@ -27,8 +27,6 @@ const KEY = 3
 const OFFSET = 4
 const LENGTH = 5
 const PLACE = 6
-/** As many rows a layer has of its own: small ones hold little memory. */
-const OWN_ROW_WORDS = 64 * 1024
 const FIRST_SLAB_BYTES = 256 * 1024
 /** Slab numbers have 24 bits; a layer is rolled long before. */
 const MAX_SLABS = 2 ** 24
@@ -194,9 +192,9 @@ export class VersionTable {
     const memory = this.#memory
     const rows = this.#rowWords.buffer
     if (memory === null) return
-    if (rows !== null && rows.byteLength > OWN_ROW_WORDS * 4) memory.giveBackRows(rows)
+    if (rows !== null && rows.byteLength > memory.smallestRowsBytes) memory.giveBackRows(rows)
     for (const [place, slab] of this.#slabs.entries()) {
-      if (slab.length !== SLAB_BYTES || this.#isLent[place]) continue
+      if (slab.length !== memory.slabBytes || this.#isLent[place]) continue
       if (this.#isHeld && place === this.#heldPlace) continue
       memory.giveBackSlab(slab.buffer as unknown as SharedArrayBuffer)
     }
@@ -315,10 +313,11 @@ export class VersionTable {
   }
 
   #addSlab(atLeastBytes: number): void {
-    const planned = Math.min(SLAB_BYTES, FIRST_SLAB_BYTES * 2 ** Math.min(this.#slabs.length, 5))
+    const most = this.#memory?.slabBytes ?? SLAB_BYTES
+    const planned = Math.min(most, FIRST_SLAB_BYTES * 2 ** Math.min(this.#slabs.length, 5))
     assert(this.#slabs.length < MAX_SLABS, 'an open layer is rolled before it has 2^24 slabs')
     const bytes = Math.max(planned, roundUp(atLeastBytes))
-    if (this.#memory !== null && bytes === SLAB_BYTES) this.#useSlab(this.#memory.takeSlab())
+    if (this.#memory !== null && bytes === most) this.#useSlab(this.#memory.takeSlab())
     else {
       const slab = new SharedArrayBuffer(bytes)
       weigh(slab)
@@ -340,8 +339,9 @@ export class VersionTable {
    */
   #growRows(words: number): void {
     const own = this.#words
-    if (own.length >= OWN_ROW_WORDS && !this.#isTold) {
-      const rows = this.#memory?.takeRows(own.byteLength + 1)
+    const memory = this.#memory
+    if (memory !== null && own.byteLength >= memory.smallestRowsBytes && !this.#isTold) {
+      const rows = memory.takeRows(own.byteLength + 1)
       if (rows) {
         this.#rowWords.use(rows)
         this.#useRows()

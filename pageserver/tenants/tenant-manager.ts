@@ -8,6 +8,7 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { type CompactionTarget, Compactor } from '../compaction/compactor.ts'
 import type { CompactionRunner } from '../compaction/job.ts'
 import { LocalRunner } from '../compaction/runner.ts'
+import { LayerMemory } from '../layers/layer-memory.ts'
 import { type DeltaFiles, LOCAL_DELTA_FILES } from '../timeline/delta-writer.ts'
 import { Residency } from '../layers/residency.ts'
 import { ReadStats } from '../read/read-stats.ts'
@@ -47,6 +48,8 @@ export interface TenantManagerOptions {
   deletions?: Deletions
   /** Runs compaction jobs; in this thread unless given. */
   compaction?: CompactionRunner
+  /** Where memory of open layers comes from. */
+  layerMemory?: LayerMemory
   /** Writes frozen layers; in this thread unless given. */
   deltaFiles?: DeltaFiles
   generations?: Generations
@@ -88,6 +91,7 @@ export class TenantManager {
       readStats: new ReadStats(),
       deletions: options.deletions ?? NO_DELETIONS,
       appliers,
+      layerMemory: options.layerMemory ?? new LayerMemory(),
       deltaFiles: options.deltaFiles ?? LOCAL_DELTA_FILES,
       generations: options.generations ?? ONLY_ONE,
       downloads: new Downloads({ log: options.log, disk }),

@@ -149,7 +149,10 @@ export class LayerStore {
         context.log.warn(ids, 'a newer generation holds the tenant: WAL is not let go any more')
       },
     })
-    this.#memory = new MemoryLayers(manifest ? manifest.diskConsistentLsn + 1 : facts.startLsn)
+    this.#memory = new MemoryLayers(
+      manifest ? manifest.diskConsistentLsn + 1 : facts.startLsn,
+      context.layerMemory,
+    )
     this.#layers = LayerMap.ofEntries(this.#layerContext, manifest?.layers ?? [])
     this.#publisher = new LayerPublisher({
       context,
@@ -271,7 +274,7 @@ export class LayerStore {
     const layers = entries.map((entry) => new Layer(entry, this.#layerContext))
     this.#layers.change(layers, [])
     this.#publisher.hold(layers)
-    this.#memory = new MemoryLayers(lsn + 1)
+    this.#memory = new MemoryLayers(lsn + 1, this.#context.layerMemory)
     this.#diskConsistentLsn = lsn
   }
 

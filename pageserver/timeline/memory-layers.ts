@@ -4,7 +4,7 @@
  */
 import { assert } from '#libs/errors.ts'
 import type { Lsn } from '#libs/lsn.ts'
-import { LAYER_MEMORY } from '../layers/layer-memory.ts'
+import type { LayerMemory } from '../layers/layer-memory.ts'
 import { OpenLayer } from '../layers/open-layer.ts'
 
 export interface FrozenLayer {
@@ -18,9 +18,12 @@ export class MemoryLayers {
   /** Oldest first. */
   #frozen: FrozenLayer[] = []
   #all: readonly OpenLayer[]
+  readonly #memory: LayerMemory
 
-  constructor(startLsn: Lsn) {
-    this.#open = new OpenLayer(startLsn, LAYER_MEMORY)
+  /** `memory` is where theirs comes from, and goes to when they are written. */
+  constructor(startLsn: Lsn, memory: LayerMemory) {
+    this.#memory = memory
+    this.#open = new OpenLayer(startLsn, this.#memory)
     this.#all = [this.#open]
   }
 
@@ -46,7 +49,7 @@ export class MemoryLayers {
   freeze(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
     if (lastRecordLsn < this.#open.startLsn) return
     const memory = this.#open
-    const open = new OpenLayer(lastRecordLsn + 1, LAYER_MEMORY)
+    const open = new OpenLayer(lastRecordLsn + 1, this.#memory)
     memory.moveUnpublished(lastRecordLsn, open)
     this.#frozen.push({ memory, endLsn: lastRecordLsn + 1, prevRecordLsn })
     this.#setOpen(open)
@@ -55,7 +58,7 @@ export class MemoryLayers {
   /** As `freeze`, but what lies above `lastRecordLsn` is forgotten. */
   dropUnpublished(lastRecordLsn: Lsn, prevRecordLsn: Lsn | null): void {
     this.freeze(lastRecordLsn, prevRecordLsn)
-    this.#setOpen(new OpenLayer(this.#open.startLsn, LAYER_MEMORY))
+    this.#setOpen(new OpenLayer(this.#open.startLsn, this.#memory))
   }
 
   /** The oldest frozen layer is in the layer map now; nobody writes it any more. */

@@ -12,6 +12,7 @@ import type { DiskKeeper } from '../remote/disk-keeper.ts'
 import type { Downloads } from '../remote/downloads.ts'
 import type { Generations } from '../remote/generations.ts'
 import type { UploadQueue } from '../remote/upload-queue.ts'
+import type { LayerMemory } from '../layers/layer-memory.ts'
 import type { DeltaFiles } from './delta-writer.ts'
 
 const MIB = 1024 * 1024
@@ -86,6 +87,8 @@ export interface StorageContext {
   residency: Residency
   readStats: ReadStats
   appliers: Appliers
+  /** Where memory of open layers comes from; one for all timelines. */
+  layerMemory: LayerMemory
   /** Writes frozen layers. */
   deltaFiles: DeltaFiles
   deletions: Deletions

@@ -10,6 +10,7 @@ import { LocalObjectStore } from '#libs/object-store/local-store.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import type { Appliers } from '../../read/reconstruct.ts'
 import { NO_DELETIONS } from '../../remote/deletions.ts'
+import { LayerMemory } from '../../layers/layer-memory.ts'
 import type { DeltaFiles } from '../../timeline/delta-writer.ts'
 import type { StorageLimits, StorageStep } from '../../timeline/storage-context.ts'
 import { sweepFormer } from '../former.ts'
@@ -34,6 +35,12 @@ export class ScratchServer implements AsyncDisposable {
   runner: ((store: ObjectStore) => CompactionRunner) | null = null
   /** Writes frozen layers from the next restart on; null = this thread. */
   deltaFiles: DeltaFiles | null = null
+  /** Small layers come to use memory again, too, and whoever still reads what is gone sees ones. */
+  readonly layerMemory = new LayerMemory({
+    slabBytes: 16 * 1024,
+    smallestRowsBytes: 0,
+    isOverwritten: true,
+  })
   /** Objects that are to be deleted; as a queue on disk, it outlives a crash. */
   readonly doomed: string[] = []
   /** What the running page server sees of object storage; a new one at each start. */
@@ -113,6 +120,7 @@ export class ScratchServer implements AsyncDisposable {
       dataDir: this.localFolder,
       objectStore: this.faults,
       ...this.#appliers,
+      layerMemory: this.layerMemory,
       deletions: {
         ...NO_DELETIONS,
         push: (tenantId, _generation, names) => {

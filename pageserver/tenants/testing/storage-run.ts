@@ -9,6 +9,7 @@ import type { Lsn } from '#libs/lsn.ts'
 import { timestampNow } from '#libs/pg/timestamp.ts'
 import { shardOfBlock } from '#libs/sharding.ts'
 import { KeyClass, PAGE_SIZE, ValueKind } from '../../keyspace/key-class.ts'
+import { freeMemory } from '../../threads/free-memory.ts'
 import type { DeltaFiles } from '../../timeline/delta-writer.ts'
 import type { StorageLimits } from '../../timeline/storage-context.ts'
 import type { Timeline } from '../../timeline/timeline.ts'
@@ -118,6 +119,8 @@ export class StorageRun implements AsyncDisposable {
     for (const timeline of this.#timelines(this.#current)) {
       if (this.#shards === null || next(3) > 0) await timeline.flush()
     }
+    // Memory of what was written comes back for what is put next.
+    freeMemory()
   }
 
   compact(): Promise<void> {

@@ -196,7 +196,12 @@ export class StorageRun implements AsyncDisposable {
     if (back % 3 === 0) await this.crash('nothing', back)
     const archived = [...this.#known].filter(([, { isArchived }]) => isArchived)
     const which = archived.findIndex(([found]) => found === id)
-    if (which !== -1) await this.unarchive(which)
+    if (which === -1) return
+    await this.unarchive(which)
+    // The first collection afterwards finds what was leased before, with nobody renewing it.
+    for (const timeline of this.#timelines(id)) await timeline.confirm()
+    await this.collect(0, id)
+    for (const lsn of this.#of(id).leases) await this.#checkAt(id, lsn)
   }
 
   async unarchive(which: number): Promise<void> {
@@ -213,10 +218,6 @@ export class StorageRun implements AsyncDisposable {
       expect(timeline.lastRecordLsn).toBe(known.model.lastLsn)
     }
     this.#takeInAgain(id)
-    // The first collection afterwards finds what was leased before, with nobody renewing it.
-    for (const timeline of this.#timelines(id)) await timeline.confirm()
-    await this.collect(0, id)
-    for (const lsn of known.leases) await this.#checkAt(id, lsn)
   }
 
   async delete(): Promise<void> {

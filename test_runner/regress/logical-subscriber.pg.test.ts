@@ -58,12 +58,13 @@ async function restart(how: 'stop' | 'kill'): Promise<void> {
 async function isCutOff(): Promise<boolean> {
   const deadline = Date.now() + CUT_OFF_MS
   while (Date.now() < deadline) {
-    const slots = (await publisher.query('SELECT slot_name FROM pg_replication_slots')).map(
-      ({ slot_name }) => slot_name,
+    const slots = await value(
+      publisher,
+      'SELECT array_agg(slot_name)::text FROM pg_replication_slots',
     )
     const lost = await compute.value(`SELECT count(*)::int FROM pg_subscription_rel,
         pg_control_system() WHERE srsubstate = 'f' AND
-        format('pg_%s_sync_%s_%s', srsubid, srrelid, system_identifier) <> ALL ('{${slots}}')`)
+        format('pg_%s_sync_%s_%s', srsubid, srrelid, system_identifier) <> ALL ('${String(slots)}')`)
     if (lost === 0) return false
     await sleep(100)
   }

@@ -257,6 +257,23 @@ describe('endpoints', () => {
     expect((await endpoints.start(tenantId, 'main')).attempt).toBe(attempt + 1)
   })
 
+  it('keep the port of a compute that was killed, although its Postgres takes a moment to end', async () => {
+    const { tenants, endpoints } = await world()
+    const { tenantId } = await tenants.create()
+    await endpoints.create(tenantId, { branch: 'main' })
+    const { attempt, port } = await endpoints.start(tenantId, 'main')
+    const ending = createTcpServer()
+    await new Promise<void>((resolve) => ending.listen(port, '127.0.0.1', resolve))
+    await endpoints.report(tenantId, 'main', {
+      attempt,
+      status: 'running',
+      httpPort: 1,
+      lsn: START,
+    })
+    setTimeout(() => ending.close(), 100)
+    expect((await endpoints.start(tenantId, 'main')).port).toBe(port)
+  })
+
   it('have the subscriptions of a branch dropped until a start has reported that they are', async () => {
     const { tenants, branches, endpoints } = await world()
     const { tenantId } = await tenants.create()

@@ -44,6 +44,8 @@ const HOST = '127.0.0.1'
 /** A clean stop streams and commits the shutdown checkpoint; safekeepers may be slow. */
 const STOP_TIMEOUT_MS = 60_000
 const STOP_POLL_MS = 20
+/** The kernel ends the Postgres of a killed compute at once, but on a busy machine not in no time. */
+const CRASHED_PORT_MS = 3_000
 const STOP_CHECK_MS = 500
 
 export interface EndpointRequest {
@@ -431,13 +433,16 @@ export class Endpoints {
     }
   }
 
+  /** Clients know an endpoint by its port: it keeps the one that it had while nobody else has it. */
   async #choosePort(record: EndpointRecord, asked: number | undefined): Promise<number> {
+    const reserved = await this.#reservedPorts(record)
+    const { port: last, status } = record
+    if (status === 'crashed' && last !== null && !reserved.has(last)) await freed(last)
     const wanted = asked ?? record.requestedPort
     if (wanted !== null) {
       await this.#checkPort(wanted, record)
       return wanted
     }
-    const reserved = await this.#reservedPorts(record)
     const candidates = candidatePorts({
       lastPort: record.port,
       firstPort: this.#firstPort,
@@ -474,6 +479,12 @@ export class Endpoints {
       ),
     )
   }
+}
+
+/** Waits for what a killed compute left on its port to end, and for a stranger not much longer. */
+async function freed(port: number): Promise<void> {
+  const deadline = Date.now() + CRASHED_PORT_MS
+  while (!(await portIsFree(HOST, port)) && Date.now() < deadline) await sleep(STOP_POLL_MS)
 }
 
 function targetOf(record: EndpointRecord): SessionTarget {

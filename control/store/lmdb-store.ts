@@ -44,7 +44,16 @@ export class LmdbStore implements Store {
   }
 
   async compareAndSwap(changes: readonly Change[]): Promise<boolean> {
-    const done = await this.#db.transaction(() => {
+    const done = await this.#swap(changes)
+    await this.#db.flushed
+    return done
+  }
+
+  #swap(changes: readonly Change[]): Promise<boolean> {
+    const [first] = changes
+    // One record needs no transaction, for which the thread that writes has to come back to ours.
+    if (first !== undefined && changes.length === 1) return this.#swapOne(first)
+    return this.#db.transaction(() => {
       for (const { key, expectedVersion } of changes) {
         if ((this.#db.getEntry(key)?.version ?? 0) !== expectedVersion) return false
       }
@@ -54,8 +63,16 @@ export class LmdbStore implements Store {
       }
       return true
     })
-    await this.#db.flushed
-    return done
+  }
+
+  #swapOne({ key, expectedVersion, value }: Change): Promise<boolean> {
+    const write = () => {
+      if (value === null) void this.#db.remove(key)
+      else void this.#db.put(key, value, expectedVersion + 1)
+    }
+    return expectedVersion === 0
+      ? this.#db.ifNoExists(key, write)
+      : this.#db.ifVersion(key, expectedVersion, write)
   }
 
   close(): Promise<void> {

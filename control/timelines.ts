@@ -56,24 +56,23 @@ export class Timelines {
 
     // Read late: a pageserver that restarted in between has raised the generation.
     const places = await placesOf(this.#registry, tenantId)
-    let pending: number[]
     if (timeline.ancestorTimelineId !== null) {
-      // A branch's start is known beforehand, so both sides make it at the same time.
+      // A branch's start is known beforehand, so both sides make it at the same time; the pageserver
+      // is told of the safekeepers at once, and asks them a moment later.
       const [failed] = await Promise.all([
         this.#makeOnSafekeepers(timeline, members),
-        this.#makeOnPageservers(timeline, places),
+        this.#makeOnPageservers(timeline, places, members),
       ])
-      pending = failed
-    } else {
-      const made = await this.#makeOnPageservers(timeline, places)
-      timeline = await this.#registry.change<TimelineRecord>(key, (current) => ({
-        ...current,
-        startLsn: made.startLsn,
-        systemId: made.systemId,
-        pgVersion: made.pgVersion,
-      }))
-      pending = await this.#makeOnSafekeepers(timeline, members)
+      return this.#activate(key, failed)
     }
+    const made = await this.#makeOnPageservers(timeline, places, [])
+    timeline = await this.#registry.change<TimelineRecord>(key, (current) => ({
+      ...current,
+      startLsn: made.startLsn,
+      systemId: made.systemId,
+      pgVersion: made.pgVersion,
+    }))
+    const pending = await this.#makeOnSafekeepers(timeline, members)
     // Only now can the pageserver find the timeline on safekeepers, so only now is it told of them.
     await onEach(places, (place) =>
       pageserverApi.setSafekeepers(place, { tenantId, timelineId }, members),
@@ -96,16 +95,21 @@ export class Timelines {
   async #makeOnPageservers(
     timeline: TimelineRecord,
     places: readonly Place[],
+    safekeepers: NodeInfo[],
   ): Promise<PageserverTimeline> {
     const [first, ...others] = places
     assert(first !== undefined, 'a tenant has a placement')
     // A new cluster is made by shard 0, and the others begin with the same.
-    const made = await this.#makeOnPageserver(timeline, first)
-    await onEach(others, (place) => this.#makeOnPageserver(timeline, place))
+    const made = await this.#makeOnPageserver(timeline, first, safekeepers)
+    await onEach(others, (place) => this.#makeOnPageserver(timeline, place, safekeepers))
     return made
   }
 
-  async #makeOnPageserver(timeline: TimelineRecord, place: Place): Promise<PageserverTimeline> {
+  async #makeOnPageserver(
+    timeline: TimelineRecord,
+    place: Place,
+    safekeepers: NodeInfo[],
+  ): Promise<PageserverTimeline> {
     const { tenantId, timelineId, ancestorTimelineId, ancestorLsn } = timeline
     const branch = ancestorTimelineId !== null && ancestorLsn !== null
     if (!branch) {
@@ -114,7 +118,7 @@ export class Timelines {
     const mode: TimelineMode = branch
       ? { kind: 'branch', ancestorTimelineId, ancestorLsn }
       : { kind: 'bootstrap' }
-    const body = { mode, safekeepers: [] }
+    const body = { mode, safekeepers }
     return pageserverApi.createTimeline(place, { tenantId, timelineId }, body)
   }
 

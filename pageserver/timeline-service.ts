@@ -42,6 +42,8 @@ import { WalReceiver } from './wal-receiver/wal-receiver.ts'
 
 /** How long making a branch waits for the ancestor's WAL. */
 const BRANCH_WAIT_MS = 60_000
+/** Safekeepers make a new timeline while we do, and have no WAL of it yet. */
+const FIRST_ASK_MS = 100
 /** How long archiving waits for the last of its WAL. */
 const ARCHIVE_WAIT_MS = 60_000
 /** Tenants attached at the same time after a start. */
@@ -242,7 +244,7 @@ export class TimelineService {
   ): Promise<PageserverTimeline> {
     const timeline = this.#find(ids) ?? (await this.#create(ids, request.mode))
     checkOrigin(timeline, request.mode)
-    this.#receive(ids, request.safekeepers)
+    this.#receive(ids, request.safekeepers, FIRST_ASK_MS)
     return this.describe(ids, { withSize: false })
   }
 
@@ -472,7 +474,7 @@ export class TimelineService {
     }
   }
 
-  #receive(ids: TimelineIds, safekeepers: readonly WalSource[]): void {
+  #receive(ids: TimelineIds, safekeepers: readonly WalSource[], firstAskMs = 0): void {
     const key = keyOf(ids)
     const existing = this.#receivers.get(key)
     if (existing) {
@@ -487,6 +489,7 @@ export class TimelineService {
       timeline,
       openSink: () => WalIngest.open(timeline),
       safekeepers,
+      firstAskMs,
       log: this.#options.log.child(
         timeline.shard === null ? {} : { shard: timeline.shard.identity.number },
       ),

@@ -189,7 +189,7 @@ export class Tenant {
   ): Promise<Timeline> {
     return this.#once(timelineId, async () => {
       const facts = { ...options, ancestorTimelineId: null, ancestorLsn: null }
-      const timeline = await this.#newTimeline(timelineId, facts, null)
+      const timeline = await this.#newTimeline(timelineId, facts)
       try {
         await fill(timeline)
         if (timeline.lastRecordLsn < options.startLsn) timeline.publish(options.startLsn)
@@ -214,7 +214,7 @@ export class Tenant {
   ): Promise<Timeline> {
     this.#checkNotEnding()
     const facts = { ...options, ancestorTimelineId: null, ancestorLsn: null }
-    const timeline = await this.#newTimeline(timelineId, facts, null)
+    const timeline = await this.#newTimeline(timelineId, facts)
     const folder = localFolder(this.#context.folder, this.tenantId, timelineId)
     const owner = { tenantId: this.tenantId, timelineId, pgVersion: options.pgVersion }
     const { generation } = this
@@ -285,8 +285,16 @@ export class Tenant {
         leasedLsns: [],
         layers: [],
       }
-      const timeline = await this.#newTimeline(timelineId, facts, manifest)
-      await timeline.createEmpty()
+      const manifests = this.#manifestsOf(timelineId)
+      const timeline = this.#makeTimeline({ timelineId, manifests, manifest, facts })
+      // Side by side: nothing of a branch is on local disk yet.
+      const opened = timeline.open()
+      opened.catch(() => undefined)
+      try {
+        await timeline.createEmpty()
+      } finally {
+        await opened
+      }
       this.#timelines.set(timelineId, timeline)
       return timeline
     } finally {
@@ -391,14 +399,14 @@ export class Tenant {
     throw new ZenithError('conflict', `tenant ${this.tenantId} is being deleted`)
   }
 
-  async #newTimeline(
-    timelineId: TimelineId,
-    facts: TimelineFacts,
-    manifest: Manifest | null,
-  ): Promise<Timeline> {
-    const manifests = manifestStoreOf(this.#context, this.tenantId, timelineId, this.generation)
-    if (!manifest) await this.#removeLeftovers(timelineId)
-    const timeline = this.#makeTimeline({ timelineId, manifests, manifest, facts })
+  #manifestsOf(timelineId: TimelineId): ManifestStore {
+    return manifestStoreOf(this.#context, this.tenantId, timelineId, this.generation)
+  }
+
+  async #newTimeline(timelineId: TimelineId, facts: TimelineFacts): Promise<Timeline> {
+    await this.#removeLeftovers(timelineId)
+    const manifests = this.#manifestsOf(timelineId)
+    const timeline = this.#makeTimeline({ timelineId, manifests, manifest: null, facts })
     await timeline.open()
     return timeline
   }
@@ -417,7 +425,7 @@ export class Tenant {
   }
 
   async #loadManifest(timelineId: TimelineId): Promise<FoundTimeline | null> {
-    const manifests = manifestStoreOf(this.#context, this.tenantId, timelineId, this.generation)
+    const manifests = this.#manifestsOf(timelineId)
     try {
       const manifest = await manifests.load()
       return manifest && { timelineId, manifests, manifest }

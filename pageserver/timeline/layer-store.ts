@@ -39,6 +39,8 @@ import type { StorageContext } from './storage-context.ts'
 
 /** Between attempts to write while the disk is full. */
 const DISK_FULL_REST_MS = 1000
+/** How long after a branch was made it is asked whether that counts. */
+const CONFIRM_EMPTY_MS = 200
 
 export interface LayerStoreOptions {
   tenantId: TenantId
@@ -466,8 +468,11 @@ export class LayerStore {
   /** Writes the first manifest of a timeline that has no layers. */
   async createEmpty(): Promise<void> {
     await this.#publisher.write(() => ({ head: this.#head }))
-    // The branch is there, whether WAL below may be forgotten or not.
-    void this.confirm()
+    // The branch is there, whether WAL below may be forgotten or not; whoever asked for it still
+    // waits for the control plane, which is to say so.
+    setTimeout(() => {
+      if (!this.#closing.signal.aborted) void this.confirm()
+    }, CONFIRM_EMPTY_MS).unref()
   }
 
   async #writeAll(): Promise<void> {

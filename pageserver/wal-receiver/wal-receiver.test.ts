@@ -132,6 +132,7 @@ class ModelTimeline {
   flushes = 0
 
   dropUnpublished = (): void => {}
+  noteCommitted = (): void => {}
 
   flush = (): Promise<void> => {
     this.flushes += 1
@@ -176,6 +177,7 @@ function receive(
   timeline: ModelTimeline,
   safekeepers: ModelSafekeeper[],
   discovery: MemoryDiscovery | null = null,
+  firstAskMs = 0,
 ) {
   const broken: string[] = []
   const key = { tenantId: newTenantId(), timelineId: newTimelineId() }
@@ -190,6 +192,7 @@ function receive(
     onBroken: (reason) => broken.push(reason),
     onRepaired: () => broken.push('repaired'),
     firstRepairMs: 200,
+    firstAskMs,
   })
   closing.push(() => receiver.stop())
   receiver.start()
@@ -340,6 +343,17 @@ describe('WAL receiver', () => {
     const { receiver } = receive(timeline, [only])
     await until(() => receiver.info().lastError?.includes('system 78') === true, 'the refusal')
     expect(timeline.received.length).toBe(0)
+  })
+
+  test('of a timeline that is just being made it asks later, unless somebody needs it', async () => {
+    const timeline = new ModelTimeline()
+    const one = await safekeeper(1)
+    const { receiver } = receive(timeline, [one], null, 60_000)
+    await sleep(100)
+    expect(one.asked).toBe(0)
+    one.committed = 100_000
+    receiver.nudge()
+    await until(got(timeline, 100_000), 'WAL')
   })
 
   test('waits without a connection while there is nothing, and a nudge makes it look', async () => {

@@ -56,6 +56,8 @@ export interface WalReceiverOptions {
   onBroken: (reason: string) => void
   /** Told when WAL at which the timeline broke has gone in after all. */
   onRepaired: () => void
+  /** When safekeepers are asked for the first time, unless there is a nudge before; default: at once. */
+  firstAskMs?: number
   /** Default 1 s. */
   firstRepairMs?: number
   /** Null or absent: all news comes by asking. */
@@ -152,6 +154,8 @@ export class WalReceiver {
   async #run(): Promise<void> {
     let retryMs = FIRST_RETRY_MS
     let progressed = true
+    const { firstAskMs = 0 } = this.#options
+    if (firstAskMs > 0) await this.#sleep(firstAskMs)
     while (!this.#stopped) {
       this.#nudged = false
       // News that led nowhere is not believed twice.

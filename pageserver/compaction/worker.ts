@@ -9,6 +9,7 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts'
 import { applyNativeOp } from '../ingest/native-op.ts'
 import type { PageRedo } from '../read/reconstruct.ts'
 import { RedoPool } from '../redo/redo-pool.ts'
+import { COMPACTION_NICENESS, giveWay } from '../threads/background.ts'
 import { performJob } from './perform.ts'
 import type { FetchRequest, FromWorker, ToWorker, WorkerConfig } from './worker-message.ts'
 
@@ -16,6 +17,7 @@ assert(parentPort !== null, 'the compaction worker runs as a thread of the page 
 const port = parentPort
 const config = workerData as WorkerConfig
 const log = createLogger('pageserver')
+giveWay(COMPACTION_NICENESS)
 
 let isStopping = false
 let pool: RedoPool | null = null

@@ -7,6 +7,7 @@ import { assert } from '#libs/errors.ts'
 import { SlotTable } from '../keyspace/slot-table.ts'
 import { OpenLayer } from '../layers/open-layer.ts'
 import { writeDeltaFile } from '../timeline/delta-writer.ts'
+import { FLUSH_NICENESS, giveWay } from './background.ts'
 import type { FlushAnswer, FlushRequest } from './flush-message.ts'
 import { freeMemory } from './free-memory.ts'
 import { packError } from './thread-error.ts'
@@ -16,6 +17,7 @@ const LARGE_BYTES = 8 * 1024 * 1024
 
 assert(parentPort !== null, 'the flush worker runs as a thread of the page server')
 const port = parentPort
+giveWay(FLUSH_NICENESS)
 
 async function write(request: FlushRequest): Promise<number> {
   const { id, path, owner, generation, endLsn } = request

@@ -6,17 +6,7 @@
  * of copied, so layers cost no second copy; immutable files make that safe.
  */
 import { constants } from 'node:fs'
-import {
-  copyFile,
-  link,
-  open,
-  readdir,
-  readFile,
-  rm,
-  stat,
-  unlink,
-  writeFile,
-} from 'node:fs/promises'
+import { copyFile, link, open, readdir, readFile, rm, stat, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
 import { makeFolder, syncFile, syncFolder } from './durable-file.ts'
@@ -42,12 +32,18 @@ export class LocalObjectStore implements ObjectStore {
     const { path, durable } = await this.#prepare(name)
     const temp = tempName(path)
     try {
-      await this.#inFolder(path, () => writeFile(temp, body, { flag: 'wx' }))
-      // One sync of the disk's journal serves both.
-      await Promise.all([syncPath(temp), durable])
+      const file = await this.#inFolder(path, () => open(temp, 'wx'))
+      try {
+        await file.writeFile(body)
+        // One sync of the disk's journal serves both.
+        await Promise.all([syncFile(file, temp), durable])
+      } finally {
+        await file.close()
+      }
       await this.#publish(temp, path, name)
-    } finally {
+    } catch (error) {
       await rm(temp, { force: true })
+      throw error
     }
   }
 
@@ -63,8 +59,9 @@ export class LocalObjectStore implements ObjectStore {
       await copyFile(source, temp, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE)
       await syncPath(temp)
       await this.#publish(temp, path, name)
-    } finally {
+    } catch (error) {
       await rm(temp, { force: true })
+      throw error
     }
   }
 
@@ -171,8 +168,24 @@ export class LocalObjectStore implements ObjectStore {
     const path = this.#path(name)
     const folder = dirname(path)
     if (this.#durableFolders.has(folder)) return { path, durable: undefined }
-    const { durable } = await makeFolder(folder, this.#root)
-    return { path, durable: durable.then(() => this.#durableFolders.add(folder)) }
+    const { durable } = await makeFolder(folder, this.#durableAbove(folder))
+    return { path, durable: durable.then(() => this.#noteDurable(folder)) }
+  }
+
+  /** The nearest folder above that is known to be there whatever happens. */
+  #durableAbove(folder: string): string {
+    let above = dirname(folder)
+    while (above.length > this.#root.length && !this.#durableFolders.has(above)) {
+      above = dirname(above)
+    }
+    return above.length > this.#root.length ? above : this.#root
+  }
+
+  /** The folder and all between it and the root. */
+  #noteDurable(folder: string): void {
+    for (let at = folder; at.length > this.#root.length; at = dirname(at)) {
+      this.#durableFolders.add(at)
+    }
   }
 
   /** Runs a write into the folder of `path`; a folder removed since we made it is made again. */
@@ -186,12 +199,13 @@ export class LocalObjectStore implements ObjectStore {
     }
   }
 
+  /** Gives a synced file its name in place of the temporary one. */
   async #publish(temp: string, path: string, name: string): Promise<void> {
     await link(temp, path).catch((error: unknown) => {
       if (hasCode(error, 'EEXIST')) throw taken(name)
       throw error
     })
-    await syncFolder(dirname(path))
+    await Promise.all([syncFolder(dirname(path)), rm(temp, { force: true })])
   }
 
   /** False when the two paths cannot share a file, so that it must be copied. */

@@ -1,12 +1,12 @@
 /** The folder of one timeline: how it is made, and what a process that starts finds in it. */
-import { mkdir, rename, rm } from 'node:fs/promises'
+import { rename } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import { ZenithError } from '#libs/errors.ts'
 import { formatLsn } from '#libs/lsn.ts'
 import type { ControlState } from './control-state.ts'
 import { removeLeftovers } from './offload/residence.ts'
 import { ControlFile } from './store/control-file.ts'
-import { syncDirectory } from './store/files.ts'
+import { makeEmptyFolder, syncDirectory } from './store/files.ts'
 import { SegmentDisk } from './store/segment-disk.ts'
 import { type RecoveredWal, recoverWal } from './store/wal-recovery.ts'
 import type { TimelineContext } from './timeline-context.ts'
@@ -25,9 +25,7 @@ export async function createTimelineFiles(
 ): Promise<TimelineFiles> {
   const parent = dirname(directory)
   const building = `${parent}/creating-${basename(directory)}`
-  await mkdir(parent, { recursive: true })
-  await rm(building, { recursive: true, force: true })
-  await mkdir(building)
+  await makeEmptyFolder(building)
   const controlFile = new ControlFile(building, context.reserve)
   await Promise.all([syncDirectory(dirname(parent)), controlFile.create(control)])
   await rename(building, directory)

@@ -1,5 +1,5 @@
 /** Small durable file operations. A failed sync is fatal everywhere: see `fatalDiskError`. */
-import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename, rm, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /**
@@ -23,6 +23,18 @@ export async function syncDirectory(path: string): Promise<void> {
     fatalDiskError(error, `syncing folder ${path}`)
   } finally {
     await handle.close()
+  }
+}
+
+/** Makes a folder that is empty; what an attempt before has left in it goes. Its parent may be missing. */
+export async function makeEmptyFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST') await rm(path, { recursive: true })
+    else if (code !== 'ENOENT') throw error
+    await mkdir(path, { recursive: true })
   }
 }
 

@@ -33,6 +33,11 @@ export class CommandContext {
     process.stdout.write(this.json ? `${JSON.stringify(value, null, 2)}\n` : asTyped(text))
   }
 
+  /** Tells people, beside the data, what goes with it; nothing when JSON was asked for. */
+  remark(text: string): void {
+    if (!this.json) process.stderr.write(asTyped(text))
+  }
+
   open(): Installation {
     return Installation.open(this.dir)
   }

@@ -1,5 +1,6 @@
 /** `zenith branch lsn|time`: what was when. */
 import { callControl } from '#libs/api/control-client.ts'
+import { ZenithError } from '#libs/errors.ts'
 import { formatLsn, parseLsn } from '#libs/lsn.ts'
 import { CommandContext, type CommonOptions } from './command-context.ts'
 
@@ -14,13 +15,16 @@ export async function branchLsn(name: string, time: string, options: CommonOptio
     query: { time },
     timeoutMs: SEARCH_MS,
   })
-  const texts = {
-    present: `${found.lsn}\n`,
-    future: `${found.lsn}: the end of ${name}; no commit is later than ${time}\n`,
-    past: `${time} is before what is kept of ${name}: it begins at ${found.oldestLsn}, ${found.oldestTime}\n`,
-    nodata: `Nothing has been committed on ${name} yet, as far as is known; it ends at ${found.lsn}\n`,
+  if (found.answer === 'past') {
+    throw notKept(`${time} is before what is kept of ${name}`, found.lsn, found.oldestTime)
   }
-  context.show(found, texts[found.answer])
+  const remarks = {
+    present: '',
+    future: `That is the end of ${name}: no commit is later than ${time}.\n`,
+    nodata: `That is the end of ${name}: nothing has been committed on it yet, as far as is known.\n`,
+  }
+  context.show(found, `${found.lsn}\n`)
+  context.remark(remarks[found.answer])
 }
 
 export async function branchTime(
@@ -36,11 +40,26 @@ export async function branchTime(
     query: { lsn },
     timeoutMs: SEARCH_MS,
   })
-  const texts = {
-    present: `${found.time}\n`,
-    future: `${lsn} is after the end of ${name}, ${found.lastLsn}; its last commit was at ${found.time}\n`,
-    past: `${lsn} is before what is kept of ${name}: it begins at ${found.oldestLsn}, ${found.time}\n`,
-    nodata: `Nothing has been committed on ${name} up to ${lsn}, as far as is known\n`,
+  if (found.answer === 'past') {
+    throw notKept(`${lsn} is before what is kept of ${name}`, found.oldestLsn, found.time)
   }
-  context.show(found, texts[found.answer])
+  if (found.answer === 'nodata') {
+    throw new ZenithError(
+      'not_found',
+      `Nothing has been committed on ${name} up to ${lsn}, as far as is known.`,
+    )
+  }
+  context.show(found, `${found.time}\n`)
+  if (found.answer === 'future') {
+    context.remark(
+      `${lsn} is after the end of ${name}, ${found.lastLsn}: that was its last commit.\n`,
+    )
+  }
+}
+
+function notKept(what: string, oldestLsn: string, oldestTime: string | null): ZenithError {
+  const since = oldestTime === null ? '' : `, ${oldestTime}`
+  return new ZenithError('not_found', `${what}: it begins at ${oldestLsn}${since}.`, {
+    hint: 'How much is kept from now on is set with "zenith tenant set --history".',
+  })
 }

@@ -190,7 +190,7 @@ export async function pgList(options: CommonOptions): Promise<void> {
   const errors = endpoints.filter(({ error }) => error !== null)
   const reasons = errors.map(({ name, status, error }) => `${name} ${status}: ${error}\n`)
   context.show(endpoints.map(endpointJson), table)
-  if (!context.json) for (const reason of reasons) process.stderr.write(reason)
+  context.remark(reasons.join(''))
 }
 
 /**

@@ -46,8 +46,8 @@ export type HistoryAnswer = Static<typeof HistoryAnswer>
 
 export const LsnAtTime = Type.Object({
   answer: HistoryAnswer,
-  /** The state with all commits up to that time; `future`: the end; `past`: the oldest; else null. */
-  lsn: Nullable(LsnText),
+  /** The state with all commits up to that time; `future`, `nodata`: the end; `past`: the oldest. */
+  lsn: LsnText,
   oldestLsn: Nullable(LsnText),
   oldestTime: Nullable(Time),
 })
@@ -55,7 +55,7 @@ export type LsnAtTime = Static<typeof LsnAtTime>
 
 export const TimeAtLsn = Type.Object({
   answer: HistoryAnswer,
-  /** Of the latest commit at or below; `future`: of the last one; `past`: up to the oldest LSN. */
+  /** Of the latest commit at or below; `future`: of the last one; `past`: up to the oldest LSN; `nodata`: null. */
   time: Nullable(Time),
   oldestLsn: LsnText,
   lastLsn: LsnText,

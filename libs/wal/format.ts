@@ -12,10 +12,9 @@ export const WAL_PAGE_MAGIC = 0xd116
 export const XLP_FIRST_IS_CONTRECORD = 0x0001
 /** xlp_info: 40-byte header, on the first page of every segment. */
 export const XLP_LONG_HEADER = 0x0002
-/** xlp_info: full-page images starting here could be dropped by an archiver. */
-export const XLP_BKP_REMOVABLE = 0x0004
 /** xlp_info: the record that ran into this page was given up after a crash. */
 export const XLP_FIRST_IS_OVERWRITE_CONTRECORD = 0x0008
+/** Those, and 0x0004: page images from here on could be dropped by an archiver (XLP_BKP_REMOVABLE). */
 export const XLP_ALL_FLAGS = 0x000f
 
 /**
@@ -27,8 +26,7 @@ export const RECORD_CRC_OFFSET = 20
 /** Postgres never writes a longer record (XLogRecordMaxSize). */
 export const MAX_RECORD_SIZE = 1020 * 1024 * 1024
 
-/** xl_info bits that belong to the WAL machinery; the high four are the resource manager's. */
-export const XLR_INFO_MASK = 0x0f
+/** xl_info bits of the resource manager; the low four belong to the WAL machinery. */
 export const XLR_RMGR_INFO_MASK = 0xf0
 
 export const MAX_BLOCK_ID = 32

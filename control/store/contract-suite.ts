@@ -52,7 +52,7 @@ export function storeContract(name: string, create: () => Store): void {
       }
       const calls = [right, right.toReversed()].map((changes) => store.compareAndSwap(changes))
       // Either may come first: a store may be asked over several connections.
-      expect((await Promise.all(calls)).toSorted()).toEqual([false, true])
+      expect((await Promise.all(calls)).filter(Boolean)).toEqual([true])
       expect((await store.range('')).map(({ key, version }) => `${key}${version}`)).toEqual([
         'a2',
         'c2',

@@ -1,7 +1,7 @@
 /** Branches: names for timelines, and the making of new ones at an LSN of an old one. */
 import type { BranchInfo } from '#libs/api/branch-info.ts'
 import type { TimelineInfo } from '#libs/api/control.ts'
-import { ZenithError } from '#libs/errors.ts'
+import { errorMessage, ZenithError } from '#libs/errors.ts'
 import { newTimelineId } from '#libs/ids.ts'
 import type { Logger } from '#libs/log.ts'
 import { formatLsn, type Lsn, parseLsn } from '#libs/lsn.ts'
@@ -11,6 +11,7 @@ import { withoutChange } from './membership/membership-record.ts'
 import { checkName } from './names.ts'
 import { chooseSafekeepers } from './placement.ts'
 import { type BranchRecord, recordKey, type Replacement, type TimelineRecord } from './records.ts'
+import { isRefusal } from './refusal.ts'
 import type { Registry } from './registry.ts'
 import { safekeeperApi } from './remote.ts'
 import { TimeSearch } from './time-search.ts'
@@ -87,7 +88,7 @@ export class Branches {
       // A parent that has never been started still has those that it was to drop.
       dropSubscriptions: request.dropSubscriptions === true || parent.dropSubscriptions === true,
     })
-    const timeline = await this.#finish(tenantId, branch)
+    const timeline = await this.#finish(tenantId, branch.timelineId)
     const ms = (from: number, to: number) => Math.round((to - from) * 10) / 10
     this.#log.info(
       {
@@ -108,8 +109,14 @@ export class Branches {
     for (const timeline of await this.#registry.timelines()) {
       if (timeline.state !== 'creating' || timeline.ancestorTimelineId === null) continue
       if (this.#timelines.isRunning(timeline.timelineId)) continue
-      this.#log.info({ timelineId: timeline.timelineId }, 'completing the creation of a branch')
-      await this.#timelines.complete(timeline.tenantId, timeline.timelineId)
+      // Part of a reset or restore, which goes on as a whole (lifecycle/lifecycle.ts).
+      if (timeline.replaces !== undefined) continue
+      const { tenantId, timelineId } = timeline
+      this.#log.info({ timelineId }, 'completing the creation of a branch')
+      await this.#finish(tenantId, timelineId).catch((error: unknown) => {
+        const facts = { tenantId, timelineId, reason: errorMessage(error) }
+        this.#log.warn(facts, 'the creation of a branch must wait')
+      })
     }
   }
 
@@ -200,26 +207,33 @@ export class Branches {
   }
 
   /**
-   * Completes the branch. A refusal takes the name back; when a service just did not answer, the
-   * branch stays `creating` and is completed as soon as it does.
+   * Completes a branch. A refusal takes the name back; after any other failure the branch stays
+   * `creating`, and is completed as soon as that can be.
    */
-  async #finish(tenantId: string, branch: BranchRecord): Promise<TimelineRecord> {
+  async #finish(tenantId: string, timelineId: string): Promise<TimelineRecord> {
     try {
-      const { ancestorTimelineId } = await this.#registry.timeline(tenantId, branch.timelineId)
-      // The parent may have got another intent since it was looked at; it looks for us after that.
-      if (ancestorTimelineId !== null) {
-        checkActive(await this.#registry.timeline(tenantId, ancestorTimelineId))
-      }
-      return await this.#timelines.complete(tenantId, branch.timelineId)
+      await this.#checkParent(tenantId, timelineId)
+      return await this.#timelines.complete(tenantId, timelineId)
     } catch (error) {
-      const code = error instanceof ZenithError ? error.code : 'internal'
-      if (code !== 'unavailable' && code !== 'timeout') {
-        await this.#timelines.discard(tenantId, branch.timelineId)
-        await this.#registry.update(recordKey.branch(tenantId, branch.name), () => null)
-        await this.#registry.update(recordKey.timeline(tenantId, branch.timelineId), () => null)
+      if (isRefusal(error)) {
+        const facts = { tenantId, timelineId, reason: errorMessage(error) }
+        this.#log.warn(facts, 'a branch was refused, and is taken back')
+        await this.#timelines.abandon(tenantId, timelineId)
       }
       throw error
     }
+  }
+
+  /** The parent may have got another intent since it was looked at; it looks for us after that. */
+  async #checkParent(tenantId: string, timelineId: string): Promise<void> {
+    const { ancestorTimelineId, branch } = await this.#registry.timeline(tenantId, timelineId)
+    if (ancestorTimelineId === null) return
+    const key = recordKey.timeline(tenantId, ancestorTimelineId)
+    const parent = await this.#registry.read<TimelineRecord>(key)
+    if (parent === null) {
+      throw new ZenithError('conflict', `The parent of branch "${branch}" has been deleted.`)
+    }
+    checkActive(parent.value)
   }
 
   /** All timelines, or that of one branch, with their positions; what cannot be asked is null. */

@@ -15,6 +15,9 @@ import { onEach, type Place, placesOf } from './places.ts'
 import { recordKey, type TimelineRecord } from './records.ts'
 import type { Registry } from './registry.ts'
 import { pageserverApi, safekeeperApi } from './remote.ts'
+import type { Change } from './store/store.ts'
+
+const MAX_ATTEMPTS = 20
 
 export class Timelines {
   readonly #registry: Registry
@@ -159,16 +162,31 @@ export class Timelines {
     }))
   }
 
-  /** Removes what a refused creation may have left on safekeepers, as far as they answer. */
-  async discard(tenantId: string, timelineId: string): Promise<void> {
-    const timeline = await this.#registry.timeline(tenantId, timelineId)
-    const members = await this.#registry.members(timeline)
-    const { membershipGeneration } = timeline
-    await Promise.allSettled(
-      members.map((node) =>
-        safekeeperApi.deleteTimeline(node, { tenantId, timelineId }, membershipGeneration, true),
-      ),
-    )
+  /**
+   * Takes a creation back that was refused. One write takes the name and says what becomes of the
+   * timeline; what services have made of it then goes as with any deletion (lifecycle/deleting.ts).
+   * One that is complete, or has been taken back before, is left alone.
+   */
+  async abandon(tenantId: string, timelineId: string): Promise<void> {
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+      const timeline = await this.#registry.read<TimelineRecord>(
+        recordKey.timeline(tenantId, timelineId),
+      )
+      if (timeline?.value.state !== 'creating') return
+      const { key, version, value } = timeline
+      const named = (await this.#registry.branches(tenantId)).find(
+        (branch) => branch.timelineId === timelineId,
+      )
+      const branch = named ? await this.#registry.findBranch(tenantId, named.name) : null
+      const changes: Change[] = [
+        { key, expectedVersion: version, value: { ...value, state: 'deleting' } },
+      ]
+      if (branch?.value.timelineId === timelineId) {
+        changes.push({ key: branch.key, expectedVersion: branch.version, value: null })
+      }
+      if (await this.#registry.swap(changes)) return
+    }
+    throw new ZenithError('conflict', `The records of timeline ${timelineId} keep changing.`)
   }
 
   /** Gives active timelines to members that were down when they were made. */

@@ -4,6 +4,8 @@
  * are small stand-ins that keep what they are told; the real ones are in branches.pg.test.ts.
  */
 import { afterEach, describe, expect, test } from 'vitest'
+import { type ErrorCode, ZenithError } from '#libs/errors.ts'
+import { tenantShardId } from '#libs/sharding.ts'
 import { MemoryStore } from '../store/memory-store.ts'
 import { nextStep } from './rules.ts'
 import { MortalStore } from './testing/mortal-store.ts'
@@ -119,4 +121,79 @@ describe('operations on branches', () => {
       }
     })
   }
+})
+
+const refusal = new ZenithError('out_of_range', 'that is no longer kept')
+
+/** Each makes a timeline that a pageserver refuses once it has made it. */
+const CREATIONS: Record<string, Operation> = {
+  branch: ({ branches }) => branches.create(TENANT, { name: 'new' }),
+  reset: ({ lifecycle }) => lifecycle.reset(TENANT, 'dev', { keepAs: 'kept' }),
+  restore: ({ lifecycle }) => lifecycle.restore(TENANT, 'main', { lsn: START }),
+}
+
+describe('a creation that is refused', () => {
+  for (const [name, run] of Object.entries(CREATIONS)) {
+    for (const shards of [1, 2]) {
+      test(`${name}, ${shards} shards: leaves nothing, wherever the control plane dies`, async () => {
+        let refused = false
+        for (let writes = 0; !refused; writes++) {
+          for (const storesLast of [false, true]) {
+            const disk = new MemoryStore()
+            const state = await services(disk)
+            const store = new MortalStore(disk)
+            const plane = controlPlane(store)
+            await plane.tenants.create(TENANT, { shards })
+            await plane.branches.create(TENANT, { name: 'dev' })
+            const before = [...state.shards].sort()
+            // With shards, all but the last have made it for good by then.
+            state.refusals.set(tenantShardId(TENANT, shards - 1, shards), refusal)
+            store.writesLeft = writes
+            store.storesLast = storesLast
+            const error = await run(plane).catch((thrown: unknown) => thrown)
+            refused = error instanceof ZenithError && error.message.includes(refusal.message)
+            const next = controlPlane(disk)
+            await next.branches.resume()
+            // One round sees the refusal, the next removes what it was about.
+            await next.lifecycle.resume()
+            await next.lifecycle.resume()
+            await expectSettled(next, state)
+            expect([...state.shards].sort()).toEqual(before)
+            const names = (await next.branches.list(TENANT)).map((branch) => branch.name)
+            expect(names.sort()).toEqual(['dev', 'main'])
+            expect(writes).toBeLessThan(30)
+          }
+        }
+      })
+    }
+  }
+
+  test('does not hold up others, and one that only waits may be deleted', async () => {
+    const disk = new MemoryStore()
+    const state = await services(disk)
+    const { branches, lifecycle, tenants, registry } = controlPlane(disk)
+    await tenants.create(TENANT)
+    const other = 'b'.repeat(32)
+    await tenants.create(other)
+    const away = (code: ErrorCode) => new ZenithError(code, 'just now I cannot')
+    // What a pageserver answers that is starting, that has lost the tenant, and one with a bug.
+    for (const code of ['unavailable', 'not_found', 'fenced', 'internal'] as const) {
+      state.refusals.set(TENANT, away(code)).set(other, away(code))
+      for (const tenant of [TENANT, other]) {
+        const failed = branches.create(tenant, { name: code.replace('_', '-') })
+        await expect(failed).rejects.toMatchObject({ code })
+      }
+    }
+    state.refusals.delete(other)
+    await branches.resume()
+    const states = async (tenant: string) => (await branches.list(tenant)).map((one) => one.state)
+    expect(await states(TENANT)).toEqual(['active', ...Array(4).fill('creating')])
+    expect(await states(other)).toEqual(Array(5).fill('active'))
+    await expect(lifecycle.delete(TENANT, 'main', { evenMain: true })).rejects.toThrow('children')
+    await lifecycle.delete(TENANT, 'internal', {})
+    state.refusals.delete(TENANT)
+    await branches.resume()
+    expect(await states(TENANT)).toEqual(Array(4).fill('active'))
+    expect(state.shards.size).toBe((await registry.timelines()).length)
+  })
 })

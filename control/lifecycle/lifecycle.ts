@@ -15,6 +15,7 @@ import { type Branches, infoOf } from '../branches.ts'
 import type { Endpoints } from '../endpoints.ts'
 import { checkName } from '../names.ts'
 import { type BranchRecord, recordKey, type Replacement, type TimelineRecord } from '../records.ts'
+import { isRefusal } from '../refusal.ts'
 import type { Registry } from '../registry.ts'
 import { TimeSearch } from '../time-search.ts'
 import type { Timelines } from '../timelines.ts'
@@ -31,6 +32,7 @@ import {
   checkArchive,
   checkDelete,
   checkDetach,
+  checkMayGo,
   checkReplace,
   checkUnarchive,
   type Family,
@@ -81,7 +83,7 @@ export class Lifecycle {
     checkDelete(family, { evenMain: options.evenMain === true })
     await this.#stopEndpoints(family, options.force === true)
     await this.#intend(family, (current) => {
-      if (current.state !== 'active' && current.state !== 'archived') checkActive(current)
+      checkMayGo(current)
       return {
         ...current,
         state: 'deleting',
@@ -247,12 +249,9 @@ export class Lifecycle {
     try {
       await this.#advance(next)
     } catch (error) {
-      // A refusal comes before anything has changed for anybody.
+      // A new state that was refused goes again, before anything has changed for anybody.
       const record = await this.#registry.read<TimelineRecord>(keyOf(next))
-      if (record?.value.state === 'creating' && isRefusal(error)) {
-        await this.#context.timelines.discard(tenantId, next.timelineId)
-        await this.#registry.update(keyOf(next), () => null)
-      }
+      if (record?.value.state === 'deleting') await this.#advance(next, { waitForServices: false })
       throw error
     }
     if (replaces.keepAs === null) await this.#advance(timeline, { waitForServices: false })
@@ -340,7 +339,7 @@ export class Lifecycle {
       log.info({ timelineId, branch: timeline.branch, step }, 'a step in the life of a branch')
       switch (step) {
         case 'create':
-          await this.#context.timelines.complete(tenantId, timelineId)
+          await this.#create(timeline)
           break
         case 'delete':
           await deleteStep(this.#context, timeline)
@@ -361,6 +360,21 @@ export class Lifecycle {
     }
   }
 
+  /** Makes what is to replace another timeline; when that is refused, it goes again. */
+  async #create({ tenantId, timelineId }: TimelineRecord): Promise<void> {
+    const { timelines, log } = this.#context
+    try {
+      await timelines.complete(tenantId, timelineId)
+    } catch (error) {
+      if (isRefusal(error)) {
+        const facts = { tenantId, timelineId, reason: errorMessage(error) }
+        log.warn(facts, 'a new state of a branch was refused, and is taken back')
+        await timelines.abandon(tenantId, timelineId)
+      }
+      throw error
+    }
+  }
+
   async #info(tenantId: string, name: string): Promise<BranchInfo> {
     const found = (await this.#context.branches.list(tenantId)).find((one) => one.name === name)
     if (found) return found
@@ -370,11 +384,4 @@ export class Lifecycle {
 
 function keyOf({ tenantId, timelineId }: TimelineRecord): string {
   return recordKey.timeline(tenantId, timelineId)
-}
-
-/** Asking again would not help; anything else may be a service that is down. */
-function isRefusal(error: unknown): boolean {
-  return (
-    error instanceof ZenithError && !['unavailable', 'timeout', 'internal'].includes(error.code)
-  )
 }

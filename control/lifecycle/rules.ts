@@ -68,7 +68,7 @@ export function checkDelete(family: Family, options: { evenMain: boolean }): voi
   }
   const children = childrenOf(timeline.timelineId, family.timelines)
   if (children.length > 0) throw hasChildren(branch.name, children)
-  if (timeline.state !== 'active' && timeline.state !== 'archived') checkActive(timeline)
+  checkMayGo(timeline)
   checkQuiet(family)
   if (timeline.follows?.lost !== true) checkNotFollowing(family)
   if (timeline.newSafekeepers !== undefined) {
@@ -76,6 +76,18 @@ export function checkDelete(family: Family, options: { evenMain: boolean }): voi
       hint: `Wait until that is done (zenith safekeeper list), or undo it: zenith safekeeper abort ${branch.name}.`,
     })
   }
+}
+
+/**
+ * Throws `conflict` unless the state allows deletion. A branch that is still being made may go, too: it
+ * may wait for a service for long.
+ */
+export function checkMayGo(timeline: TimelineRecord): void {
+  const { state, ancestorTimelineId, importing } = timeline
+  if (state === 'active' || state === 'archived') return
+  const isNewBranch = ancestorTimelineId !== null && importing === undefined
+  if (state === 'creating' && isNewBranch) return
+  checkActive(timeline)
 }
 
 /** The refusal that names them. */

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { callControl } from '#libs/api/control-client.ts'
 import { callPageserver } from '#libs/api/pageserver.ts'
+import { callSafekeeper } from '#libs/api/safekeeper.ts'
 import { ZenithError } from '#libs/errors.ts'
 import { parseLsn } from '#libs/lsn.ts'
 import { connectPgWire } from '#libs/pgwire/client.ts'
@@ -215,6 +216,41 @@ describe('a branch over four shards on two pageservers', () => {
     await child.same(`${DIGEST} before t`)
     await twins.evict()
     await twins.same(`${DIGEST} wide t`)
+  })
+
+  it('takes a branch back that a later shard refuses, and leaves nothing of it', async () => {
+    const { controlUrl, tenantId, safekeeperNodes } = twins.zenith
+    const aside = await twins.zenith.createBranch('aside')
+    const { host, httpPort } = await placeOf(3)
+    const params = { tenantId: shardId(3), timelineId: aside.timelineId }
+    // Only that shard has put the parent away.
+    const lsn = aside.branchLsn as string
+    await callPageserver(`http://${host}:${httpPort}`, 'archiveTimeline', { params, body: { lsn } })
+    const made = async () => {
+      const places = await Promise.all([0, 1, 2].map(placeOf))
+      const lists = await Promise.all([
+        ...places.map((node, shard) =>
+          callPageserver(`http://${node.host}:${node.httpPort}`, 'listTimelines', {
+            params: { tenantId: shardId(shard) },
+          }),
+        ),
+        ...safekeeperNodes.map((node) =>
+          callSafekeeper(`http://${node.host}:${node.httpPort}`, 'listTimelines'),
+        ),
+      ])
+      return lists.map((list) => list.map((one) => one.timelineId).sort())
+    }
+    const before = await made()
+    const refused = twins.zenith.createBranch('refused', { from: 'aside' })
+    await expect(refused).rejects.toMatchObject({ code: 'conflict' })
+    const names = await callControl(controlUrl, 'listBranches', { params: { tenantId } })
+    expect(names.map(({ name }) => name)).not.toContain('refused')
+    await eventually(
+      async () => JSON.stringify(await made()) === JSON.stringify(before),
+      'what the others had made to go',
+    )
+    await callPageserver(`http://${host}:${httpPort}`, 'unarchiveTimeline', { params })
+    await twins.zenith.createBranch('refused', { from: 'aside' })
   })
 
   it('moves one shard under reads, and goes on', async () => {

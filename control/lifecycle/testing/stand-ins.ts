@@ -4,6 +4,7 @@
  */
 import { createServer, type Server } from 'node:http'
 import { pino } from 'pino'
+import { ERROR_HTTP_STATUS, ZenithError } from '#libs/errors.ts'
 import { Branches } from '../../branches.ts'
 import { Endpoints } from '../../endpoints.ts'
 import { FormerShards } from '../../moves/former-shards.ts'
@@ -33,7 +34,9 @@ async function serve(answer: (method: string, path: string, body: string) => unk
       text += chunk.toString()
     })
     request.on('end', () => {
-      response.end(JSON.stringify(answer(request.method ?? '', request.url ?? '', text)))
+      const told = answer(request.method ?? '', request.url ?? '', text)
+      if (told instanceof ZenithError) response.statusCode = ERROR_HTTP_STATUS[told.code]
+      response.end(JSON.stringify(told instanceof ZenithError ? bodyOf(told) : told))
     })
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
@@ -41,10 +44,18 @@ async function serve(answer: (method: string, path: string, body: string) => unk
   return (server.address() as { port: number }).port
 }
 
+function bodyOf({ code, message: detail }: ZenithError) {
+  return { status: ERROR_HTTP_STATUS[code], code, detail }
+}
+
 /** Timelines that the services have, each with what was done to it last. */
 export interface Services {
   pageserver: Map<string, string>
   safekeeper: Set<string>
+  /** The same by shards, as `<tenant or shard>/<timeline>`. */
+  shards: Set<string>
+  /** What the pageserver answers whoever makes a branch, by tenant or shard, once it has made it. */
+  refusals: Map<string, ZenithError>
   /** Tenants that the pageserver holds. */
   tenants: Set<string>
   /** Of deleted tenants: in how many more answers the pageserver still counts objects. */
@@ -57,12 +68,14 @@ export async function services(store: Store): Promise<Services> {
   const state: Services = {
     pageserver: new Map(),
     safekeeper: new Set(),
+    shards: new Set(),
+    refusals: new Map(),
     tenants: new Set(),
     objectsLeave: 0,
     formerLeave: 0,
   }
   const idIn = (path: string) => /timeline\/([0-9a-f]{32})/.exec(path)?.[1] ?? ''
-  const pageserver = await serve((method, path) => {
+  const pageserver = await serve((method, path, body) => {
     const id = idIn(path)
     const what = path.split('/').at(-1)
     const tenantId = path.split('/')[3] as string
@@ -82,11 +95,19 @@ export async function services(store: Store): Promise<Services> {
       state.tenants.add(tenantId)
       return { tenantId, generation: 1 }
     }
+    const name = `${tenantId}/${id}`
+    if (method === 'DELETE') state.shards.delete(name)
+    if (method === 'PUT' && what === id) state.shards.add(name)
+    const refusal = state.refusals.get(tenantId)
+    const isBranch = body.includes('"ancestorTimelineId"')
     if (method === 'DELETE') state.pageserver.delete(id)
     else if (what === 'archive') state.pageserver.set(id, 'archived')
     else if (what === 'unarchive') state.pageserver.set(id, 'active')
     else if (what === 'detach') return { startLsn: START, children: [] }
-    else if (method === 'PUT' && what === id) state.pageserver.set(id, 'active')
+    else if (method === 'PUT' && what === id) {
+      state.pageserver.set(id, 'active')
+      if (refusal && isBranch) return refusal
+    }
     const facts = { startLsn: START, lastRecordLsn: START, diskConsistentLsn: START }
     const identity = { systemId: '7400000000000000001', pgVersion: 170011 }
     return { timelineId: id, ...facts, remoteConsistentLsn: START, ...identity }

@@ -1,7 +1,8 @@
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { getPriority } from 'node:os'
 import { Worker } from 'node:worker_threads'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
+import { COMPACTION_NICENESS, FLUSH_NICENESS } from './background.ts'
 
 const BACKGROUND = new URL('./background.ts', import.meta.url).href
 
@@ -22,6 +23,28 @@ function nicenessOf(thread: string): number {
   const stat = readFileSync(`/proc/${thread}/stat`, 'utf8')
   return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16])
 }
+
+function threadsOf(niceness: number): string[] {
+  return readdirSync('/proc/self/task').filter((thread) => {
+    try {
+      return nicenessOf(`self/task/${thread}`) === niceness
+    } catch {
+      // It has ended meanwhile.
+      return false
+    }
+  })
+}
+
+test.each([
+  ['flush-worker.ts', FLUSH_NICENESS],
+  ['../compaction/worker.ts', COMPACTION_NICENESS],
+])('%s gives way', async (script, niceness) => {
+  const before = new Set(threadsOf(niceness))
+  const workerData = { postgresPrefix: '', redoDir: '/nonexistent', redoProcesses: 1 }
+  const worker = new Worker(new URL(script, import.meta.url), { workerData })
+  onTestFinished(async () => void (await worker.terminate()))
+  await expect.poll(() => threadsOf(niceness).filter((one) => !before.has(one))).not.toEqual([])
+})
 
 test('a thread gives way, with what it starts, and the others do not', async () => {
   const before = getPriority()

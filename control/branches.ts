@@ -20,6 +20,7 @@ import { lagBehind, positionsOf } from './timeline-positions.ts'
 import type { Timelines } from './timelines.ts'
 import { checkActive } from './timeline-state.ts'
 import type { TipFinder } from './tip.ts'
+import { resumeEach } from './unfinished.ts'
 
 export interface BranchRequest {
   name: string
@@ -106,18 +107,17 @@ export class Branches {
 
   /** Completes what a crash left behind. */
   async resume(): Promise<void> {
-    for (const timeline of await this.#registry.timelines()) {
-      if (timeline.state !== 'creating' || timeline.ancestorTimelineId === null) continue
-      if (this.#timelines.isRunning(timeline.timelineId)) continue
-      // Part of a reset or restore, which goes on as a whole (lifecycle/lifecycle.ts).
-      if (timeline.replaces !== undefined) continue
-      const { tenantId, timelineId } = timeline
+    const unfinished = (await this.#registry.timelines()).filter(
+      // What replaces another one goes on as a whole (lifecycle/lifecycle.ts).
+      ({ state, ancestorTimelineId, replaces }) =>
+        state === 'creating' && ancestorTimelineId !== null && replaces === undefined,
+    )
+    const what = { log: this.#log, what: 'the creation of a branch' }
+    await resumeEach(unfinished, what, async ({ tenantId, timelineId }) => {
+      if (this.#timelines.isRunning(timelineId)) return
       this.#log.info({ timelineId }, 'completing the creation of a branch')
-      await this.#finish(tenantId, timelineId).catch((error: unknown) => {
-        const facts = { tenantId, timelineId, reason: errorMessage(error) }
-        this.#log.warn(facts, 'the creation of a branch must wait')
-      })
-    }
+      await this.#finish(tenantId, timelineId)
+    })
   }
 
   /** Those of the parent, unless one of them is to be emptied. */

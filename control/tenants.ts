@@ -13,6 +13,7 @@ import { type BranchRecord, recordKey, type TenantRecord, type TimelineRecord } 
 import type { Registry } from './registry.ts'
 import { withPlacement } from './tenant-record.ts'
 import type { Timelines } from './timelines.ts'
+import { resumeEach } from './unfinished.ts'
 
 /** Name of the branch that every tenant starts with. */
 export const FIRST_BRANCH = 'main'
@@ -57,12 +58,13 @@ export class Tenants {
 
   /** Completes what a crash left behind. */
   async resume(): Promise<void> {
-    for (const tenant of await this.#registry.tenants()) {
-      if (tenant.state !== 'creating') continue
-      if (this.#timelines.isRunning(tenant.mainTimelineId)) continue
+    const unfinished = (await this.#registry.tenants()).filter(({ state }) => state === 'creating')
+    const what = { log: this.#log, what: 'the creation of a tenant' }
+    await resumeEach(unfinished, what, async (tenant) => {
+      if (this.#timelines.isRunning(tenant.mainTimelineId)) return
       this.#log.info({ tenantId: tenant.tenantId }, 'completing the creation of a tenant')
       await this.#complete(tenant)
-    }
+    })
   }
 
   async #intend(tenantId: string, sharding: Sharding): Promise<TenantRecord> {

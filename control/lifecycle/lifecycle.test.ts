@@ -172,10 +172,17 @@ describe('a creation that is refused', () => {
     const disk = new MemoryStore()
     const state = await services(disk)
     const { branches, lifecycle, tenants, registry } = controlPlane(disk)
-    await tenants.create(TENANT)
-    const other = 'b'.repeat(32)
-    await tenants.create(other)
     const away = (code: ErrorCode) => new ZenithError(code, 'just now I cannot')
+    const other = 'b'.repeat(32)
+    for (const tenant of [TENANT, other]) {
+      state.refusals.set(tenant, away('unavailable'))
+      await expect(tenants.create(tenant)).rejects.toMatchObject({ code: 'unavailable' })
+    }
+    state.refusals.delete(other)
+    await tenants.resume()
+    expect((await tenants.list()).map((tenant) => tenant.state)).toEqual(['creating', 'active'])
+    state.refusals.delete(TENANT)
+    await tenants.resume()
     // What a pageserver answers that is starting, that has lost the tenant, and one with a bug.
     for (const code of ['unavailable', 'not_found', 'fenced', 'internal'] as const) {
       state.refusals.set(TENANT, away(code)).set(other, away(code))

@@ -21,6 +21,7 @@ import { TimeSearch } from '../time-search.ts'
 import type { Timelines } from '../timelines.ts'
 import { checkActive } from '../timeline-state.ts'
 import type { TipFinder } from '../tip.ts'
+import { resumeEach } from '../unfinished.ts'
 import { archiveStep, unarchiveStep } from './archiving.ts'
 import { detailsOf } from './branch-details.ts'
 import { deleteStep } from './deleting.ts'
@@ -198,17 +199,14 @@ export class Lifecycle {
 
   /** Goes on with whatever is not finished. */
   async resume(): Promise<void> {
-    for (const timeline of await this.#registry.timelines()) {
-      if (nextStep(timeline) === null || this.#running.has(timeline.timelineId)) continue
+    const unfinished = (await this.#registry.timelines()).filter((one) => nextStep(one) !== null)
+    const what = { log: this.#context.log, what: 'a change of a branch' }
+    await resumeEach(unfinished, what, async (timeline) => {
+      if (this.#running.has(timeline.timelineId)) return
       // All of a tenant that is being deleted goes together (tenant-deletion.ts).
       const tenant = await this.#registry.findTenant(timeline.tenantId)
-      if (tenant?.value.state === 'deleting') continue
-      await this.#advance(timeline).catch((error: unknown) => {
-        const { timelineId, branch } = timeline
-        const facts = { timelineId, branch, reason: errorMessage(error) }
-        this.#context.log.warn(facts, 'a change of a branch must wait')
-      })
-    }
+      if (tenant?.value.state !== 'deleting') await this.#advance(timeline)
+    })
   }
 
   async #replace(

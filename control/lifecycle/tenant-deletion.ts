@@ -27,6 +27,7 @@ import {
 import { addressOf, type Registry } from '../registry.ts'
 import { importApi, pageserverApi } from '../remote.ts'
 import type { Timelines } from '../timelines.ts'
+import { resumeEach } from '../unfinished.ts'
 import { deleteFromSafekeepers, removeEndpoints, removeName } from './deleting.ts'
 import { onHolders } from './on-holders.ts'
 import {
@@ -84,13 +85,11 @@ export class TenantDeletion {
 
   /** Goes on with whatever is not finished. */
   async resume(): Promise<void> {
-    for (const { tenantId, state } of await this.#registry.tenants()) {
-      if (state !== 'deleting' || this.#running.has(tenantId)) continue
-      await this.#run(tenantId).catch((error: unknown) => {
-        const reason = errorMessage(error)
-        this.#context.log.warn({ tenantId, reason }, 'the deletion of a tenant must wait')
-      })
-    }
+    const unfinished = (await this.#registry.tenants()).filter(({ state }) => state === 'deleting')
+    const what = { log: this.#context.log, what: 'the deletion of a tenant' }
+    await resumeEach(unfinished, what, async ({ tenantId }) => {
+      if (!this.#running.has(tenantId)) await this.#run(tenantId)
+    })
     for (const deleted of await this.#registry.deletedTenants()) await this.#letGo(deleted)
     await this.#tidy()
   }

@@ -11,6 +11,7 @@ import type { Registry } from '../registry.ts'
 import { checkActive } from '../timeline-state.ts'
 import { safekeeperApi } from '../remote.ts'
 import type { SyncContext } from '../safekeeper-sync.ts'
+import { resumeEach } from '../unfinished.ts'
 import { abortChange, beginChange, type Membership } from './membership.ts'
 import { isUnfinished, membershipOf, withMembership } from './membership-record.ts'
 import { MigrationRun } from './migration-run.ts'
@@ -87,14 +88,15 @@ export class Migrations {
 
   /** Takes up what an earlier life left, and gives members that have no copy another one. */
   async resume(): Promise<void> {
-    for (const timeline of await this.#registry.timelines()) {
-      if (timeline.state !== 'active') continue
+    const active = (await this.#registry.timelines()).filter(({ state }) => state === 'active')
+    const what = { log: this.#log, what: 'a change of safekeepers' }
+    await resumeEach(active, what, async (timeline) => {
       const membership = membershipOf(timeline)
       if (isUnfinished(membership)) await this.#drive(timeline)
       else if (membership.pending.length > 0 && membership.generation > 1) {
         await this.#rebuildPending(timeline)
       }
-    }
+    })
   }
 
   stop(): void {

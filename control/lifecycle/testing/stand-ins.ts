@@ -54,7 +54,7 @@ export interface Services {
   safekeeper: Set<string>
   /** The same by shards, as `<tenant or shard>/<timeline>`. */
   shards: Set<string>
-  /** What the pageserver answers whoever makes a branch, by tenant or shard, once it has made it. */
+  /** What it answers whoever attaches a tenant or shard, or makes a branch, once it has made that. */
   refusals: Map<string, ZenithError>
   /** Tenants that the pageserver holds. */
   tenants: Set<string>
@@ -79,6 +79,7 @@ export async function services(store: Store): Promise<Services> {
     const id = idIn(path)
     const what = path.split('/').at(-1)
     const tenantId = path.split('/')[3] as string
+    const refusal = state.refusals.get(tenantId)
     if (what === 'tenant')
       return [...state.tenants].map((one) => ({ tenantId: one, generation: 1 }))
     if (what === 'borrowed') return { generation: 1, objects: [] }
@@ -92,13 +93,13 @@ export async function services(store: Store): Promise<Services> {
       return { objects: state.objectsLeave-- > 0 ? 1 : 0 }
     }
     if (id === '') {
+      if (refusal) return refusal
       state.tenants.add(tenantId)
       return { tenantId, generation: 1 }
     }
     const name = `${tenantId}/${id}`
     if (method === 'DELETE') state.shards.delete(name)
     if (method === 'PUT' && what === id) state.shards.add(name)
-    const refusal = state.refusals.get(tenantId)
     const isBranch = body.includes('"ancestorTimelineId"')
     if (method === 'DELETE') state.pageserver.delete(id)
     else if (what === 'archive') state.pageserver.set(id, 'archived')

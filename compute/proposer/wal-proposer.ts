@@ -362,7 +362,7 @@ export class WalProposer {
   #onWal(wal: Buffer): void {
     this.#window.append(wal)
     this.#pumpSoon()
-    if (!this.#window.isFull) return
+    if (!this.#window.isFull(this.#core.commitLsn)) return
     if (!this.#postgresPaused) {
       this.#log.warn('too much WAL waits for a quorum; not taking more from Postgres')
     }
@@ -397,7 +397,7 @@ export class WalProposer {
     }, NEWS_DELAY_MS)
     this.#window.trim(lsn, this.#core.lowestSentLsn)
     this.#shareWindow()
-    if (this.#postgresPaused && !this.#window.isFull) {
+    if (this.#postgresPaused && !this.#window.isFull(lsn)) {
       this.#postgresPaused = false
       this.#postgres?.resume()
     }

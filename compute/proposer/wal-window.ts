@@ -4,14 +4,15 @@
  * from another safekeeper. Bytes are copied once on the way in and sent from where they lie.
  */
 import { assert } from '#libs/errors.ts'
-import type { Lsn } from '#libs/lsn.ts'
+import { alignLsn, type Lsn, skipWalHeader, WAL_PAGE_SIZE, walPageOffset } from '#libs/lsn.ts'
+import { MAX_RECORD_SIZE, RECORD_HEADER_SIZE } from '#libs/wal/format.ts'
 
 const SLAB_BYTES = 1024 * 1024
 /** Kept although committed, so that a short stall of one safekeeper needs no fetch. */
 const KEPT_BYTES = 4 * 1024 * 1024
 /** Beyond this the window gives up what is committed, whoever still lacks it. */
 const LARGE_BYTES = 32 * 1024 * 1024
-/** Beyond this no more WAL is taken from Postgres: too much waits for a quorum. */
+/** Beyond this no more WAL is taken from Postgres, but for the rest of a record. */
 const FULL_BYTES = 64 * 1024 * 1024
 
 interface Slab {
@@ -23,6 +24,8 @@ interface Slab {
 export class WalWindow {
   #slabs: Slab[] = []
   #end: Lsn
+  /** The record that was looked at last: where it begins, before any page header, and where it ends. */
+  #record: { startLsn: Lsn; endLsn: Lsn } | null = null
 
   constructor(startLsn: Lsn) {
     this.#end = startLsn
@@ -36,8 +39,13 @@ export class WalWindow {
     return this.#end
   }
 
-  get isFull(): boolean {
-    return this.#end - this.startLsn >= FULL_BYTES
+  /**
+   * Whether too much waits for a quorum, so that no more is to be taken in. The first record that is
+   * not committed is always taken in as a whole, however large it is: safekeepers acknowledge whole
+   * records only, so that its rest is what they, and we, wait for. `commitLsn` is where a record ends.
+   */
+  isFull(commitLsn: Lsn): boolean {
+    return this.#end - this.startLsn >= FULL_BYTES && this.#end >= this.#recordEnd(commitLsn)
   }
 
   append(wal: Buffer): void {
@@ -71,6 +79,18 @@ export class WalWindow {
     return pieces
   }
 
+  /** Where the record that follows `lsn` ends, with its padding; `lsn` itself when that cannot be told. */
+  #recordEnd(lsn: Lsn): Lsn {
+    if (this.#record?.startLsn === lsn) return this.#record.endLsn
+    const first = skipWalHeader(alignLsn(lsn))
+    if (lsn < this.startLsn || first + RECORD_HEADER_SIZE > this.#end) return lsn
+    // xl_tot_len, the first word of a record.
+    const length = Buffer.concat(this.pieces(first, first + 4)).readUInt32LE()
+    if (length < RECORD_HEADER_SIZE || length > MAX_RECORD_SIZE) return lsn
+    this.#record = { startLsn: lsn, endLsn: alignLsn(lsnAfter(first, length)) }
+    return this.#record.endLsn
+  }
+
   /**
    * Drops what is committed and not needed: nothing above `commitLsn`, and while the window is small
    * nothing that `lowestSentLsn`, the slowest streaming safekeeper, still has to be sent.
@@ -85,4 +105,16 @@ export class WalWindow {
       this.#slabs.shift()
     }
   }
+}
+
+/** The position behind `length` bytes of a record that begins at `lsn`; page headers lie between them. */
+function lsnAfter(lsn: Lsn, length: number): Lsn {
+  let end = lsn
+  for (let left = length; left > 0; ) {
+    end = skipWalHeader(end)
+    const taken = Math.min(left, WAL_PAGE_SIZE - walPageOffset(end))
+    end += taken
+    left -= taken
+  }
+  return end
 }

@@ -98,6 +98,44 @@ test('one of three stopped: commits go on; two: they hang, and finish when one i
   expect(new Set(digests).size).toBe(1)
 })
 
+test('a record larger than what may wait for a quorum is committed, by all in the end', async () => {
+  await using zenith = await Installation.create({ safekeepers: 3 })
+  const compute = await zenith.startCompute('main', { settings: { max_wal_size: '4GB' } })
+  const client = await compute.connect()
+  const [, , third] = zenith.safekeepers
+  await third?.stop('SIGKILL')
+  await client.query('CREATE TABLE t AS SELECT 1 AS i')
+  // One record, of which no safekeeper acknowledges a part (compute/proposer/wal-window.ts).
+  const large = `SELECT pg_logical_emit_message(true, 'x', repeat('y', 150000000))`
+  await client.query(`BEGIN; INSERT INTO t VALUES (2); ${large}; COMMIT`)
+  await third?.start()
+  await client.query(`BEGIN; INSERT INTO t VALUES (3); ${large}; COMMIT`)
+  await client.end()
+  const { timelineId } = compute.spec
+  await expect
+    .poll(
+      async () => new Set((await timelines(zenith, timelineId)).map((one) => one.flushLsn)).size,
+    )
+    .toBe(1)
+  // The page server is behind all of it, or there would be no branch.
+  await zenith.createBranch('behind')
+  const branch = await zenith.startCompute('behind')
+  expect(await branch.value('SELECT sum(i)::int FROM t')).toBe(6)
+
+  const [state] = await timelines(zenith, timelineId)
+  if (state === undefined) throw new Error('no safekeeper answered')
+  expect(parseLsn(state.commitLsn) - parseLsn(state.startLsn)).toBeGreaterThan(300_000_000)
+  const digests = await Promise.all(
+    zenith.safekeeperNodes.map(({ host, httpPort }) =>
+      callSafekeeper(`http://${host}:${httpPort}`, 'digest', {
+        params: { tenantId: zenith.tenantId, timelineId },
+        query: { from: state.startLsn, to: state.commitLsn },
+      }),
+    ),
+  )
+  expect(new Set(digests.map(({ sha256 }) => sha256)).size).toBe(1)
+})
+
 test('two safekeepers: both are needed', async () => {
   await using zenith = await Installation.create({ safekeepers: 2 })
   const compute = await zenith.startCompute('main')

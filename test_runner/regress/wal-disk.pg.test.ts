@@ -15,6 +15,8 @@ import { WalFollower } from '../fixtures/wal-follower.ts'
 import { WalService } from '../fixtures/wal-service.ts'
 
 const MIB = 1024 * 1024
+/** Of one record: more than a proposer takes in while nobody acknowledges (compute/proposer/wal-window.ts). */
+const LARGE_MIB = 160
 const OFFLOAD = { tail_after_s: 900, evict_after_s: 0, takeover_s: 1 }
 
 async function insertedUntil(service: WalService): Promise<number> {
@@ -173,7 +175,7 @@ test('a limit refuses appends until the page server and object storage have the 
   expect(parseLsn((await service.timeline(0)).flushLsn)).toBeGreaterThan(80 * MIB)
 })
 
-test('a record of 40 MiB: the log never ends inside it, memory stays flat', async () => {
+test('a record larger than all buffers: the log never ends inside it, memory stays flat', async () => {
   await using service = await WalService.start({ safekeepers: 1 })
   await service.startCompute()
   const { process } = service.safekeepers[0]!
@@ -181,14 +183,15 @@ test('a record of 40 MiB: the log never ends inside it, memory stays flat', asyn
   // As much in small records first: buffers and the collector's habits take their share once.
   for (let n = 0; n < 40; n += 1) await emit(service, 1)
   const before = memoryOf(pidOf(service), 'VmHWM')
-  await emit(service, 40)
+  await emit(service, LARGE_MIB)
   const growth = memoryOf(pidOf(service), 'VmHWM') - before
-  expect(growth).toBeLessThan(32 * MIB)
+  // Not in proportion to it; what a collector leaves for later differs from run to run.
+  expect(growth).toBeLessThan((LARGE_MIB / 2) * MIB)
   const middle = await insertedUntil(service)
-  expect(middle - start).toBeGreaterThan(80 * MIB)
+  expect(middle - start).toBeGreaterThan((40 + LARGE_MIB) * MIB)
 
   // Killed within the next one: the log ends before it.
-  const second = emit(service, 40)
+  const second = emit(service, LARGE_MIB)
   const partial = () =>
     readdirSync(service.walDir(0)).filter((name) => /^[0-9A-F]{24}/.test(name)).length
   const segments = partial()
@@ -198,7 +201,7 @@ test('a record of 40 MiB: the log never ends inside it, memory stays flat', asyn
   const { flushLsn } = await service.timeline(0)
   const after = await second.then(() => insertedUntil(service))
   const flush = parseLsn(flushLsn)
-  expect(flush < middle + MIB || flush > middle + 40 * MIB).toBe(true)
+  expect(flush < middle + MIB || flush > middle + LARGE_MIB * MIB).toBe(true)
   await eventually(async () => parseLsn((await service.timeline(0)).commitLsn) >= after, 'commit')
 })
 

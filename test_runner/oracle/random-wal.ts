@@ -301,8 +301,12 @@ export class RandomWal {
         this.#put(RMGR.XLOG, XLOG_INFO.NEXTOID, words(this.#nextOid))
       },
       () => this.#put(RMGR.LOGICAL_MESSAGE, 0, message),
-      () =>
-        this.#put(RMGR.TRANSACTION, XACT_INFO.ASSIGNMENT, words(this.#newXid(), 1, this.#newXid())),
+      () => {
+        const [top, sub] = [this.#newXid(), this.#newXid()]
+        // Recovery of stock Postgres takes no notice of the ids in it; without one in the header it
+        // ends below them when nothing follows, and the page server, which takes notice, above.
+        this.#put(RMGR.TRANSACTION, XACT_INFO.ASSIGNMENT, words(top, 1, sub), sub)
+      },
       () => this.#put(RMGR.TRANSACTION, XACT_INFO.INVALIDATIONS, words(0), this.#newXid()),
     ]
     random.pick(kinds)()

@@ -174,12 +174,14 @@ export class Timelines {
       )
       if (timeline?.value.state !== 'creating') return
       const { key, version, value } = timeline
+      // It replaces nothing any more, so that what it was to replace can be changed again at once.
+      const { replaces: _, ...rest } = value
       const named = (await this.#registry.branches(tenantId)).find(
         (branch) => branch.timelineId === timelineId,
       )
       const branch = named ? await this.#registry.findBranch(tenantId, named.name) : null
       const changes: Change[] = [
-        { key, expectedVersion: version, value: { ...value, state: 'deleting' } },
+        { key, expectedVersion: version, value: { ...rest, state: 'deleting' } },
       ]
       if (branch?.value.timelineId === timelineId) {
         changes.push({ key: branch.key, expectedVersion: branch.version, value: null })

@@ -5,6 +5,7 @@
  */
 import { afterEach, describe, expect, test } from 'vitest'
 import { type ErrorCode, ZenithError } from '#libs/errors.ts'
+import { parseLsn } from '#libs/lsn.ts'
 import { tenantShardId } from '#libs/sharding.ts'
 import { MemoryStore } from '../store/memory-store.ts'
 import { nextStep } from './rules.ts'
@@ -167,6 +168,26 @@ describe('a creation that is refused', () => {
       })
     }
   }
+
+  test('leaves the branch that it was to replace free for other changes at once', async () => {
+    const disk = new MemoryStore()
+    await services(disk)
+    const { branches, lifecycle, registry, tenants, timelines } = controlPlane(disk)
+    await tenants.create(TENANT)
+    await branches.create(TENANT, { name: 'dev' })
+    const main = await registry.branch(TENANT, 'main')
+    const { timelineId } = await registry.branch(TENANT, 'dev')
+    const next = await branches.prepare(await registry.timeline(TENANT, main.timelineId), {
+      branch: 'dev',
+      lsn: parseLsn(START),
+      replaces: { timelineId, keepAs: 'kept', detach: false },
+    })
+    await expect(lifecycle.archive(TENANT, 'dev')).rejects.toThrow('just being changed')
+    await timelines.abandon(TENANT, next.timelineId)
+    // What services have of it has yet to go.
+    expect((await registry.timeline(TENANT, next.timelineId)).state).toBe('deleting')
+    expect(await lifecycle.archive(TENANT, 'dev')).toMatchObject({ state: 'archived' })
+  })
 
   test('does not hold up others, and one that only waits may be deleted', async () => {
     const disk = new MemoryStore()

@@ -146,6 +146,7 @@ export function controlPlane(store: Store) {
     registry,
     branches,
     imports,
+    timelines,
     tenants: new Tenants(registry, timelines, log),
     endpoints,
     tenantDeletion: new TenantDeletion({ registry, timelines, endpoints, formerShards, log }),
